@@ -1,0 +1,136 @@
+"""The one decode of a video: cuts, stillness, bars, overlay evidence and caption frames together."""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import av
+import cv2
+import numpy as np
+
+from curation import scores
+from curation.captions import SOURCE_TEXT
+from curation.frames import Probe, Timeline, decode, small_bgr
+from curation.pipelines import Pipeline
+from curation.samples import OVERLAY_STEP_S, CaptionFrames, Spread, overlay_luma
+from curation.scenes import CutFinder, analysis_size, build_detector
+from curation.sources import Source
+from curation.watermarks import Watermark, watermark_evidence
+
+# Bars are looked for this often, and in every frame that differs much from the one before, so
+# that a scene of any length has a look of its own. Ours; a bar stays for a whole scene.
+BAR_STEP_S = 0.25
+BAR_CHANGE = 8.0  # grey levels, mean over the picture
+
+
+@dataclass
+class Analysis:
+    """What the one decode of a video found."""
+
+    timeline: Timeline
+    spans: list[tuple[int, int]]  # frames [first, last) of every scene or given span
+    steps: np.ndarray  # [T - 1] mean absolute luma step to the next frame, grey levels
+    line_max: list[tuple[float, np.ndarray, np.ndarray]]  # time, brightest of each row and column
+    watermark: Watermark
+    caption_frames: CaptionFrames
+
+    def black_bars(self, start_s: float, end_s: float) -> float | None:
+        """The black_bars score of a stretch, from the looks inside it; None without a look."""
+        inside = [look for look in self.line_max if start_s - 1e-6 <= look[0] < end_s]
+        if not inside:
+            return None
+        rows = np.max([look[1] for look in inside], axis=0)
+        columns = np.max([look[2] for look in inside], axis=0)
+        return scores.black_bars(rows, columns)
+
+
+class Analyser:
+    """Takes every frame of a video in order and adds up what there is to know."""
+
+    def __init__(self, source: Source, probe: Probe, pipeline: Pipeline) -> None:
+        settings = pipeline.scenes
+        self.source = source
+        self.rotation = probe.rotation
+        turned = probe.rotation in (90, 270)
+        stored = (probe.height, probe.width) if turned else (probe.width, probe.height)
+        self.size = analysis_size(*stored)
+        detector = build_detector(settings.detector, settings.threshold, settings.min_scene_s)
+        self.finder = CutFinder(detector, probe.fps)
+        self.takes_pictures = pipeline.captions.model != SOURCE_TEXT
+        self.pictures = CaptionFrames(pipeline.captions.num_frames, probe.rotation, source.spans)
+        self.overlays: Spread[np.ndarray] = Spread(OVERLAY_STEP_S)
+        self.steps: list[float] = []
+        self.line_max: list[tuple[float, np.ndarray, np.ndarray]] = []
+        self.last_gray: np.ndarray | None = None
+
+    def add(self, timeline: Timeline, frame: av.VideoFrame) -> None:
+        now_s = timeline.time_s(timeline.num_frames - 1)
+        small = small_bgr(frame, self.size)
+        gray = cv2.cvtColor(small, cv2.COLOR_BGR2GRAY)
+        if self.last_gray is not None:
+            self.steps.append(cv2.norm(gray, self.last_gray, cv2.NORM_L1) / gray.size)
+        self.last_gray = gray
+        if self.overlays.wants(now_s):
+            self.overlays.add(now_s, overlay_luma(frame, self.rotation))
+        changed = bool(self.steps) and self.steps[-1] > BAR_CHANGE
+        if changed or not self.line_max or now_s - self.line_max[-1][0] >= BAR_STEP_S:
+            self.line_max.append((now_s, gray.max(axis=1), gray.max(axis=0)))
+        if not self.source.spans:
+            new_cuts_s = self.finder.add(timeline, small)
+            if self.takes_pictures:
+                for cut_s in new_cuts_s:
+                    self.pictures.close_scene(cut_s)
+        if self.takes_pictures:
+            self.pictures.add(now_s, frame)
+
+    def finish(self, timeline: Timeline) -> Analysis:
+        spans = self.given_spans(timeline) if self.source.spans else self.found_spans(timeline)
+        overlays = np.stack([picture for _, picture in self.overlays.items])
+        return Analysis(
+            timeline,
+            spans,
+            np.array(self.steps),
+            self.line_max,
+            watermark_evidence(overlays),
+            self.pictures,
+        )
+
+    def found_spans(self, timeline: Timeline) -> list[tuple[int, int]]:
+        known = len(self.finder.cut_times_s)
+        cuts = self.finder.finish(timeline)
+        if self.takes_pictures:
+            for cut_s in self.finder.cut_times_s[known:]:
+                self.pictures.close_scene(cut_s)
+            self.pictures.close_scene(timeline.duration_s + 1e-6)
+        return list(zip(cuts, [*cuts[1:], timeline.num_frames], strict=True))
+
+    def given_spans(self, timeline: Timeline) -> list[tuple[int, int]]:
+        """The source's own cuts as frames; one that holds no frame of the video is left out."""
+        stamps = [timeline.time_s(i) for i in range(timeline.num_frames)]
+        spans = []
+        for span in self.source.spans:
+            first, last = (bisect.bisect_left(stamps, t - 5e-7) for t in (span.start_s, span.end_s))
+            if first < last:
+                spans.append((first, last))
+        return spans
+
+
+def analyse(
+    source: Source, probe: Probe, pipeline: Pipeline, beat: Callable[[float], None]
+) -> Analysis:
+    """Decode a source's video once; `beat` gets the position in seconds about once a second.
+
+    Raises MediaError corrupt or truncated, as frames.decode does.
+    """
+    assert source.path is not None
+    analyser = Analyser(source, probe, pipeline)
+    next_beat_s = 0.0
+    for timeline, frame in decode(source.path, num_threads=pipeline.media.num_threads):
+        analyser.add(timeline, frame)
+        now_s = timeline.time_s(timeline.num_frames - 1)
+        if now_s >= next_beat_s:
+            beat(now_s)
+            next_beat_s = now_s + 1.0
+    return analyser.finish(timeline)

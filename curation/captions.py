@@ -1,0 +1,176 @@
+"""Clips -> captions: the source's own text, or BLIP-2 on a few frames."""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from curation.pipelines import Captions, ConfigError
+from curation.sources import Source
+
+SOURCE_TEXT = "source_text"
+
+
+# -- the source's own text
+
+
+@dataclass(frozen=True)
+class Cue:
+    """One timed line of text, in seconds."""
+
+    start_s: float
+    end_s: float
+    text: str
+
+
+def read_cues(video_path: str) -> list[Cue]:
+    """The timed text beside a video (same name, .srt or .vtt); [] when there is none."""
+    for suffix in (".srt", ".vtt"):
+        path = Path(video_path).with_suffix(suffix)
+        if path.is_file():
+            return parse_cues(path.read_text(encoding="utf-8-sig", errors="replace"))
+    return []
+
+
+CUE_TIMES = re.compile(r"(?:(\d+):)?(\d+):(\d+)[.,](\d+)\s*-->\s*(?:(\d+):)?(\d+):(\d+)[.,](\d+)")
+
+
+def parse_cues(text: str) -> list[Cue]:
+    """The cues of SubRip or WebVTT text, without their markup.
+
+    >>> parse_cues("1\\n00:00:01,500 --> 00:00:02,000\\n<i>Hello</i>\\nyou")
+    [Cue(start_s=1.5, end_s=2.0, text='Hello you')]
+    """
+    cues = []
+    for block in re.split(r"\n\s*\n", text.replace("\r\n", "\n")):
+        match = CUE_TIMES.search(block)
+        if not match:
+            continue
+        lines = block[match.end() :].split("\n")[1:]  # the rest of the time line is settings
+        words = html.unescape(re.sub(r"<[^>]*>|\{\\[^}]*\}", "", " ".join(lines)))
+        words = " ".join(words.split())
+        if words:
+            parts = match.groups()
+            cues.append(Cue(cue_seconds(*parts[:4]), cue_seconds(*parts[4:]), words))
+    return cues
+
+
+def cue_seconds(hours: str | None, minutes: str, seconds: str, fraction: str) -> float:
+    return int(hours or 0) * 3600 + int(minutes) * 60 + float(f"{seconds}.{fraction}")
+
+
+def source_caption(source: Source, cues: Sequence[Cue], start_s: float, end_s: float) -> str | None:
+    """What the source itself says of [start_s, end_s): its span's or own caption, the timed text
+    that overlaps, else the title; None when it says nothing."""
+    for span in source.spans:
+        if span.caption and span.start_s < end_s and span.end_s > start_s:
+            return span.caption
+    if source.caption:
+        return source.caption
+    spoken = [c.text for c in cues if c.start_s < end_s and c.end_s > start_s]
+    return " ".join(dict.fromkeys(spoken)) or source.title
+
+
+# -- BLIP-2
+
+
+def check_checkpoint(settings: Captions) -> None:
+    """Raise ConfigError, before any work, when the captioner's weights cannot be had.
+
+    A folder must hold a config and weights. A hub id must be in the local cache or on a hub that
+    answers; nothing is downloaded but its config.
+    """
+    if settings.model == SOURCE_TEXT:
+        return
+    name = settings.checkpoint
+    if not name:
+        raise ConfigError(
+            "captions.model is blip2 but captions.checkpoint is not set; "
+            "give a hub id or a folder, such as --set captions.checkpoint=/models/blip2-opt-2.7b, "
+            "or --set captions.model=source_text to use the source's own text"
+        )
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"the BLIP-2 checkpoint {name!r} cannot be loaded: {str(error).splitlines()[0]} "
+            f"Download it where there is a network (hf download {name} --local-dir FOLDER) and "
+            "give --set captions.checkpoint=FOLDER, "
+            "or --set captions.model=source_text to use the source's own text"
+        ) from None
+    if config.model_type != "blip-2":
+        raise ConfigError(
+            f"{name!r} is a {config.model_type} model; captions.model blip2 needs blip-2"
+        )
+    if Path(name).is_dir() and not [*Path(name).glob("*.safetensors"), *Path(name).glob("*.bin")]:
+        raise ConfigError(f"the folder {name} has a config but no weights (*.safetensors)")
+
+
+class Blip2:
+    """BLIP-2 through transformers: pictures in, one caption each out, in order.
+
+    `device` auto is cuda where there is one; `dtype` auto is float16 on cuda and float32 on a CPU.
+    Raises ConfigError through check_checkpoint when the weights cannot be had.
+    """
+
+    def __init__(self, settings: Captions) -> None:
+        import torch
+        from transformers import Blip2ForConditionalGeneration, Blip2Processor
+
+        check_checkpoint(settings)
+        assert settings.checkpoint is not None
+        self.settings = settings
+        has_cuda = torch.cuda.is_available()
+        self.device = (
+            ("cuda" if has_cuda else "cpu") if settings.device == "auto" else settings.device
+        )
+        on_gpu = not self.device.startswith("cpu")
+        dtype = ("float16" if on_gpu else "float32") if settings.dtype == "auto" else settings.dtype
+        self.dtype = getattr(torch, dtype)
+        self.processor = Blip2Processor.from_pretrained(settings.checkpoint)
+        self.processor.tokenizer.padding_side = "left"  # generation continues at the right end
+        self.model = Blip2ForConditionalGeneration.from_pretrained(
+            settings.checkpoint, dtype=self.dtype
+        ).to(self.device)
+        self.model.eval()
+
+    def caption(self, pictures: Sequence[np.ndarray]) -> list[str]:
+        """One caption per picture (uint8 RGB [H, W, 3]); batches of settings.batch_size.
+
+        Greedy decoding, so a picture's caption does not depend on its batch; a repeated phrase of
+        three words is barred (BLIP-2 loops otherwise: LAVIS #713).
+        """
+        import torch
+
+        captions: list[str] = []
+        size = self.settings.batch_size
+        for start in range(0, len(pictures), size):
+            batch = list(pictures[start : start + size])
+            prompts = [self.settings.prompt or ""] * len(batch)
+            inputs = self.processor(images=batch, text=prompts, return_tensors="pt", padding=True)
+            inputs = inputs.to(self.device, self.dtype)
+            with torch.inference_mode():
+                tokens = self.model.generate(
+                    **inputs,
+                    max_new_tokens=self.settings.max_new_tokens,
+                    do_sample=False,
+                    num_beams=1,
+                    no_repeat_ngram_size=3,
+                )
+            captions += self.decode(tokens, inputs["input_ids"].shape[1])
+        return captions
+
+    def decode(self, tokens: Any, prompt_length: int) -> list[str]:
+        """Generated ids as text; decoder-only language models return the prompt in front."""
+        if tokens.shape[1] > prompt_length and not self.model.config.text_config.is_encoder_decoder:
+            tokens = tokens[:, prompt_length:]
+        texts = self.processor.tokenizer.batch_decode(tokens, skip_special_tokens=True)
+        return [" ".join(text.split()) for text in texts]

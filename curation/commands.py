@@ -1,0 +1,163 @@
+"""The body of `curation/run.py`: check what the user asked for, run it, tell what came of it."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import ray
+import yaml
+from rich.console import Console
+
+from curation.captions import check_checkpoint
+from curation.decisions import Holdings, take_over
+from curation.funnels import show
+from curation.pipelines import ConfigError, Pipeline, load_pipeline
+from curation.progress import Display, Tally
+from curation.runs import (
+    RunError,
+    check_all_decided,
+    identify_all,
+    only_writer,
+    start_ray,
+    todo,
+    write_run,
+)
+from curation.runs import (
+    curate as run_flow,
+)
+from curation.shards import Dataset
+from curation.sources import Source, expand
+
+USAGE, FAILED_RUN = 2, 1
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A checked run: nothing in it can still be the user's mistake."""
+
+    pipeline: Pipeline
+    sources: list[Source]
+    dataset: Dataset
+
+
+def make_plan(
+    given: list[str],
+    name: str,
+    config: Path,
+    output: str | None,
+    overrides: list[str],
+    limit: int | None,
+) -> Plan:
+    """Resolve and check everything that can be checked before any work; raises ConfigError."""
+    pipeline = load_pipeline(config, name, overrides)
+    # A pipeline's own sources are beside the config; the user's are where the user stands.
+    folder, wanted = (Path.cwd(), given) if given else (config.parent, pipeline.sources)
+    if not wanted:
+        raise ConfigError(
+            f"the pipeline {name!r} has no sources of its own; "
+            f"name files, folders, lists or URLs: python curation/run.py SOURCE --pipeline {name}"
+        )
+    sources = expand(wanted, folder)[:limit]
+    if not sources:
+        raise ConfigError(f"no videos found in {', '.join(wanted)}")
+    if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ and is_relative(output):
+        raise ConfigError(
+            f"--output {output or f'runs/{name}'} is relative, and this is a Ray job: its folder is "
+            "a copy that Ray deletes; give an absolute path that every node shares, or a URI"
+        )
+    check_checkpoint(pipeline.captions)
+    return Plan(pipeline, sources, Dataset.at(output or f"runs/{name}"))
+
+
+def is_relative(output: str | None) -> bool:
+    return output is None or not ("://" in output or Path(output).is_absolute())
+
+
+def show_plan(plan: Plan, console: Console) -> None:
+    """Print what would be done: the resolved pipeline and the first sources."""
+    resolved = plan.pipeline.model_dump(mode="json", exclude={"name", "sources"}, exclude_none=True)
+    console.print(f"pipeline {plan.pipeline.name}", style="bold")
+    console.print(yaml.safe_dump(resolved, sort_keys=False), markup=False, highlight=False)
+    console.print(f"{len(plan.sources)} sources -> {plan.dataset.uri}", style="bold")
+    for source in plan.sources[:10]:
+        console.print(f"  {source.url}", markup=False, highlight=False)
+    holdings = take_over(plan.dataset, plan.pipeline, dry_run=True)
+    tell_holdings(holdings, console)
+
+
+def tell_holdings(holdings: Holdings, console: Console) -> None:
+    """Say what an earlier run left and what a changed config does to it."""
+    if holdings.changed:
+        console.print(
+            f"config changed since the last run ({', '.join(sorted(holdings.changed))}): "
+            f"{holdings.redecided} videos decided again from their scores, {holdings.redo} to redo",
+            style="yellow",
+        )
+    if held := len(holdings.decided) - holdings.redecided:
+        console.print(f"{held} videos already decided")
+
+
+def execute(plan: Plan, console: Console, started: float) -> None:
+    """Do what is left to do of a plan and print the funnel; raises RunError when it cannot."""
+    dataset, pipeline = plan.dataset, plan.pipeline
+    with only_writer(dataset):
+        swept = dataset.sweep()
+        if swept:
+            console.print(f"removed {len(swept)} files that a killed run left")
+        holdings = take_over(dataset, pipeline)
+        tell_holdings(holdings, console)
+        sources, num_copies = identify_all(plan.sources)
+        if num_copies:
+            console.print(f"{num_copies} sources are copies of others and are left out")
+        left = todo(sources, holdings)
+        if left:
+            tally = Tally.remote()
+            with Display(tally, len(left), console):
+                run_flow(left, pipeline, dataset, tally)
+        wall_s = time.time() - started
+        facts = {"sources": len(sources), "copies": num_copies, "wall_s": round(wall_s, 2)}
+        funnel = write_run(dataset, pipeline, facts)
+        show(funnel, dataset, console)
+        check_all_decided(dataset, sources, funnel)
+        where = dataset.path("shards") if dataset.is_local else f"{dataset.uri}/shards"
+        console.print(f"{len(dataset.shards())} shards in {where} ({wall_s:.0f} s)", soft_wrap=True)
+
+
+def curate(
+    given: list[str],
+    name: str,
+    config: Path,
+    output: str | None,
+    overrides: list[str],
+    limit: int | None,
+    dry_run: bool,
+    ray_address: str | None,
+    started: float,
+) -> None:
+    """Run `curation/run.py`; exits 2 for a user's mistake and 1 for a run that failed."""
+    console = Console(soft_wrap=not sys.stdout.isatty())
+    errors = Console(stderr=True, soft_wrap=True)
+    try:
+        plan = make_plan(given, name, config, output, overrides, limit)
+        if dry_run:
+            show_plan(plan, console)
+            return
+        start_ray(ray_address)
+        execute(plan, console, started)
+    except ConfigError as error:
+        errors.print(f"error: {error}", style="red", markup=False, highlight=False)
+        raise SystemExit(USAGE) from None
+    except (RunError, ray.exceptions.RayError, ConnectionError) as error:
+        errors.print(f"the run failed: {error}", style="red", markup=False, highlight=False)
+        errors.print("what is committed stays; the same command goes on from there")
+        raise SystemExit(FAILED_RUN) from None
+    except KeyboardInterrupt:
+        errors.print("stopped; what is committed stays, and the same command goes on from there")
+        raise SystemExit(FAILED_RUN) from None
+    finally:
+        if ray.is_initialized():
+            ray.shutdown()

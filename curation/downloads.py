@@ -1,0 +1,103 @@
+"""URL -> a local file with what the site says of it, by yt-dlp."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import imageio_ffmpeg
+import yt_dlp
+
+from curation.frames import MediaError
+from curation.pipelines import Download
+from curation.sources import Source, content_id
+
+
+class SilentLogger:
+    """Takes yt-dlp's messages: errors come as exceptions, and a worker has no terminal."""
+
+    def debug(self, message: str) -> None: ...
+    def info(self, message: str) -> None: ...
+    def warning(self, message: str) -> None: ...
+    def error(self, message: str) -> None: ...
+
+
+def download(source: Source, folder: Path, settings: Download, beat: Callable[[], None]) -> Source:
+    """Fetch a source's video into `folder` and return the source with path, id and site data.
+
+    Sound is not fetched: clips carry none. `beat` is called as bytes arrive.
+    Raises MediaError: private_address, download_failed.
+    """
+    if not settings.allow_private:
+        refuse_private(source.url)
+    options = {
+        # The largest video up to the height asked for; a format with sound where there is no other.
+        "format": f"bv*[height<={settings.max_height_px}]/b[height<={settings.max_height_px}]/bv*/b",
+        "outtmpl": str(folder / "video.%(ext)s"),  # never a name that the site chose
+        "noplaylist": True,
+        "socket_timeout": settings.timeout_s,
+        "retries": 3,
+        "ffmpeg_location": imageio_ffmpeg.get_ffmpeg_exe(),
+        "cachedir": False,
+        "quiet": True,
+        "noprogress": True,
+        "logger": SilentLogger(),
+        "progress_hooks": [lambda _: beat()],
+    }
+    try:
+        with yt_dlp.YoutubeDL(options) as downloader:
+            info = downloader.extract_info(source.url, download=True)
+    except yt_dlp.utils.YoutubeDLError as error:
+        raise MediaError("download_failed", str(error).removeprefix("ERROR: ")) from error
+    return with_site_data(source, info, downloaded_file(info))
+
+
+def downloaded_file(info: dict[str, Any]) -> str:
+    """Where yt-dlp put the file; its own word, since it may change the suffix."""
+    for item in info.get("requested_downloads") or []:
+        path = item.get("filepath")
+        if path and Path(path).is_file():
+            return path
+    raise MediaError("download_failed", "yt-dlp reported success but left no file")
+
+
+def with_site_data(source: Source, info: dict[str, Any], path: str) -> Source:
+    """The source with the file and the site's metadata; what a list gave stands."""
+    site = info.get("extractor_key", "Generic")
+    if site == "Youtube":
+        found_id = info["id"]
+    elif site == "Generic":  # its id is a file name
+        found_id = content_id(path)
+    else:
+        found_id = f"{site.lower()}-{info['id']}"
+    date = info.get("upload_date")  # YYYYMMDD
+    found = {
+        "title": None if site == "Generic" else info.get("title"),  # a file name again
+        "category": (info.get("categories") or [None])[0],
+        "uploader": info.get("uploader"),
+        "license": info.get("license"),
+        "upload_date": f"{date[:4]}-{date[4:6]}-{date[6:]}" if date else None,
+    }
+    missing = {k: v for k, v in found.items() if v and getattr(source, k) is None}
+    return replace(source, path=path, id=source.id or found_id, **missing)
+
+
+def refuse_private(url: str) -> None:
+    """Raise MediaError private_address when a URL's host is on this machine or a private network."""
+    host = urlsplit(url).hostname or ""
+    try:
+        addresses = {info[4][0] for info in socket.getaddrinfo(host, None)}
+    except OSError as error:
+        raise MediaError("download_failed", f"cannot find the host {host!r}: {error}") from error
+    for address in addresses:
+        if not ipaddress.ip_address(str(address).split("%")[0]).is_global:
+            raise MediaError(
+                "private_address",
+                f"{host} is the private address {address}; "
+                "allow it with --set download.allow_private=true",
+            )

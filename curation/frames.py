@@ -1,0 +1,275 @@
+"""The one file of this package that opens a video: what it is, its frames, its packets.
+
+Times are seconds from presentation timestamps; 0 is the first displayed frame. Sizes are display
+sizes, after rotation and sample aspect.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+
+# Transfer functions whose 8-bit conversion is washed out (ITU-R BT.2100: PQ and HLG).
+HDR_TRANSFERS = {16: "smpte2084", 18: "arib-std-b67"}
+# Containers round durations; below this a missing tail is rounding, not a cut file. Ours.
+TRUNCATION_SLACK_S = 0.5
+TRUNCATION_SLACK_SHARE = 0.01
+
+
+class MediaError(Exception):
+    """An input that cannot be curated; `error_class` goes to the ledger.
+
+    Classes: missing, empty, not_video, no_video_stream, corrupt, truncated, encode.
+    """
+
+    def __init__(self, error_class: str, message: str) -> None:
+        super().__init__(error_class, message)
+        self.error_class = error_class
+        self.message = message
+
+    def __str__(self) -> str:
+        return f"{self.error_class}: {self.message}"
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What a file is, read from its headers and its first frame."""
+
+    width: int  # display, px
+    height: int  # display, px
+    rotation: int  # degrees counter-clockwise needed to show it upright, as ffmpeg counts
+    sample_aspect: Fraction  # of the stored picture
+    fps: float  # average; never used for times
+    duration_s: float | None  # as the container says
+    num_frames: int | None  # as the container says
+    codec: str
+    pix_fmt: str
+    transfer: str | None  # "smpte2084", "arib-std-b67" or None for everything else
+    has_audio: bool
+    title: str | None  # the container's own title tag
+
+    @property
+    def upright_square(self) -> bool:
+        """Whether the stored picture already is the displayed one."""
+        return self.rotation == 0 and self.sample_aspect == 1
+
+
+def open_video(path: str | Path) -> av.container.InputContainer:
+    """Open a local file, only that file, for reading.
+
+    Raises MediaError: missing, empty, not_video, no_video_stream.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise MediaError("missing", f"no such file: {path}")
+    if path.stat().st_size == 0:
+        raise MediaError("empty", f"{path.name} has 0 bytes")
+    try:
+        # A playlist-like file must not make the demuxer open other files or hosts.
+        container = av.open(str(path), options={"protocol_whitelist": "file"})
+    except (av.FFmpegError, ValueError) as error:
+        raise MediaError("not_video", f"{path.name} is not a media file: {error}") from error
+    # Cover art is a video stream of one attached picture.
+    if not [s for s in container.streams.video if not is_cover_art(s)]:
+        container.close()
+        raise MediaError("no_video_stream", f"{path.name} has no video stream")
+    return container
+
+
+def is_cover_art(stream: av.VideoStream) -> bool:
+    """Whether a video stream is a picture attached to an audio file."""
+    return bool(stream.disposition & av.stream.Disposition.attached_pic)
+
+
+def video_stream(container: av.container.InputContainer) -> av.VideoStream:
+    """The first stream that is a video and not cover art."""
+    return next(s for s in container.streams.video if not is_cover_art(s))
+
+
+def probe(path: str | Path) -> Probe:
+    """Read a file's display size, rate, duration and colour from its headers and first frame.
+
+    Raises MediaError as open_video does, and not_video or corrupt when no frame decodes.
+    """
+    with open_video(path) as container:
+        stream = video_stream(container)
+        first = first_frame(container, stream)
+        aspect = Fraction(stream.sample_aspect_ratio or 1)
+        width, height = round(first.width * aspect), first.height
+        rotation = int(first.rotation) % 360
+        if rotation in (90, 270):
+            width, height = height, width
+        return Probe(
+            width=width,
+            height=height,
+            rotation=rotation,
+            sample_aspect=aspect,
+            fps=float(stream.average_rate or stream.guessed_rate or 0),
+            duration_s=declared_duration_s(container, stream),
+            num_frames=stream.frames or None,
+            codec=stream.codec_context.name,
+            pix_fmt=first.format.name,
+            transfer=HDR_TRANSFERS.get(int(first.color_trc)),
+            has_audio=bool(container.streams.audio),
+            title=container.metadata.get("title") or None,
+        )
+
+
+def first_frame(container: av.container.InputContainer, stream: av.VideoStream) -> av.VideoFrame:
+    """The first frame that decodes; MediaError corrupt when none does."""
+    try:
+        for frame in container.decode(stream):
+            return frame
+    except (av.FFmpegError, ValueError) as error:
+        raise MediaError("corrupt", f"the first frame does not decode: {error}") from error
+    raise MediaError("corrupt", "the video stream holds no frame")
+
+
+def declared_duration_s(
+    container: av.container.InputContainer, stream: av.VideoStream
+) -> float | None:
+    """How long the container says that the video is, in seconds, or None when it does not say.
+
+    The container's own duration counts only without audio: sound may outlast the picture.
+    """
+    if stream.duration is not None and stream.time_base is not None:
+        return float(stream.duration * stream.time_base)
+    tag = stream.metadata.get("DURATION")  # Matroska: "00:01:02.345000000"
+    if tag:
+        hours, minutes, seconds = tag.split(":")
+        return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
+    if container.duration is not None and not container.streams.audio:
+        return container.duration / av.time_base
+    return None
+
+
+class Timeline:
+    """The presentation times of every displayed frame of a video, filled by one decode.
+
+    `pts` are the file's own stamps in `time_base` units, strictly increasing.
+    """
+
+    def __init__(self, time_base: Fraction) -> None:
+        self.time_base = time_base
+        self.pts: list[int] = []
+        self.last_duration: int = 0
+
+    def append(self, pts: int, duration: int) -> None:
+        self.pts.append(pts)
+        self.last_duration = duration
+
+    @property
+    def num_frames(self) -> int:
+        return len(self.pts)
+
+    def time_s(self, index: int) -> float:
+        """Seconds of frame `index` after the first; `num_frames` means the end of the video."""
+        return float((self.end_pts(index) - self.pts[0]) * self.time_base)
+
+    def end_pts(self, index: int) -> int:
+        """The stamp of frame `index`, or of the video's end when index is `num_frames`."""
+        if index < self.num_frames:
+            return self.pts[index]
+        if self.last_duration > 0:
+            return self.pts[-1] + self.last_duration
+        # Some containers carry no durations: repeat the last step.
+        step = self.pts[-1] - self.pts[-2] if self.num_frames > 1 else 1
+        return self.pts[-1] + step
+
+    @property
+    def duration_s(self) -> float:
+        return self.time_s(self.num_frames)
+
+
+def decode(path: str | Path, *, num_threads: int) -> Iterator[tuple[Timeline, av.VideoFrame]]:
+    """Every displayed frame of a file in order, once, with the timeline so far.
+
+    Raises MediaError: corrupt when a packet does not decode, truncated when the data ends before
+    the container says so. Both come when they are met, so frames before them were already yielded.
+    """
+    with open_video(path) as container:
+        stream = video_stream(container)
+        stream.thread_type = "AUTO"
+        stream.codec_context.thread_count = num_threads
+        declared_s = declared_duration_s(container, stream)
+        declared_frames = stream.frames
+        assert stream.time_base is not None
+        timeline = Timeline(stream.time_base)
+        try:
+            for frame in container.decode(stream):
+                if frame.is_corrupt:
+                    raise MediaError("corrupt", f"damaged picture after {at_s(timeline):.2f} s")
+                if frame.pts is None:
+                    raise MediaError("corrupt", f"frame without a time at {at_s(timeline):.2f} s")
+                if timeline.pts and frame.pts <= timeline.pts[-1]:
+                    continue  # a repeated stamp is never shown
+                timeline.append(frame.pts, frame.duration or 0)
+                yield timeline, frame
+        except (av.FFmpegError, ValueError) as error:
+            raise MediaError(
+                "corrupt", f"decoding stopped at {at_s(timeline):.2f} s: {error}"
+            ) from error
+        check_complete(timeline, declared_s, declared_frames)
+
+
+def at_s(timeline: Timeline) -> float:
+    """How far a decode has come, in seconds."""
+    return timeline.duration_s if timeline.pts else 0.0
+
+
+def check_complete(timeline: Timeline, declared_s: float | None, declared_frames: int) -> None:
+    """Raise MediaError truncated when fewer seconds were decoded than the container declares."""
+    if not timeline.pts:
+        raise MediaError("corrupt", "no frame decodes")
+    found_s = timeline.duration_s
+    if declared_s is None:
+        return
+    slack_s = max(TRUNCATION_SLACK_S, TRUNCATION_SLACK_SHARE * declared_s)
+    # A sparse VFR file may be short in seconds yet whole: then every declared frame was there.
+    if found_s < declared_s - slack_s and timeline.num_frames != declared_frames:
+        raise MediaError(
+            "truncated", f"the data ends at {found_s:.2f} s of {declared_s:.2f} s declared"
+        )
+
+
+def luma(frame: av.VideoFrame) -> np.ndarray:
+    """The stored brightness plane as uint8 [H, W], not rotated; a view where the format allows."""
+    if frame.format.name in ("yuv420p", "yuvj420p", "yuv422p", "yuvj422p", "yuv444p", "nv12"):
+        return plane(frame, 0)
+    return frame.reformat(format="gray").to_ndarray()
+
+
+def plane(frame: av.VideoFrame, index: int) -> np.ndarray:
+    """One 8-bit plane as a view on the decoder's memory, without the padding of its lines."""
+    data = frame.planes[index]
+    return np.frombuffer(data, np.uint8).reshape(-1, data.line_size)[: data.height, : data.width]
+
+
+def small_bgr(frame: av.VideoFrame, size: tuple[int, int]) -> np.ndarray:
+    """The picture shrunk by area averaging to `size` = (width, height), uint8 [H, W, 3], not rotated.
+
+    4:2:0 frames are shrunk plane by plane before they are converted: measured on 720p, a tenth of
+    the cost of converting first. The matrix is BT.601 whatever the file says; for comparing
+    frames of one video with each other that does not matter.
+    """
+    if frame.format.name not in ("yuv420p", "yuvj420p"):
+        bgr = frame.reformat(format="bgr24").to_ndarray()
+        return cv2.resize(bgr, size, interpolation=cv2.INTER_AREA)
+    width, height = size
+    i420 = np.empty((height * 3 // 2, width), np.uint8)
+    i420[:height] = cv2.resize(plane(frame, 0), size, interpolation=cv2.INTER_AREA)
+    half = (width // 2, height // 2)
+    chroma = [cv2.resize(plane(frame, i), half, interpolation=cv2.INTER_AREA) for i in (1, 2)]
+    i420[height:] = np.concatenate([c.reshape(-1) for c in chroma]).reshape(-1, width)
+    return cv2.cvtColor(i420, cv2.COLOR_YUV2BGR_I420)
+
+
+def upright(picture: np.ndarray, rotation: int) -> np.ndarray:
+    """Turn a stored picture [H, W, ...] by a multiple of 90 degrees so that it is shown upright."""
+    return np.ascontiguousarray(np.rot90(picture, rotation // 90)) if rotation else picture

@@ -1,0 +1,213 @@
+"""pipelines.yaml -> one validated Pipeline, with the fingerprints that resume compares."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from curation.shards import SCORES
+
+# Raise a number when the code of a stage changes what it produces: old results are then redone.
+STAGE_VERSIONS = {"scenes": 1, "scores": 1, "cut": 1, "captions": 1}
+
+
+class ConfigError(ValueError):
+    """A mistake in a config or a command line, told in one sentence for the user."""
+
+
+class Section(BaseModel):
+    """One part of a pipeline; unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Download(Section):
+    allow_private: bool = False  # let URLs point to this machine or a private network
+    max_height_px: int = Field(1080, gt=0)  # the largest format asked for
+    timeout_s: float = Field(30, gt=0)  # without a byte from the server
+
+
+class Scenes(Section):
+    detector: Literal["adaptive", "content", "threshold"] = "adaptive"
+    threshold: float | None = None  # None: PySceneDetect's own default
+    min_scene_s: float = Field(0.2, ge=0)
+
+
+class Rule(Section):
+    min: float | None = None
+    max: float | None = None
+
+
+class Scorers(Section):
+    watermark: Literal["gradients"] = "gradients"
+
+
+class Cut(Section):
+    crf: int = Field(18, ge=0, le=51)
+    preset: str = "veryfast"
+    num_threads: int = Field(2, ge=1)  # of the encoder; part of what the bytes depend on
+
+
+class Captions(Section):
+    model: Literal["source_text", "blip2"] = "source_text"
+    checkpoint: str | None = None  # hub id or folder; needed by blip2
+    prompt: str | None = None
+    num_frames: int = Field(1, ge=1, le=8)  # 1 is the middle frame
+    batch_size: int = Field(16, ge=1)
+    max_new_tokens: int = Field(40, ge=1)
+    device: str = "auto"  # auto: cuda where there is one, else cpu
+    dtype: Literal["auto", "float16", "bfloat16", "float32"] = "auto"
+    num_workers: int = Field(1, ge=1)
+    num_gpus: float | None = Field(None, ge=0)  # per worker; None: 1 where Ray has a GPU, else 0
+
+
+class Media(Section):
+    num_threads: int = Field(1, ge=1)  # of the decoder, per video
+    timeout_s: float = Field(7200, gt=0)  # wall clock per video
+    stall_s: float = Field(120, gt=0)  # without any progress
+    memory_gb: float = Field(6, gt=0)  # resident, of the video's process group
+    recycle_after: int = Field(100, ge=1)  # videos, then a fresh worker: decoders leak
+    cpus: float = Field(1, gt=0)  # Ray CPUs per video
+
+
+class Shards(Section):
+    max_videos: int = Field(64, ge=1)  # per commit
+    max_bytes: int = Field(1 << 30, gt=0)  # of media per commit, unless one video is larger
+    max_age_s: float = Field(300, gt=0)  # a finished video waits no longer for its commit
+
+
+class Pipeline(Section):
+    """A resolved pipeline: what to read, what to decide, what to write."""
+
+    name: str = ""
+    description: str = ""
+    sources: list[str] = []
+    download: Download = Download()
+    scenes: Scenes = Scenes()
+    rules: dict[str, Rule] = {}
+    scorers: Scorers = Scorers()
+    cut: Cut = Cut()
+    captions: Captions = Captions()
+    media: Media = Media()
+    shards: Shards = Shards()
+
+    @field_validator("rules")
+    @classmethod
+    def known_rules(cls, rules: dict[str, Rule]) -> dict[str, Rule]:
+        for name in rules:
+            if name not in SCORES:
+                raise ValueError(f"unknown rule {name!r}{nearest(name, SCORES)}")
+        return rules
+
+    def fingerprints(self) -> dict[str, str]:
+        """Short hashes of what each stage's results depend on, by stage, rules included."""
+        stages: dict[str, Any] = {
+            "scenes": self.scenes.model_dump(),
+            "scores": self.scorers.model_dump(),
+            # In config order: the first failing rule is the one that is recorded.
+            "rules": [[name, rule.model_dump()] for name, rule in self.rules.items()],
+            "cut": self.cut.model_dump(),
+            "captions": self.captions.model_dump(
+                include={"model", "checkpoint", "prompt", "num_frames", "max_new_tokens"}
+            ),
+        }
+        return {
+            stage: hashlib.sha256(
+                json.dumps([STAGE_VERSIONS.get(stage, 0), value]).encode()
+            ).hexdigest()[:12]
+            for stage, value in stages.items()
+        }
+
+
+def nearest(name: str, known: Any) -> str:
+    """The end of an error message about an unknown name: the closest known one, or all."""
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {close[0]!r}?" if close else f"; allowed: {', '.join(known)}"
+
+
+def load_pipeline(config: Path, name: str, overrides: list[str]) -> Pipeline:
+    """The pipeline called `name` in a pipelines.yaml, with `path=value` overrides applied.
+
+    Raises ConfigError for a missing file, pipeline or key, and for a value out of range.
+    """
+    tree = read_config(config).get("pipelines") or {}
+    merged = resolve(tree, name)
+    for override in overrides:
+        set_path(merged, override)
+    try:
+        return Pipeline(name=name, **merged)
+    except ValidationError as error:
+        raise ConfigError(f"{config}: pipelines.{name}: {explain(error)}") from None
+
+
+def read_config(config: Path) -> dict[str, Any]:
+    if not config.is_file():
+        raise ConfigError(f"no config file {config}; run from the repository or give --config")
+    try:
+        tree = yaml.safe_load(config.read_text())
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{config} is not valid YAML: {error}") from None
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{config} holds no map of pipelines and recipes")
+    return tree
+
+
+def resolve(tree: dict[str, Any], name: str) -> dict[str, Any]:
+    """A pipeline's own keys over those of the pipeline it extends."""
+    if name not in tree:
+        raise ConfigError(f"unknown pipeline {name!r}{nearest(name, tree)}")
+    own = dict(tree[name] or {})
+    base = own.pop("extends", None)
+    return merge(resolve(tree, base), own) if base else own
+
+
+def merge(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    """`own` over `base`, map by map; lists and scalars replace."""
+    out = dict(base)
+    for key, value in own.items():
+        both_maps = isinstance(value, dict) and isinstance(out.get(key), dict)
+        out[key] = merge(out[key], value) if both_maps else value
+    return out
+
+
+def set_path(tree: dict[str, Any], override: str) -> None:
+    """Apply one `a.b.c=value` (value read as YAML) to a tree of maps, in place."""
+    path, equals, text = override.partition("=")
+    if not equals or not path:
+        raise ConfigError(f"--set {override!r} is not path=value, such as rules.watermark.max=0.5")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise ConfigError(f"--set {override!r}: {text!r} is not a YAML value") from None
+    *parents, last = path.split(".")
+    for key in parents:
+        child = tree.setdefault(key, {})
+        if not isinstance(child, dict):
+            raise ConfigError(f"--set {override!r}: {key!r} holds a value, not keys")
+        # The base pipeline's maps are shared with the file's tree: change a copy.
+        tree[key] = dict(child)
+        tree = tree[key]
+    tree[last] = value
+
+
+def explain(error: ValidationError) -> str:
+    """The first problem of a validation error: key, value, what is allowed."""
+    problem = error.errors()[0]
+    path = [str(part) for part in problem["loc"]]
+    if problem["type"] == "extra_forbidden":
+        section: type[BaseModel] = Pipeline
+        for part in path[:-1]:
+            if section is Pipeline and part == "rules":
+                section = Rule
+            elif part in section.model_fields:
+                section = section.model_fields[part].annotation  # type: ignore[assignment]
+        return f"unknown key {'.'.join(path)!r}{nearest(path[-1], section.model_fields)}"
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"{'.'.join(path)} is {problem['input']!r}: {message}"

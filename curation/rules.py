@@ -1,0 +1,46 @@
+"""Scores -> decisions: the first rule, in config order, that a video or clip does not meet."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from curation.pipelines import Rule
+
+# What the headers already tell, so that most unwanted bytes are never decoded.
+HEADER_RULES = ("resolution", "aspect", "hdr")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Why something is dropped: the rule, the value it saw and the bound it broke."""
+
+    rule: str
+    value: float | None  # None: there was no score, and a rule does not pass what it cannot see
+    threshold: float | None
+
+
+def judge(scores: Mapping[str, float | None], rules: Mapping[str, Rule]) -> Verdict | None:
+    """The first failing rule for these scores, or None when every rule is met."""
+    for name, rule in rules.items():
+        value = scores.get(name)
+        for bound, broken in ((rule.min, lambda v, b: v < b), (rule.max, lambda v, b: v > b)):
+            # `not >=` would let NaN through one way and not the other: name it.
+            if bound is not None and (value is None or value != value or broken(value, bound)):
+                return Verdict(name, value, bound)
+    return None
+
+
+def judge_headers(
+    scores: Mapping[str, float | None], rules: Mapping[str, Rule], duration_s: float | None
+) -> Verdict | None:
+    """The first rule that a whole video breaks before it is decoded, or None.
+
+    A video shorter than the shortest clip can give none; one of unknown length may.
+    """
+    early = {name: rule for name, rule in rules.items() if name in HEADER_RULES}
+    shortest = rules.get("duration")
+    if shortest is not None and shortest.min is not None and duration_s is not None:
+        early["duration"] = Rule(min=shortest.min)
+    ordered = {name: early[name] for name in rules if name in early}
+    return judge({**scores, "duration": duration_s}, ordered)

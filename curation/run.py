@@ -1,0 +1,72 @@
+#!/usr/bin/env python3
+"""Curate videos into a dataset folder.
+
+python curation/run.py                                   the sample videos of this repository
+python curation/run.py FOLDER --pipeline web --output runs/mine
+python curation/run.py urls.txt --pipeline web --set rules.resolution.min=1080 --dry-run
+ray job submit --working-dir . -- python curation/run.py --output s3://bucket/mine
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+if not __package__:
+    # Run by path, Python puts curation/ first on sys.path; what belongs there is its parent.
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import typer
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+EXAMPLE = "Example: python curation/run.py clips/ urls.txt --pipeline web --output runs/mine"
+
+
+@app.command(epilog=EXAMPLE)
+def curate(
+    sources: Annotated[
+        list[str] | None,
+        typer.Argument(help="Files, folders, lists (.txt .csv .jsonl .parquet) and URLs."),
+    ] = None,
+    pipeline: Annotated[str, typer.Option(help="A pipeline of the config.")] = "demo",
+    config: Annotated[Path, typer.Option(help="Where pipelines are defined.")] = Path(
+        "pipelines.yaml"
+    ),
+    output: Annotated[
+        str | None, typer.Option(help="Dataset folder or URI; default runs/<pipeline>.")
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="path=value inside the pipeline; may be repeated."),
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first N sources.")] = None,
+    dry_run: Annotated[bool, typer.Option(help="Print the resolved plan and stop.")] = False,
+    ray_address: Annotated[
+        str | None,
+        typer.Option(help="A Ray cluster to join; default: RAY_ADDRESS, else a local one."),
+    ] = None,
+) -> None:
+    """Curate videos into captioned clips in Parquet shards. The same command again resumes."""
+    from curation import commands
+
+    commands.curate(
+        sources or [],
+        pipeline,
+        config,
+        output,
+        set_ or [],
+        limit,
+        dry_run,
+        ray_address,
+        time.time(),
+    )
+
+
+def main() -> None:
+    app()
+
+
+if __name__ == "__main__":
+    main()

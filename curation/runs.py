@@ -1,0 +1,329 @@
+"""Sources -> a dataset folder: the whole flow on Ray.
+
+    sources -> [identify] -> media -> (captions) -> commits
+
+Ray Data moves videos from stage to stage; what a stage passes on is encoded clips and caption
+frames, never raw ones. This driver handles references only, and groups finished videos into
+commits by count, bytes and age. Progress lives in the dataset folder: a run that is killed is
+continued by the same command.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import pickle
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import ray
+from ray.data import DataContext
+
+from curation.captions import SOURCE_TEXT, Blip2
+from curation.decisions import Holdings
+from curation.funnels import Funnel, count
+from curation.pipelines import Captions, ConfigError, Pipeline
+from curation.samples import picture_from_jpeg
+from curation.shards import Dataset, write_commit
+from curation.sources import Source, content_id
+from curation.videos import VideoResult
+from curation.workers import MediaWorker, curate_isolated
+
+# A Ray worker that dies takes no video's process group for long, but Ray Data would start its
+# task again for ever (max_retries -1 in 2.60).
+TASK_RETRIES = 3
+MAX_COMMITS_IN_FLIGHT = 4
+MAX_TASKS = 10_000  # videos beyond this many share tasks
+
+
+class RunError(RuntimeError):
+    """A run that cannot go on, told in one sentence for the user."""
+
+
+# -- Ray
+
+
+def start_ray(address: str | None) -> None:
+    """Join the cluster at `address` or at RAY_ADDRESS (set inside a Ray job), or start one here.
+
+    A cluster that happens to run on this machine is not joined unasked.
+    """
+    address = address or os.environ.get("RAY_ADDRESS") or "local"
+    os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+    options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+    if address == "local":
+        # A local Ray is for this process alone. Without this, Ray 2.60 leaves a token file in
+        # the home folder that makes a later `ray start` and `ray job submit` disagree.
+        os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        options |= {"include_dashboard": False}
+    ray.init(address=address, **options)
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.execution_options.preserve_order = False
+    context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+
+
+# -- sources
+
+
+@ray.remote(max_retries=TASK_RETRIES)
+def identify(sources: list[Source]) -> list[Source]:
+    """Give local files the id of their content; what cannot be read is left for the media stage."""
+    out = []
+    for source in sources:
+        if source.path and source.id is None and os.access(source.path, os.R_OK):
+            with contextlib.suppress(OSError):
+                source = replace(source, id=content_id(source.path))
+        out.append(source)
+    return out
+
+
+def identify_all(sources: list[Source]) -> tuple[list[Source], int]:
+    """The sources with ids where content gives one, without copies; and how many were copies."""
+    size = max(1, min(64, len(sources) // 16))
+    chunks = [sources[i : i + size] for i in range(0, len(sources), size)]
+    found = [s for chunk in ray.get([identify.remote(c) for c in chunks]) for s in chunk]
+    distinct: dict[str, Source] = {}
+    for source in found:
+        distinct.setdefault(source.id or source.url, source)
+    return list(distinct.values()), len(found) - len(distinct)
+
+
+def todo(sources: list[Source], holdings: Holdings) -> list[Source]:
+    """The sources that are not decided yet."""
+    return [
+        s for s in sources if s.id not in holdings.decided and (s.id or s.url not in holdings.urls)
+    ]
+
+
+# -- stages
+
+
+RESULT_SCHEMA = pa.schema(
+    [("record", pa.large_binary()), ("media", pa.large_list(pa.large_binary()))]
+)
+
+
+def to_row(result: VideoResult) -> pa.Table:
+    """A video's result as one row: everything light pickled, its media beside it."""
+    record = pickle.dumps(replace(result, media=[]))
+    return pa.table({"record": [record], "media": [result.media]}, schema=RESULT_SCHEMA)
+
+
+def from_rows(table: pa.Table) -> Iterator[VideoResult]:
+    for row in table.to_pylist():
+        yield replace(pickle.loads(row["record"]), media=row["media"])
+
+
+# One media process per Ray worker process, reused from task to task.
+media_worker: MediaWorker | None = None
+
+
+def curate_batch(batch: pa.Table, pipeline: Pipeline, tally: Any) -> Iterator[pa.Table]:
+    """The media stage: every source of a batch through a media worker, a row out per video."""
+    global media_worker
+    if media_worker is None or media_worker.limits != pipeline.media:
+        if media_worker is not None:
+            media_worker.stop()
+        media_worker = MediaWorker(pipeline.media)
+    for blob in batch["source"].to_pylist():
+        source = pickle.loads(blob)
+        result = curate_isolated(
+            media_worker,
+            source,
+            pipeline,
+            lambda stage, at_s, v=source.url: tally.at.remote(v, stage, at_s),
+        )
+        tally.left.remote(source.url, "cut")
+        yield to_row(result)
+
+
+class Captioner:
+    """The caption stage: a BLIP-2 per actor, pictures of several videos in one batch."""
+
+    def __init__(self, settings: Captions, tally: Any) -> None:
+        self.blip2 = Blip2(settings)
+        self.name = f"{settings.model}:{settings.checkpoint}"
+        self.tally = tally
+
+    def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
+        results = list(from_rows(batch))
+        pictures = [
+            (r, clip, j) for r in results for clip, jpegs in r.caption_frames.items() for j in jpegs
+        ]
+        captions: dict[str, list[str]] = {}
+        texts = self.blip2.caption([picture_from_jpeg(j) for _, _, j in pictures])
+        for (_, clip, _), text in zip(pictures, texts, strict=True):
+            captions.setdefault(clip, []).append(text)
+        for result in results:
+            yield to_row(with_captions(result, captions, self.name))
+        self.tally.passed.remote("caption", len(results))
+
+
+def with_captions(result: VideoResult, captions: dict[str, list[str]], model: str) -> VideoResult:
+    """A result with captions joined by clip id; several frames' captions are told once each."""
+    for row in [*result.clips, *result.ledger]:
+        texts = captions.get(row["clip_id"] or "")
+        if texts:
+            row["caption"] = "; ".join(dict.fromkeys(t for t in texts if t)) or None
+    for row in result.clips:
+        row["caption_model"] = model if row["caption"] else None
+    result.caption_frames = {}
+    return result
+
+
+@ray.remote(num_cpus=0, max_retries=TASK_RETRIES)
+def commit(dataset: Dataset, fingerprints: dict[str, str], tally: Any, *tables: pa.Table) -> str:
+    """Write finished videos as one commit; returns its name."""
+    results = [result for table in tables for result in from_rows(table)]
+    clips = []
+    for result in results:
+        for row, data in zip(result.clips, result.media, strict=True):
+            clips.append(row | {"clip": {"bytes": data, "path": f"{row['clip_id']}.mp4"}})
+    ledger = [row for result in results for row in result.ledger]
+    manifest = write_commit(dataset, clips, ledger, fingerprints)
+    tally.passed.remote("commit", len(results))
+    return manifest["name"]
+
+
+# -- the flow
+
+
+def flow(sources: list[Source], pipeline: Pipeline, tally: Any) -> ray.data.Dataset:
+    """The stages as a Ray Data pipeline: a row per video in, a row per decided video out."""
+    rows = pa.table({"source": pa.array([pickle.dumps(s) for s in sources], pa.large_binary())})
+    videos = ray.data.from_arrow(rows).repartition(min(len(sources), MAX_TASKS))
+    results = videos.map_batches(
+        curate_batch,
+        batch_size=1,
+        batch_format="pyarrow",
+        fn_kwargs={"pipeline": pipeline, "tally": tally},
+        num_cpus=pipeline.media.cpus,
+        max_retries=TASK_RETRIES,
+    )
+    if pipeline.captions.model == SOURCE_TEXT:
+        return results
+    settings = pipeline.captions
+    gpus = settings.num_gpus
+    if gpus is None:
+        gpus = 1 if ray.cluster_resources().get("GPU") else 0
+    return results.map_batches(
+        Captioner,
+        batch_size=8,  # videos; pictures are batched inside
+        batch_format="pyarrow",
+        fn_constructor_kwargs={"settings": settings, "tally": tally},
+        concurrency=settings.num_workers,
+        # A captioner that held CPUs could starve the stage that feeds it on a small machine.
+        num_cpus=0,
+        num_gpus=gpus,
+        max_restarts=TASK_RETRIES,
+        max_task_retries=TASK_RETRIES,
+    )
+
+
+@dataclass
+class Pending:
+    """Finished videos that wait for their commit, by reference."""
+
+    refs: list[Any] = field(default_factory=list)
+    num_videos: int = 0
+    num_bytes: int = 0
+    since: float = field(default_factory=time.monotonic)
+
+    def is_due(self, pipeline: Pipeline) -> bool:
+        limits = pipeline.shards
+        return bool(self.refs) and (
+            self.num_videos >= limits.max_videos
+            or self.num_bytes >= limits.max_bytes
+            or time.monotonic() - self.since >= limits.max_age_s
+        )
+
+
+def curate(sources: list[Source], pipeline: Pipeline, dataset: Dataset, tally: Any) -> None:
+    """Run the flow over sources and commit what comes out as it comes."""
+    pending = Pending()
+    writing: list[Any] = []
+    fingerprints = pipeline.fingerprints()
+    for bundle in flow(sources, pipeline, tally).iter_internal_ref_bundles():
+        for block in bundle.blocks:
+            if not pending.refs:
+                pending.since = time.monotonic()
+            pending.refs.append(block.ref)
+            pending.num_videos += block.metadata.num_rows or 0
+            pending.num_bytes += block.metadata.size_bytes or 0
+        if pending.is_due(pipeline):
+            writing.append(commit.remote(dataset, fingerprints, tally, *pending.refs))
+            pending = Pending()
+        while len(writing) >= MAX_COMMITS_IN_FLIGHT:
+            done, writing = ray.wait(writing)
+            ray.get(done)
+    if pending.refs:
+        writing.append(commit.remote(dataset, fingerprints, tally, *pending.refs))
+    ray.get(writing)
+
+
+# -- the record of a run
+
+
+def code_version() -> str:
+    """The package's version and a hash of the curation code itself."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.read_bytes())
+    with contextlib.suppress(metadata.PackageNotFoundError):
+        return f"{metadata.version('videofactory')}+{digest.hexdigest()[:10]}"
+    return f"uninstalled+{digest.hexdigest()[:10]}"
+
+
+def write_run(dataset: Dataset, pipeline: Pipeline, facts: dict[str, Any]) -> Funnel:
+    """Write run.json from the config and the whole ledger; returns the funnel."""
+    funnel = count(dataset.ledger(), list(pipeline.rules))
+    record = {
+        "pipeline": pipeline.model_dump(),
+        "fingerprints": pipeline.fingerprints(),
+        "code": code_version(),
+        "funnel": funnel.as_json(),
+        **facts,
+    }
+    dataset.write_bytes(json.dumps(record, indent=1).encode(), "run.json")
+    return funnel
+
+
+@contextlib.contextmanager
+def only_writer(dataset: Dataset) -> Iterator[None]:
+    """Hold a local dataset folder for one run; ConfigError when another run has it."""
+    if not dataset.is_local:
+        yield
+        return
+    Path(dataset.root).mkdir(parents=True, exist_ok=True)
+    with Path(dataset.path(".lock")).open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ConfigError(
+                f"another run is writing to {dataset.uri}; wait for it to end"
+            ) from None
+        yield
+
+
+def check_all_decided(dataset: Dataset, sources: list[Source], funnel: Funnel) -> None:
+    """Raise RunError unless every source is decided and the funnel adds up."""
+    ledger = dataset.ledger(["level", "video_id", "source_url", "decision"]).to_pylist()
+    videos = [row for row in ledger if row["level"] == "video"]
+    known = {row["video_id"] for row in videos} | {row["source_url"] for row in videos}
+    missing = [s.url for s in sources if s.id not in known and s.url not in known]
+    if missing:
+        raise RunError(f"{len(missing)} sources have no outcome, such as {missing[0]}; run again")
+    if not (funnel.videos.adds_up and funnel.clips.adds_up):
+        raise RunError("the ledger does not add up: kept + dropped + failed differ from the total")

@@ -1,0 +1,278 @@
+"""One video through every stage that touches media: fetch, probe, decode once, decide, cut.
+
+Runs inside a media worker (workers.py), so a crash or a hang here costs one video.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import resource
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from curation import frames
+from curation.analyses import Analysis, analyse
+from curation.captions import SOURCE_TEXT, read_cues, source_caption
+from curation.clips import Clip, cut
+from curation.decisions import decided, video_verdict
+from curation.downloads import download
+from curation.frames import MediaError, Probe
+from curation.pipelines import Pipeline
+from curation.rules import Verdict, judge, judge_headers
+from curation.scores import header_scores, static
+from curation.shards import FAILED, LEDGER_SCHEMA, SHARD_SCHEMA
+from curation.sources import Source, content_id
+
+# Called with the stage and the position in the video, in seconds, whenever there is progress.
+Beat = Callable[[str, float], None]
+
+
+@dataclass
+class VideoResult:
+    """Everything decided about one video: its ledger rows, and its kept clips apart from their media."""
+
+    ledger: list[dict[str, Any]]
+    clips: list[dict[str, Any]] = field(default_factory=list)  # SHARD_SCHEMA rows, clip still None
+    media: list[bytes] = field(default_factory=list)  # mp4 per clip, same order
+    caption_frames: dict[str, list[bytes]] = field(default_factory=dict)  # JPEGs by clip_id
+
+
+class Stopwatch:
+    """CPU seconds of this process and its children, by stage."""
+
+    def __init__(self) -> None:
+        self.stage_s: dict[str, float] = {}
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        before = cpu_s()
+        try:
+            yield
+        finally:
+            self.stage_s[name] = self.stage_s.get(name, 0.0) + cpu_s() - before
+
+
+def cpu_s() -> float:
+    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
+
+
+def curate_video(source: Source, pipeline: Pipeline, folder: Path, beat: Beat) -> VideoResult:
+    """Take one source through fetch, probe, decode, rules and cut.
+
+    `folder` is scratch space of this video's own. An unusable input comes back as a result whose
+    video is failed, with its class; only our own mistakes raise.
+    """
+    watch = Stopwatch()
+    try:
+        with watch.stage("fetch"):
+            beat("fetch", 0.0)
+            source = fetch(source, pipeline, folder, beat)
+        return curate_file(source, pipeline, watch, beat)
+    except MediaError as error:
+        return VideoResult(
+            [failed_row(source, error.error_class, error.message, stage_s=watch.stage_s)]
+        )
+
+
+def fetch(source: Source, pipeline: Pipeline, folder: Path, beat: Beat) -> Source:
+    """The source with a local path and an id."""
+    if source.path is None:
+        return download(source, folder, pipeline.download, lambda: beat("fetch", time.monotonic()))
+    if source.id is None and Path(source.path).is_file():
+        return replace(source, id=content_id(source.path))
+    return source
+
+
+def curate_file(source: Source, pipeline: Pipeline, watch: Stopwatch, beat: Beat) -> VideoResult:
+    assert source.path is not None
+    with watch.stage("probe"):
+        probe = frames.probe(source.path)
+    source = replace(source, title=source.title or probe.title)
+    header = header_scores(probe)
+    # Given spans may lie anywhere, so only the video's own length is a bound on theirs.
+    verdict = judge_headers(header, pipeline.rules, probe.duration_s)
+    if verdict:
+        scores = header | {"duration": probe.duration_s}
+        return VideoResult([video_row(source, scores, verdict, watch.stage_s)])
+    with watch.stage("decode"):
+        analysis = analyse(source, probe, pipeline, lambda at_s: beat("decode", at_s))
+    candidates = judge_clips(source, analysis, header, pipeline)
+    kept = [c for c in candidates if c.verdict is None]
+    with watch.stage("cut"):
+        clips = cut(
+            source.path,
+            probe,
+            analysis.timeline,
+            [c.span for c in kept],
+            pipeline.cut,
+            lambda: beat("cut", 0.0),
+        )
+    return collect(source, probe, analysis, candidates, clips, pipeline, header, watch.stage_s)
+
+
+# -- decisions
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A stretch of frames that is a clip if every rule is met."""
+
+    clip_id: str
+    scene_index: int
+    span: tuple[int, int]  # frames [first, last)
+    start_s: float
+    end_s: float
+    scores: dict[str, float | None]
+    verdict: Verdict | None
+
+
+def judge_clips(
+    source: Source, analysis: Analysis, header: Mapping[str, float | None], pipeline: Pipeline
+) -> list[Candidate]:
+    """Every scene, or given span, of a video with its scores and the first rule it breaks."""
+    candidates = []
+    for index, (first, last) in enumerate(analysis.spans):
+        start_s, end_s = analysis.timeline.time_s(first), analysis.timeline.time_s(last)
+        scores = dict(header) | {
+            "duration": end_s - start_s,
+            "static": static(analysis.steps[first : last - 1]),
+            "black_bars": analysis.black_bars(start_s, end_s),
+            "watermark": analysis.watermark.score,
+        }
+        candidates.append(
+            Candidate(
+                clip_id=clip_id(source.id or "", start_s, end_s),
+                scene_index=index,
+                span=(first, last),
+                start_s=start_s,
+                end_s=end_s,
+                scores=scores,
+                verdict=judge(scores, pipeline.rules),
+            )
+        )
+    return candidates
+
+
+def clip_id(video_id: str, start_s: float, end_s: float) -> str:
+    """The id of a cut of a video: its times to the millisecond, so any machine makes the same."""
+    return f"{video_id}_{round(start_s * 1000):08d}_{round(end_s * 1000):08d}"
+
+
+# -- rows
+
+
+def collect(
+    source: Source,
+    probe: Probe,
+    analysis: Analysis,
+    candidates: list[Candidate],
+    clips: list[Clip],
+    pipeline: Pipeline,
+    header: Mapping[str, float | None],
+    stage_s: dict[str, float],
+) -> VideoResult:
+    """The rows of a decided video: the video's, every candidate's, and the kept clips'."""
+    verdict = video_verdict([c.verdict for c in candidates], pipeline.rules)
+    box = analysis.watermark.box
+    scores = dict(header) | {
+        "duration": analysis.timeline.duration_s,
+        "watermark": analysis.watermark.score,
+    }
+    result = VideoResult([video_row(source, scores, verdict, stage_s, box)])
+    cues = read_cues(source.path or "")
+    media = iter(clips)
+    for candidate in candidates:
+        caption = source_caption(source, cues, candidate.start_s, candidate.end_s)
+        if pipeline.captions.model != SOURCE_TEXT:
+            caption = None
+        result.ledger.append(clip_row(source, candidate, caption, box))
+        if candidate.verdict is None:
+            clip = next(media)
+            row = shard_row(source, probe, candidate, clip)
+            if pipeline.captions.model == SOURCE_TEXT:
+                row |= {"caption": caption, "caption_model": SOURCE_TEXT if caption else None}
+            else:
+                pictures = analysis.caption_frames.of_clip(candidate.start_s, candidate.end_s)
+                row["caption_frame_s"] = [t for t, _ in pictures]
+                result.caption_frames[candidate.clip_id] = [jpeg for _, jpeg in pictures]
+            result.clips.append(row)
+            result.media.append(clip.data)
+    return result
+
+
+def ledger_row(source: Source, **known: Any) -> dict[str, Any]:
+    empty: dict[str, Any] = dict.fromkeys(LEDGER_SCHEMA.names)
+    # A source that failed before it had an id is known by where it is.
+    video_id = source.id or hashlib.sha256(source.url.encode()).hexdigest()[:20]
+    return empty | {"video_id": video_id, "source_url": source.url, "attempts": 1} | known
+
+
+def video_row(
+    source: Source,
+    scores: Mapping[str, float | None],
+    verdict: Verdict | None,
+    stage_s: dict[str, float],
+    box: tuple[float, ...] | None = None,
+) -> dict[str, Any]:
+    return ledger_row(
+        source, level="video", stage_s=stage_s, watermark_box=box, **scores, **decided(verdict)
+    )
+
+
+def clip_row(
+    source: Source, candidate: Candidate, caption: str | None, box: tuple[float, ...] | None
+) -> dict[str, Any]:
+    return ledger_row(
+        source,
+        level="clip",
+        clip_id=candidate.clip_id,
+        start_s=candidate.start_s,
+        end_s=candidate.end_s,
+        caption=caption,
+        watermark_box=box,
+        **candidate.scores,
+        **decided(candidate.verdict),
+    )
+
+
+def failed_row(source: Source, error_class: str, message: str, **known: Any) -> dict[str, Any]:
+    """The ledger row of a video that could not be curated."""
+    return ledger_row(
+        source,
+        level="video",
+        decision=FAILED,
+        error_class=error_class,
+        message=message[:2000],
+        **known,
+    )
+
+
+def shard_row(source: Source, probe: Probe, candidate: Candidate, clip: Clip) -> dict[str, Any]:
+    first, last = candidate.span
+    duration_s = candidate.end_s - candidate.start_s
+    empty: dict[str, Any] = dict.fromkeys(SHARD_SCHEMA.names)
+    return empty | dict(
+        clip_id=candidate.clip_id,
+        video_id=source.id,
+        source_url=source.url,
+        title=source.title,
+        category=source.category,
+        uploader=source.uploader,
+        license=source.license,
+        upload_date=source.upload_date,
+        start_s=candidate.start_s,
+        end_s=candidate.end_s,
+        duration_s=duration_s,
+        fps=(last - first) / duration_s,
+        num_frames=last - first,
+        width=clip.width,
+        height=clip.height,
+        codec=clip.codec,
+        scene_index=candidate.scene_index,
+        **candidate.scores,
+    )
