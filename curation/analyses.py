@@ -1,4 +1,4 @@
-"""The one decode of a video: cuts, stillness, bars, overlay evidence and caption frames together."""
+"""The one decode of a video: cuts, stillness, bars, overlays and caption frames together."""
 
 from __future__ import annotations
 

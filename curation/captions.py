@@ -137,10 +137,10 @@ class Blip2:
         self.dtype = getattr(torch, dtype)
         self.processor = Blip2Processor.from_pretrained(settings.checkpoint)
         self.processor.tokenizer.padding_side = "left"  # generation continues at the right end
-        self.model = Blip2ForConditionalGeneration.from_pretrained(
+        model: Any = Blip2ForConditionalGeneration.from_pretrained(
             settings.checkpoint, dtype=self.dtype
-        ).to(self.device)
-        self.model.eval()
+        )
+        self.model = model.to(self.device).eval()
 
     def caption(self, pictures: Sequence[np.ndarray]) -> list[str]:
         """One caption per picture (uint8 RGB [H, W, 3]); batches of settings.batch_size.
@@ -174,3 +174,17 @@ class Blip2:
             tokens = tokens[:, prompt_length:]
         texts = self.processor.tokenizer.batch_decode(tokens, skip_special_tokens=True)
         return [" ".join(text.split()) for text in texts]
+
+
+def caption_each(model: Blip2, pictures: Sequence[np.ndarray]) -> list[str | Exception]:
+    """A caption, or the error it met, for every picture in order.
+
+    When a batch fails its pictures are tried one by one, so that one picture cannot take others'
+    captions along.
+    """
+    try:
+        return list(model.caption(pictures))
+    except (RuntimeError, ValueError) as error:
+        if len(pictures) == 1:
+            return [error]
+    return [caption_each(model, [picture])[0] for picture in pictures]

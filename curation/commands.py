@@ -66,8 +66,8 @@ def make_plan(
         raise ConfigError(f"no videos found in {', '.join(wanted)}")
     if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ and is_relative(output):
         raise ConfigError(
-            f"--output {output or f'runs/{name}'} is relative, and this is a Ray job: its folder is "
-            "a copy that Ray deletes; give an absolute path that every node shares, or a URI"
+            f"--output {output or f'runs/{name}'} is relative, and this is a Ray job: its folder "
+            "is a copy that Ray deletes; give an absolute path that every node shares, or a URI"
         )
     check_checkpoint(pipeline.captions)
     return Plan(pipeline, sources, Dataset.at(output or f"runs/{name}"))
@@ -115,7 +115,7 @@ def execute(plan: Plan, console: Console, started: float) -> None:
             console.print(f"{num_copies} sources are copies of others and are left out")
         left = todo(sources, holdings)
         if left:
-            tally = Tally.remote()
+            tally = Tally.remote()  # type: ignore[attr-defined]
             with Display(tally, len(left), console):
                 run_flow(left, pipeline, dataset, tally)
         wall_s = time.time() - started

@@ -35,9 +35,10 @@ def download(source: Source, folder: Path, settings: Download, beat: Callable[[]
     """
     if not settings.allow_private:
         refuse_private(source.url)
+    highest = settings.max_height_px
     options = {
-        # The largest video up to the height asked for; a format with sound where there is no other.
-        "format": f"bv*[height<={settings.max_height_px}]/b[height<={settings.max_height_px}]/bv*/b",
+        # The largest up to the height asked for, with sound only where there is no other.
+        "format": f"bv*[height<={highest}]/b[height<={highest}]/bv*/b",
         "outtmpl": str(folder / "video.%(ext)s"),  # never a name that the site chose
         "noplaylist": True,
         "socket_timeout": settings.timeout_s,
@@ -88,7 +89,7 @@ def with_site_data(source: Source, info: dict[str, Any], path: str) -> Source:
 
 
 def refuse_private(url: str) -> None:
-    """Raise MediaError private_address when a URL's host is on this machine or a private network."""
+    """Raise MediaError private_address for a host on this machine or on a private network."""
     host = urlsplit(url).hostname or ""
     try:
         addresses = {info[4][0] for info in socket.getaddrinfo(host, None)}

@@ -45,7 +45,7 @@ def curate(
     dry_run: Annotated[bool, typer.Option(help="Print the resolved plan and stop.")] = False,
     ray_address: Annotated[
         str | None,
-        typer.Option(help="A Ray cluster to join; default: RAY_ADDRESS, else a local one."),
+        typer.Option(help="Ray cluster to join; default: RAY_ADDRESS, else a new one here."),
     ] = None,
 ) -> None:
     """Curate videos into captioned clips in Parquet shards. The same command again resumes."""

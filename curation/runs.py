@@ -20,6 +20,7 @@ import pickle
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -28,14 +29,14 @@ import pyarrow as pa
 import ray
 from ray.data import DataContext
 
-from curation.captions import SOURCE_TEXT, Blip2
+from curation.captions import SOURCE_TEXT, Blip2, caption_each
 from curation.decisions import Holdings
 from curation.funnels import Funnel, count
 from curation.pipelines import Captions, ConfigError, Pipeline
 from curation.samples import picture_from_jpeg
 from curation.shards import Dataset, write_commit
 from curation.sources import Source, content_id
-from curation.videos import VideoResult
+from curation.videos import VideoResult, with_captions
 from curation.workers import MediaWorker, curate_isolated
 
 # A Ray worker that dies takes no video's process group for long, but Ray Data would start its
@@ -137,15 +138,13 @@ def curate_batch(batch: pa.Table, pipeline: Pipeline, tally: Any) -> Iterator[pa
         if media_worker is not None:
             media_worker.stop()
         media_worker = MediaWorker(pipeline.media)
+    # The source's own text is read with the media; a model's captions are a stage of their own.
+    done = "caption" if pipeline.captions.model == SOURCE_TEXT else "cut"
     for blob in batch["source"].to_pylist():
         source = pickle.loads(blob)
-        result = curate_isolated(
-            media_worker,
-            source,
-            pipeline,
-            lambda stage, at_s, v=source.url: tally.at.remote(v, stage, at_s),
-        )
-        tally.left.remote(source.url, "cut")
+        beat = partial(tally.at.remote, source.url)
+        result = curate_isolated(media_worker, source, pipeline, beat)
+        tally.left.remote(source.url, done)
         yield to_row(result)
 
 
@@ -159,28 +158,15 @@ class Captioner:
 
     def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
         results = list(from_rows(batch))
-        pictures = [
-            (r, clip, j) for r in results for clip, jpegs in r.caption_frames.items() for j in jpegs
-        ]
-        captions: dict[str, list[str]] = {}
-        texts = self.blip2.caption([picture_from_jpeg(j) for _, _, j in pictures])
-        for (_, clip, _), text in zip(pictures, texts, strict=True):
-            captions.setdefault(clip, []).append(text)
+        frames = [item for result in results for item in result.caption_frames.items()]
+        pictures = [(clip_id, jpeg) for clip_id, jpegs in frames for jpeg in jpegs]
+        texts = caption_each(self.blip2, [picture_from_jpeg(jpeg) for _, jpeg in pictures])
+        captions: dict[str, list[str | Exception]] = {}
+        for (clip_id, _), text in zip(pictures, texts, strict=True):
+            captions.setdefault(clip_id, []).append(text)
         for result in results:
             yield to_row(with_captions(result, captions, self.name))
         self.tally.passed.remote("caption", len(results))
-
-
-def with_captions(result: VideoResult, captions: dict[str, list[str]], model: str) -> VideoResult:
-    """A result with captions joined by clip id; several frames' captions are told once each."""
-    for row in [*result.clips, *result.ledger]:
-        texts = captions.get(row["clip_id"] or "")
-        if texts:
-            row["caption"] = "; ".join(dict.fromkeys(t for t in texts if t)) or None
-    for row in result.clips:
-        row["caption_model"] = model if row["caption"] else None
-    result.caption_frames = {}
-    return result
 
 
 @ray.remote(num_cpus=0, max_retries=TASK_RETRIES)
@@ -205,12 +191,12 @@ def flow(sources: list[Source], pipeline: Pipeline, tally: Any) -> ray.data.Data
     rows = pa.table({"source": pa.array([pickle.dumps(s) for s in sources], pa.large_binary())})
     videos = ray.data.from_arrow(rows).repartition(min(len(sources), MAX_TASKS))
     results = videos.map_batches(
-        curate_batch,
+        curate_batch,  # type: ignore[arg-type]
         batch_size=1,
         batch_format="pyarrow",
         fn_kwargs={"pipeline": pipeline, "tally": tally},
         num_cpus=pipeline.media.cpus,
-        max_retries=TASK_RETRIES,
+        ray_remote_args_fn=lambda: {"max_retries": TASK_RETRIES},
     )
     if pipeline.captions.model == SOURCE_TEXT:
         return results
@@ -227,8 +213,10 @@ def flow(sources: list[Source], pipeline: Pipeline, tally: Any) -> ray.data.Data
         # A captioner that held CPUs could starve the stage that feeds it on a small machine.
         num_cpus=0,
         num_gpus=gpus,
-        max_restarts=TASK_RETRIES,
-        max_task_retries=TASK_RETRIES,
+        ray_remote_args_fn=lambda: {
+            "max_restarts": TASK_RETRIES,
+            "max_task_retries": TASK_RETRIES,
+        },
     )
 
 

@@ -94,7 +94,7 @@ class CaptionFrames:
             self.taken.append((time_s, jpeg(shrink(frame), self.rotation)))
 
     def close_scene(self, end_s: float) -> None:
-        """End the scene that is being sampled at `end_s`, the time of the next one's first frame."""
+        """End the scene that is being sampled; the next one's first frame is at `end_s`."""
         scene = self.scene.split(end_s, CAPTION_STEP_S)
         if not scene.items:  # shorter than a step
             held = [(t, f) for t, f in self.held if self.start_s <= t < end_s]
@@ -109,8 +109,9 @@ class CaptionFrames:
         inside = [t for t in self.taken if start_s - 1e-6 <= t[0] < end_s]
         if not inside:
             return []
-        ideal = self.ideal_times(start_s, end_s)
-        return sorted({min(inside, key=lambda i, t=t: abs(i[0] - t)) for t in ideal})
+        found = Spread(CAPTION_STEP_S, inside)
+        chosen = {found.nearest(t) for t in self.ideal_times(start_s, end_s)}
+        return sorted(frame for frame in chosen if frame)
 
 
 def shrink(frame: av.VideoFrame) -> av.VideoFrame:
@@ -128,13 +129,13 @@ def jpeg(frame: av.VideoFrame, rotation: int) -> bytes:
 
 def picture_from_jpeg(data: bytes) -> np.ndarray:
     """JPEG bytes as uint8 RGB [H, W, 3]."""
-    return cv2.cvtColor(
-        cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB
-    )
+    picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
+    assert picture is not None, "our own JPEG"
+    return picture
 
 
 def overlay_luma(frame: av.VideoFrame, rotation: int) -> np.ndarray:
-    """The upright brightness, uint8 [H, W], short side OVERLAY_SIDE_PX: what a logo is sought in."""
+    """The upright brightness that a logo is sought in, uint8 [H, W], short side OVERLAY_SIDE_PX."""
     stored = luma(frame)
     scale = min(1.0, OVERLAY_SIDE_PX / min(stored.shape))
     size = (round(stored.shape[1] * scale), round(stored.shape[0] * scale))

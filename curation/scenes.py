@@ -26,7 +26,7 @@ def build_detector(name: str, threshold: float | None, min_scene_s: float) -> Sc
     scene_len = float(min_scene_s)
     given = {} if threshold is None else {"threshold": threshold}
     if name == "adaptive":
-        ratio = {"adaptive_threshold": v for v in given.values()}
+        ratio = {} if threshold is None else {"adaptive_threshold": threshold}
         return AdaptiveDetector(min_scene_len=scene_len, **ratio)
     if name == "content":
         return ContentDetector(min_scene_len=scene_len, **given)

@@ -15,25 +15,10 @@ import pyarrow.parquet as pq
 from curation.pipelines import ConfigError
 
 # Files of a folder that are taken for videos. A file named outright is always taken.
-VIDEO_SUFFIXES = set(
-    [
-        ".mp4",
-        ".m4v",
-        ".mov",
-        ".mkv",
-        ".webm",
-        ".avi",
-        ".mpg",
-        ".mpeg",
-        ".ts",
-        ".m2ts",
-        ".mts",
-        ".flv",
-        ".wmv",
-        ".ogv",
-        ".3gp",
-    ]
-)
+VIDEO_SUFFIXES = {
+    *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts"),
+    *(".m2ts", ".mts", ".flv", ".wmv", ".ogv", ".3gp"),
+}
 LIST_SUFFIXES = {".txt", ".csv", ".jsonl", ".parquet"}
 TEXT_COLUMNS = ("title", "caption", "category", "uploader", "license", "upload_date")
 
@@ -132,7 +117,9 @@ def from_row(row: dict[str, Any], path: Path) -> Source:
             "category, uploader, license, upload_date)"
         )
     source = Source(url=url) if is_url(url) else local(path.parent / url, Path.cwd())
-    text = {name: str(row[name]) for name in TEXT_COLUMNS if row.get(name) not in (None, "")}
+    text: dict[str, Any] = {
+        name: str(row[name]) for name in TEXT_COLUMNS if row.get(name) not in (None, "")
+    }
     source = replace(source, id=str(row["id"]) if row.get("id") else None, **text)
     if row.get("start") in (None, "") and row.get("end") in (None, ""):
         return source

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import resource
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -33,7 +33,7 @@ Beat = Callable[[str, float], None]
 
 @dataclass
 class VideoResult:
-    """Everything decided about one video: its ledger rows, and its kept clips apart from their media."""
+    """Everything decided about one video: ledger rows, and kept clips apart from their media."""
 
     ledger: list[dict[str, Any]]
     clips: list[dict[str, Any]] = field(default_factory=list)  # SHARD_SCHEMA rows, clip still None
@@ -74,9 +74,8 @@ def curate_video(source: Source, pipeline: Pipeline, folder: Path, beat: Beat) -
             source = fetch(source, pipeline, folder, beat)
         return curate_file(source, pipeline, watch, beat)
     except MediaError as error:
-        return VideoResult(
-            [failed_row(source, error.error_class, error.message, stage_s=watch.stage_s)]
-        )
+        row = failed_row(source, error.error_class, error.message, stage_s=watch.stage_s)
+        return VideoResult([row])
 
 
 def fetch(source: Source, pipeline: Pipeline, folder: Path, beat: Beat) -> Source:
@@ -89,9 +88,10 @@ def fetch(source: Source, pipeline: Pipeline, folder: Path, beat: Beat) -> Sourc
 
 
 def curate_file(source: Source, pipeline: Pipeline, watch: Stopwatch, beat: Beat) -> VideoResult:
-    assert source.path is not None
+    path = source.path
+    assert path is not None
     with watch.stage("probe"):
-        probe = frames.probe(source.path)
+        probe = frames.probe(path)
     source = replace(source, title=source.title or probe.title)
     header = header_scores(probe)
     # Given spans may lie anywhere, so only the video's own length is a bound on theirs.
@@ -105,7 +105,7 @@ def curate_file(source: Source, pipeline: Pipeline, watch: Stopwatch, beat: Beat
     kept = [c for c in candidates if c.verdict is None]
     with watch.stage("cut"):
         clips = cut(
-            source.path,
+            path,
             probe,
             analysis.timeline,
             [c.span for c in kept],
@@ -139,7 +139,7 @@ def judge_clips(
     for index, (first, last) in enumerate(analysis.spans):
         start_s, end_s = analysis.timeline.time_s(first), analysis.timeline.time_s(last)
         scores = dict(header) | {
-            "duration": end_s - start_s,
+            "duration": analysis.timeline.span_s(first, last),
             "static": static(analysis.steps[first : last - 1]),
             "black_bars": analysis.black_bars(start_s, end_s),
             "watermark": analysis.watermark.score,
@@ -254,7 +254,8 @@ def failed_row(source: Source, error_class: str, message: str, **known: Any) -> 
 
 def shard_row(source: Source, probe: Probe, candidate: Candidate, clip: Clip) -> dict[str, Any]:
     first, last = candidate.span
-    duration_s = candidate.end_s - candidate.start_s
+    duration_s = candidate.scores["duration"]
+    assert duration_s is not None
     empty: dict[str, Any] = dict.fromkeys(SHARD_SCHEMA.names)
     return empty | dict(
         clip_id=candidate.clip_id,
@@ -276,3 +277,34 @@ def shard_row(source: Source, probe: Probe, candidate: Candidate, clip: Clip) ->
         scene_index=candidate.scene_index,
         **candidate.scores,
     )
+
+
+def with_captions(
+    result: VideoResult, captions: Mapping[str, Sequence[str | Exception]], model: str
+) -> VideoResult:
+    """A result with a model's captions, joined by clip id; several frames' are told once each.
+
+    A kept clip that could not be captioned is failed, of class caption, and so is a video that
+    keeps no clip because of it.
+    """
+    texts = {c: [t for t in given if isinstance(t, str) and t] for c, given in captions.items()}
+    errors = {c: e for c, given in captions.items() for e in given if isinstance(e, Exception)}
+    errors |= {
+        row["clip_id"]: MediaError("caption", "no frame was taken from this clip")
+        for row in result.clips
+        if row["clip_id"] not in captions
+    }
+    for row in result.ledger:
+        if error := errors.get(row["clip_id"]):
+            row |= {"decision": FAILED, "error_class": "caption", "message": str(error)[:2000]}
+        elif row["clip_id"] in texts:
+            row["caption"] = "; ".join(dict.fromkeys(texts[row["clip_id"]])) or None
+    by_clip = {row["clip_id"]: row for row in result.ledger if row["level"] == "clip"}
+    pairs = [
+        (row | {"caption": by_clip[row["clip_id"]]["caption"], "caption_model": model}, data)
+        for row, data in zip(result.clips, result.media, strict=True)
+        if row["clip_id"] not in errors
+    ]
+    if result.clips and not pairs:
+        result.ledger[0] |= {"decision": FAILED, "error_class": "caption"}
+    return VideoResult(result.ledger, [row for row, _ in pairs], [data for _, data in pairs])

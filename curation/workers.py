@@ -22,7 +22,6 @@ from collections.abc import Callable
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import psutil
@@ -39,8 +38,8 @@ ROOT = Path(__file__).resolve().parents[1]
 RETRIED = {"crashed", "stalled", "memory"}
 
 
-class WorkerDied(Exception):
-    """The media process was killed or died; `error_class` is crashed, timeout, stalled or memory."""
+class WorkerDiedError(Exception):
+    """The media process died or was killed; class crashed, timeout, stalled or memory."""
 
     def __init__(self, error_class: str, message: str) -> None:
         super().__init__(error_class, message)
@@ -81,7 +80,7 @@ class MediaWorker:
         self.num_done = 0
 
     def curate(self, source: Source, pipeline: Pipeline, beat: Beat) -> VideoResult:
-        """Run one video; raises WorkerDied when it had to be killed or took its process along."""
+        """Run one video; WorkerDiedError when it was killed or took its process along."""
         if self.process is None or self.num_done >= self.limits.recycle_after:
             self.stop()
             self.start()
@@ -89,9 +88,9 @@ class MediaWorker:
             self.connection.send((source, pipeline))
             result = self.wait(beat)
         except (EOFError, OSError) as error:
-            raise WorkerDied("crashed", self.last_words()) from error
+            raise WorkerDiedError("crashed", self.last_words()) from error
         except pickle.UnpicklingError as error:
-            raise WorkerDied("crashed", f"unreadable answer: {error}") from error
+            raise WorkerDiedError("crashed", f"unreadable answer: {error}") from error
         finally:
             if sys.exc_info()[0] is not None:
                 self.stop()
@@ -112,12 +111,12 @@ class MediaWorker:
                 beat(*content)
             now = time.monotonic()
             if now - started > self.limits.timeout_s:
-                raise WorkerDied("timeout", f"not done after {self.limits.timeout_s:g} s")
+                raise WorkerDiedError("timeout", f"not done after {self.limits.timeout_s:g} s")
             if now - last_beat > self.limits.stall_s:
-                raise WorkerDied("stalled", f"no progress for {self.limits.stall_s:g} s")
+                raise WorkerDiedError("stalled", f"no progress for {self.limits.stall_s:g} s")
             used_gb = self.resident_bytes() / 1e9
             if used_gb > self.limits.memory_gb:
-                raise WorkerDied(
+                raise WorkerDiedError(
                     "memory", f"{used_gb:.1f} GB used of {self.limits.memory_gb:g} GB allowed"
                 )
 
@@ -154,12 +153,7 @@ class MediaWorker:
     def __enter__(self) -> MediaWorker:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
 
@@ -183,7 +177,7 @@ def curate_isolated(
         attempts += 1
         try:
             result = worker.curate(source, pipeline, beat)
-        except WorkerDied as death:
+        except WorkerDiedError as death:
             if death.error_class in RETRIED and attempts == 1:
                 continue
             replay = f"replay: vf-curate {source.url!r} --pipeline {pipeline.name} --output replay"
