@@ -6,6 +6,7 @@ sizes, after rotation and sample aspect.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -80,6 +81,18 @@ def open_video(path: str | Path) -> av.container.InputContainer:
         container.close()
         raise MediaError("no_video_stream", f"{path.name} has no video stream")
     return container
+
+
+def open_clip(data: bytes, *, ignore_edits: bool = False) -> av.container.InputContainer:
+    """Open one of our own clips from memory; `ignore_edits` shows packets that an edit list hides.
+
+    Raises MediaError not_video when it is none.
+    """
+    options = {"ignore_editlist": "1"} if ignore_edits else {}
+    try:
+        return av.open(io.BytesIO(data), "r", format="mp4", options=options)
+    except (av.FFmpegError, ValueError) as error:
+        raise MediaError("not_video", f"not an mp4: {error}") from error
 
 
 def is_cover_art(stream: av.VideoStream) -> bool:

@@ -24,6 +24,12 @@ class Tally:
     def __init__(self) -> None:
         self.finished = dict.fromkeys(STAGES, 0)
         self.current: dict[str, tuple[str, float]] = {}
+        self.starts: dict[tuple[str, str], int] = {}
+
+    def start(self, stage: str, video: str) -> int:
+        """Count one more start of a video in a stage; returns how many there were with this one."""
+        self.starts[stage, video] = self.starts.get((stage, video), 0) + 1
+        return self.starts[stage, video]
 
     def at(self, video: str, stage: str, position_s: float) -> None:
         """A video is in a stage now, and so has finished those before it."""

@@ -36,12 +36,13 @@ from curation.pipelines import Captions, ConfigError, Pipeline
 from curation.samples import picture_from_jpeg
 from curation.shards import Dataset, write_commit
 from curation.sources import Source, content_id
-from curation.videos import VideoResult, with_captions
+from curation.videos import VideoResult, failed_row, with_captions
 from curation.workers import MediaWorker, curate_isolated
 
-# A Ray worker that dies takes no video's process group for long, but Ray Data would start its
-# task again for ever (max_retries -1 in 2.60).
-TASK_RETRIES = 3
+# Ray Data starts a lost task again for ever (max_retries -1 in 2.60, and the arguments that bound
+# it go away in 2.64), so the tally counts starts and a video is given up after this many.
+MAX_STARTS = 4
+TASK_RETRIES = 3  # of our own Ray tasks
 MAX_COMMITS_IN_FLIGHT = 4
 MAX_TASKS = 10_000  # videos beyond this many share tasks
 
@@ -142,8 +143,12 @@ def curate_batch(batch: pa.Table, pipeline: Pipeline, tally: Any) -> Iterator[pa
     done = "caption" if pipeline.captions.model == SOURCE_TEXT else "cut"
     for blob in batch["source"].to_pylist():
         source = pickle.loads(blob)
-        beat = partial(tally.at.remote, source.url)
-        result = curate_isolated(media_worker, source, pipeline, beat)
+        if ray.get(tally.start.remote("media", source.url)) > MAX_STARTS:
+            message = f"its Ray task was lost {MAX_STARTS} times"
+            result = VideoResult([failed_row(source, "lost", message, attempts=MAX_STARTS)])
+        else:
+            beat = partial(tally.at.remote, source.url)
+            result = curate_isolated(media_worker, source, pipeline, beat)
         tally.left.remote(source.url, done)
         yield to_row(result)
 
@@ -158,6 +163,11 @@ class Captioner:
 
     def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
         results = list(from_rows(batch))
+        first = results[0].ledger[0]["source_url"]
+        if ray.get(self.tally.start.remote("caption", first)) > MAX_STARTS:
+            raise RuntimeError(
+                f"captioning the batch of {first} ended its process {MAX_STARTS} times"
+            )
         frames = [item for result in results for item in result.caption_frames.items()]
         pictures = [(clip_id, jpeg) for clip_id, jpegs in frames for jpeg in jpegs]
         texts = caption_each(self.blip2, [picture_from_jpeg(jpeg) for _, jpeg in pictures])
@@ -188,15 +198,15 @@ def commit(dataset: Dataset, fingerprints: dict[str, str], tally: Any, *tables: 
 
 def flow(sources: list[Source], pipeline: Pipeline, tally: Any) -> ray.data.Dataset:
     """The stages as a Ray Data pipeline: a row per video in, a row per decided video out."""
-    rows = pa.table({"source": pa.array([pickle.dumps(s) for s in sources], pa.large_binary())})
-    videos = ray.data.from_arrow(rows).repartition(min(len(sources), MAX_TASKS))
-    results = videos.map_batches(
+    size = -(-len(sources) // MAX_TASKS)  # one video a task, unless there are very many
+    blobs = [pickle.dumps(source) for source in sources]
+    blocks = [pa.table({"source": blobs[i : i + size]}) for i in range(0, len(blobs), size)]
+    results = ray.data.from_arrow(blocks).map_batches(
         curate_batch,  # type: ignore[arg-type]
         batch_size=1,
         batch_format="pyarrow",
         fn_kwargs={"pipeline": pipeline, "tally": tally},
         num_cpus=pipeline.media.cpus,
-        ray_remote_args_fn=lambda: {"max_retries": TASK_RETRIES},
     )
     if pipeline.captions.model == SOURCE_TEXT:
         return results
@@ -213,10 +223,6 @@ def flow(sources: list[Source], pipeline: Pipeline, tally: Any) -> ray.data.Data
         # A captioner that held CPUs could starve the stage that feeds it on a small machine.
         num_cpus=0,
         num_gpus=gpus,
-        ray_remote_args_fn=lambda: {
-            "max_restarts": TASK_RETRIES,
-            "max_task_retries": TASK_RETRIES,
-        },
     )
 
 

@@ -1,0 +1,99 @@
+"""Why a video or a clip was kept, dropped or failed, from the ledger.
+
+vf-why runs/demo 8653475a7c3b35aa0357
+vf-why runs/demo examples/media/meadow_logo.mp4
+"""
+
+from __future__ import annotations
+
+import difflib
+from typing import Annotated, Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import typer
+from rich.console import Console
+
+from curation.shards import DROPPED, FAILED, SCORES, Dataset, DatasetError
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+
+def find(ledger: pa.Table, wanted: str) -> list[dict[str, Any]]:
+    """The rows of the video or clip named by id, by the start of an id, or by source.
+
+    A clip's id gives its row alone, everything else the video's rows with its clips.
+    """
+    for column in ("clip_id", "video_id", "source_url"):
+        found = ledger.filter(pc.equal(ledger[column], wanted))
+        if len(found):
+            return found.to_pylist()
+    starts = ledger.filter(pc.starts_with(ledger["video_id"], wanted))
+    if len(pc.unique(starts["video_id"])) == 1:
+        return starts.to_pylist()
+    return []
+
+
+def reason(row: dict[str, Any]) -> str:
+    """A row's outcome as a sentence."""
+    if row["decision"] == FAILED:
+        return f"failed: {row['error_class']}: {row['message'] or 'its clips failed'}"
+    if row["decision"] == DROPPED:
+        if row["rule"] is None:
+            return "dropped: it has no clip"
+        value = "not scored" if row["value"] is None else f"{row['value']:g}"
+        side = "below" if row["value"] is None or row["value"] < row["threshold"] else "above"
+        return f"dropped by {row['rule']}: {value} is {side} the bound {row['threshold']:g}"
+    return "kept"
+
+
+def show(rows: list[dict[str, Any]], console: Console) -> None:
+    """Print what is known of a video and its clips."""
+    clips = [row for row in rows if row["level"] == "clip"]
+    for row in rows:
+        if row["level"] == "video":
+            console.print(f"{row['video_id']}  {row['source_url']}", style="bold", highlight=False)
+            console.print(reason(row), markup=False, highlight=False)
+            stages = ", ".join(f"{stage} {s:.2f}" for stage, s in row["stage_s"] or [])
+            console.print(f"attempts {row['attempts']}; CPU seconds: {stages}", style="dim")
+            if row["watermark_box"]:
+                box = ", ".join(f"{x:.2f}" for x in row["watermark_box"])
+                console.print(f"overlay found at x0, y0, x1, y1 = {box} of the picture")
+    for row in clips:
+        times = f"{row['start_s']:.2f} to {row['end_s']:.2f} s"
+        console.print(f"\n{row['clip_id']}  {times}", style="bold", highlight=False)
+        console.print(f"  {reason(row)}", markup=False, highlight=False)
+        scores = [f"{name} {row[name]:.3g}" for name in SCORES if row[name] is not None]
+        console.print(f"  {', '.join(scores)}", style="dim", highlight=False)
+        if row["caption"]:
+            console.print(f"  {row['caption']}", style="italic", markup=False, highlight=False)
+
+
+@app.command(epilog="Example: vf-why runs/demo examples/media/meadow_logo.mp4")
+def why(
+    dataset: Annotated[str, typer.Argument(help="A dataset folder or URI.")],
+    wanted: Annotated[str, typer.Argument(metavar="ID", help="A clip id, video id or source.")],
+) -> None:
+    """Tell why a video or clip was kept, dropped or failed."""
+    errors = Console(stderr=True, soft_wrap=True)
+    try:
+        ledger = Dataset.at(dataset).require().ledger()
+    except DatasetError as error:
+        errors.print(f"error: {error}", style="red", markup=False)
+        raise typer.Exit(2) from None
+    rows = find(ledger, wanted)
+    if not rows:
+        known = [*pc.unique(ledger["source_url"]).to_pylist(), *ledger["clip_id"].to_pylist()]
+        close = difflib.get_close_matches(wanted, [k for k in known if k], n=1, cutoff=0.5)
+        hint = f"; did you mean {close[0]}" if close else ""
+        errors.print(f"error: no video, clip or source {wanted!r} in {dataset}{hint}", style="red")
+        raise typer.Exit(2)
+    show(rows, Console(soft_wrap=True))
+
+
+def main() -> None:
+    app()
+
+
+if __name__ == "__main__":
+    main()
