@@ -15,16 +15,11 @@ import cv2
 import numpy as np
 
 BLANK_STD = 6.0  # grey levels; a flatter sample is a black, white or faded frame. Ours.
-BAR_LEVEL = (
-    32.0  # grey levels; a row or column never brighter is a black bar (video black 16). Ours.
-)
+BAR_LEVEL = 32.0  # grey levels; a row or column never brighter is a bar (video black: 16). Ours.
 BAR_MARGIN = 6  # px; reach of a bar's edge after scaling and coding. Ours.
 CELL = 8  # px; side of the cells in which a new look is decided. Ours.
 CHANGE = 8.0  # grey levels between two looks of a cell; noise averages out within it. Measured.
-AROUND = (
-    5,
-    5,
-)  # cells; what a look is judged by. Measured: 3x3 lets a phone video of a dog pass 0.3.
+AROUND = (5, 5)  # cells, what a look is judged by; 3x3 scores a still phone video 0.3. Measured.
 CHANGED_SHARE = 0.6  # of those cells: an animal that walks past a still edge is no look. Measured.
 MIN_LOOKS = 4  # Measured: 3 finds 8% more logos, and more trees in videos under 15 s.
 FINE = 17  # px; window of DENSE and of the shading that is taken away. Ours.

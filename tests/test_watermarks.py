@@ -87,11 +87,12 @@ def test_a_fade_of_a_still_title_is_no_new_look() -> None:
     assert watermark_evidence((title * gain).astype(np.uint8)).score < 0.5
 
 
-@pytest.mark.parametrize("axis", [1, 2])
-def test_black_bars_are_no_overlay(axis: int) -> None:
+@pytest.mark.parametrize("axes,width", [((1,), 50), ((2,), 50), ((1, 2), 8)])
+def test_black_bars_are_no_overlay(axes: tuple[int, ...], width: int) -> None:
     luma = scenes(24)
-    bars = np.moveaxis(luma, axis, 0)
-    bars[:50] = bars[-50:] = 16
+    for axis in axes:
+        bars = np.moveaxis(luma, axis, 0)
+        bars[:width] = bars[-width:] = 16
     assert watermark_evidence(luma).score < 0.5
     marked, box = with_logo(luma, 280, 190, 0.5)
     assert overlap(watermark_evidence(marked), box) > 0.5
