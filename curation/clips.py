@@ -5,23 +5,34 @@ A clip's packets are exactly its displayed frames: no lead-in, no sound, upright
 
 from __future__ import annotations
 
+import collections
 import io
+import itertools
 import subprocess
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import ffmpeg
 import imageio_ffmpeg
 
-from curation.frames import MediaError, Probe, Timeline, open_video, video_stream
+from curation.frames import (
+    MediaError,
+    Probe,
+    Timeline,
+    open_video,
+    stamps_decode_order,
+    video_stream,
+)
 from curation.pipelines import Cut
 
-# Decoding for an encode starts this long before the clip, so that rounding never skips a frame.
-SEEK_MARGIN_S = 1.0
+# Decoding for an encode starts this long before the clip: the first covers rounding, the others
+# the distance of keyframes in containers where a seek can land between them.
+SEEK_MARGINS_S = (1.0, 8.0, 64.0)
 
 
 @dataclass(frozen=True)
@@ -73,10 +84,10 @@ def cut(
 
 
 def read_packets(path: str) -> list[Packet]:
-    """The packets of a video in decode order; [] for codecs that are not copied."""
+    """The packets of a video in decode order; [] for codecs and containers that are not."""
     with open_video(path) as container:
         stream = video_stream(container)
-        if stream.codec_context.name not in CLEAN_START_NALS:
+        if stream.codec_context.name not in CLEAN_START_NALS or stamps_decode_order(container):
             return []
         nal_types, read_type = CLEAN_START_NALS[stream.codec_context.name]
         # avcC and hvcC begin with version 1; other headers mean start codes (Annex B).
@@ -136,26 +147,27 @@ def copyable_run(
 
 
 def copy_runs(path: str, runs: list[tuple[int, int]]) -> dict[tuple[int, int], bytes]:
-    """The mp4 of every run of packets, in one pass over the file."""
+    """The mp4 of every run of packets; one pass over the file unless given spans overlap."""
+    waiting: list[tuple[int, int]] = []
+    overlapping: list[tuple[int, int]] = []
+    for run in sorted(set(runs)):
+        (overlapping if waiting and run[0] < waiting[-1][1] else waiting).append(run)
+    done = copy_apart(path, waiting) if waiting else {}
+    return done | copy_runs(path, overlapping) if overlapping else done
+
+
+def copy_apart(path: str, runs: list[tuple[int, int]]) -> dict[tuple[int, int], bytes]:
+    """The mp4 of every run of packets, for sorted runs that do not overlap."""
     done: dict[tuple[int, int], bytes] = {}
-    waiting = sorted(runs)
-    if not waiting:
-        return done
     with open_video(path) as container:
         stream = video_stream(container)
-        run = waiting.pop(0)
-        held: list[av.Packet] = []
         usable = (p for p in container.demux(stream) if p.pts is not None and p.size)
-        for index, packet in enumerate(usable):
-            if index < run[0]:
-                continue
-            held.append(packet)
-            if index == run[1] - 1:
-                done[run] = mux(stream, held)
-                held = []
-                if not waiting:
-                    break
-                run = waiting.pop(0)
+        at = 0
+        for start, stop in runs:
+            skipped = itertools.islice(usable, start - at)
+            collections.deque(skipped, maxlen=0)
+            done[start, stop] = mux(stream, list(itertools.islice(usable, stop - start)))
+            at = stop
     return done
 
 
@@ -190,44 +202,61 @@ def encode(
 
     Raises MediaError encode when ffmpeg fails or its frames are not those asked for.
     """
-    width, height = probe.width // 2 * 2, probe.height // 2 * 2  # 4:2:0 needs even sides
+    width, height = (max(2, side // 2 * 2) for side in (probe.width, probe.height))  # for 4:2:0
+    starts_s = seeks_s(path, timeline, first)
     with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:
         target = str(Path(folder) / "clip.mp4")
-        picture = (
-            ffmpeg.input(path, ss=seek_s(path, timeline, first), protocol_whitelist="file")
-            .video.filter("trim", start_pts=timeline.pts[first], end_pts=timeline.end_pts(last))
-            .filter("setpts", "PTS-STARTPTS")
-            .filter("scale", width, height, flags="bicubic")
-            .filter("setsar", "1")
-        )
-        output = ffmpeg.output(
-            picture,
-            target,
-            vcodec="libx264",
-            crf=settings.crf,
-            preset=settings.preset,
-            threads=settings.num_threads,
-            pix_fmt="yuv420p",
-            fps_mode="passthrough",
-            enc_time_base="demux",
-            video_track_timescale=timescale(timeline.time_base),
-            map_metadata=-1,
-            fflags="+bitexact",
-            **{"flags:v": "+bitexact"},
-        )
-        run_ffmpeg(
-            output.global_args("-copyts", "-nostdin", "-loglevel", "error", "-progress", "pipe:1"),
-            beat,
-        )
-        check_times(target, timeline, first, last)
+        for attempt, start_s in enumerate(starts_s, start=1):
+            seek = {} if start_s is None else {"ss": start_s}
+            picture = (
+                ffmpeg.input(path, protocol_whitelist="file", **seek)
+                .video.filter("settb", timeline.time_base)  # some come in the frame rate's
+                .filter("trim", start_pts=timeline.pts[first], end_pts=timeline.end_pts(last))
+                .filter("setpts", "PTS-STARTPTS")
+                .filter("scale", probe.width, probe.height, flags="bicubic")  # square pixels
+                .filter("crop", width, height, 0, 0)
+                .filter("setsar", "1")
+            )
+            run_ffmpeg(h264(picture, target, timeline, settings), beat)
+            try:
+                check_times(target, timeline, first, last)
+                break
+            except MediaError:
+                if attempt == len(starts_s):
+                    raise
         return Clip(Path(target).read_bytes(), width, height, "h264", copied=False)
 
 
-def seek_s(path: str, timeline: Timeline, first: int) -> float:
-    """Where ffmpeg is to seek for frame `first`: it counts from the file's earliest stream."""
+def h264(picture: Any, target: str, timeline: Timeline, settings: Cut) -> Any:
+    """The ffmpeg-python command that writes a picture stream to an mp4 with its own times."""
+    output = ffmpeg.output(
+        picture,
+        target,
+        vcodec="libx264",
+        crf=settings.crf,
+        preset=settings.preset,
+        threads=settings.num_threads,
+        pix_fmt="yuv420p",
+        fps_mode="passthrough",
+        enc_time_base="demux",
+        video_track_timescale=timescale(timeline.time_base),
+        map_metadata=-1,
+        fflags="+bitexact",
+        **{"flags:v": "+bitexact"},
+    )
+    return output.global_args("-copyts", "-nostdin", "-loglevel", "error", "-progress", "pipe:1")
+
+
+def seeks_s(path: str, timeline: Timeline, first: int) -> list[float | None]:
+    """Where ffmpeg may seek for frame `first`, the nearest first; None is the file's beginning.
+
+    Containers without an index land anywhere, so what comes out is checked and the next is tried.
+    """
     with open_video(path) as container:
-        file_start_s = (container.start_time or 0) / av.time_base
-    return max(0.0, float(timeline.pts[first] * timeline.time_base) - file_start_s - SEEK_MARGIN_S)
+        file_start_s = (container.start_time or 0) / av.time_base  # ffmpeg counts from there
+    frame_s = float(timeline.pts[first] * timeline.time_base) - file_start_s
+    # Near the beginning a seek is no help, and AVI's lands behind the first frames.
+    return [frame_s - margin for margin in SEEK_MARGINS_S if frame_s - margin > 1.0] + [None]
 
 
 def timescale(time_base: Fraction) -> int:

@@ -7,6 +7,7 @@ sizes, after rotation and sample aspect.
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -108,10 +109,12 @@ def video_stream(container: av.container.InputContainer) -> av.VideoStream:
 def probe(path: str | Path) -> Probe:
     """Read a file's display size, rate, duration and colour from its headers and first frame.
 
-    Raises MediaError as open_video does, and not_video or corrupt when no frame decodes.
+    Raises MediaError as open_video does, corrupt when no frame decodes, and truncated when an
+    mp4's sample table goes on behind the end of the file.
     """
     with open_video(path) as container:
         stream = video_stream(container)
+        check_samples(path, container, stream)
         first = first_frame(container, stream)
         aspect = Fraction(stream.sample_aspect_ratio or 1)
         width, height = round(first.width * aspect), first.height
@@ -149,17 +152,27 @@ def declared_duration_s(
 ) -> float | None:
     """How long the container says that the video is, in seconds, or None when it does not say.
 
-    The container's own duration counts only without audio: sound may outlast the picture.
+    The container's own duration counts only where the video is alone: sound and subtitles may
+    outlast the picture. Matroska counts from 0 even where the first frame comes later.
     """
     if stream.duration is not None and stream.time_base is not None:
         return float(stream.duration * stream.time_base)
-    tag = stream.metadata.get("DURATION")  # Matroska: "00:01:02.345000000"
-    if tag:
-        hours, minutes, seconds = tag.split(":")
-        return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
-    if container.duration is not None and not container.streams.audio:
-        return container.duration / av.time_base
-    return None
+    for key, tag in stream.metadata.items():  # Matroska: "00:01:02.345000000", or DURATION-eng
+        if key.startswith("DURATION") and (match := re.fullmatch(r"(\d+):(\d+):([\d.]+)", tag)):
+            hours, minutes, seconds = match.groups()
+            return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
+    alone = not (container.streams.audio or container.streams.subtitles)
+    return container.duration / av.time_base if container.duration and alone else None
+
+
+def declared_end_s(container: av.container.InputContainer, stream: av.VideoStream) -> float | None:
+    """The file's own time, in seconds, at which the container says that the video ends."""
+    duration_s = declared_duration_s(container, stream)
+    if duration_s is None or "matroska" in container.format.name:
+        return duration_s
+    if stream.start_time is not None and stream.time_base is not None:
+        return float(stream.start_time * stream.time_base) + duration_s
+    return duration_s
 
 
 class Timeline:
@@ -212,26 +225,29 @@ def decode(path: str | Path, *, num_threads: int) -> Iterator[tuple[Timeline, av
     """
     with open_video(path) as container:
         stream = video_stream(container)
+        check_samples(path, container, stream)
         stream.thread_type = "AUTO"
         stream.codec_context.thread_count = num_threads
-        declared_s = declared_duration_s(container, stream)
-        declared_frames = stream.frames
         assert stream.time_base is not None
         timeline = Timeline(stream.time_base)
         try:
             for frame in container.decode(stream):
                 if frame.is_corrupt:
-                    raise MediaError("corrupt", f"damaged picture after {at_s(timeline):.2f} s")
-                if frame.pts is None:
-                    raise MediaError("corrupt", f"frame without a time at {at_s(timeline):.2f} s")
-                if timeline.pts and frame.pts <= timeline.pts[-1]:
+                    raise ValueError("damaged picture")
+                pts = display_pts(container, timeline, frame)
+                if pts is None:
+                    raise ValueError("frame without a time")
+                if timeline.pts and pts <= timeline.pts[-1]:
                     continue  # a repeated stamp is never shown
-                timeline.append(frame.pts, frame.duration or 0)
+                timeline.append(pts, frame.duration or 0)
                 yield timeline, frame
         except (av.FFmpegError, ValueError) as error:
-            where = f"decoding stopped at {at_s(timeline):.2f} s"
-            raise MediaError("corrupt", f"{where}: {error}") from error
-        check_complete(timeline, declared_s, declared_frames)
+            # Half a packet does not decode either: what follows it tells the two apart.
+            check_complete(container, stream, timeline)
+            raise MediaError("corrupt", f"after {at_s(timeline):.2f} s: {error}") from error
+        if not timeline.pts:
+            raise MediaError("corrupt", "no frame decodes")
+        check_complete(container, stream, timeline)
 
 
 def at_s(timeline: Timeline) -> float:
@@ -239,16 +255,48 @@ def at_s(timeline: Timeline) -> float:
     return timeline.duration_s if timeline.pts else 0.0
 
 
-def check_complete(timeline: Timeline, declared_s: float | None, declared_frames: int) -> None:
-    """Raise MediaError truncated when fewer seconds were decoded than the container declares."""
-    if not timeline.pts:
-        raise MediaError("corrupt", "no frame decodes")
-    found_s = timeline.duration_s
-    if declared_s is None:
+def stamps_decode_order(container: av.container.InputContainer) -> bool:
+    """Whether a container stamps frames in decode order only, so that their PTS are guesses."""
+    return container.format.name == "avi"
+
+
+def display_pts(
+    container: av.container.InputContainer, timeline: Timeline, frame: av.VideoFrame
+) -> int | None:
+    """When a frame is shown, in time base units; AVI's are taken as ffmpeg takes them."""
+    if not stamps_decode_order(container):
+        return frame.pts
+    if frame.dts is None and timeline.num_frames > 1:  # flushed at the end
+        return 2 * timeline.pts[-1] - timeline.pts[-2]
+    return frame.pts if frame.dts is None else frame.dts
+
+
+def check_samples(
+    path: str | Path, container: av.container.InputContainer, stream: av.VideoStream
+) -> None:
+    """Raise MediaError truncated when an mp4's sample table points behind the end of the file."""
+    if "mp4" not in container.format.name:  # other formats' indexes are hints
         return
-    slack_s = max(TRUNCATION_SLACK_S, TRUNCATION_SLACK_SHARE * declared_s)
+    size = Path(path).stat().st_size
+    end = max((entry.pos + entry.size for entry in stream.index_entries), default=0)
+    if end > size:
+        raise MediaError("truncated", f"the file has {size} bytes; its video goes on to {end}")
+
+
+def check_complete(
+    container: av.container.InputContainer, stream: av.VideoStream, timeline: Timeline
+) -> None:
+    """Raise MediaError truncated when the data ends earlier than the container declares."""
+    declared_s = declared_end_s(container, stream)
     # A sparse VFR file may be short in seconds yet whole: then every declared frame was there.
-    if found_s < declared_s - slack_s and timeline.num_frames != declared_frames:
+    if declared_s is None or timeline.num_frames == stream.frames:
+        return
+    ends = [packet.pts for packet in container.demux(stream) if packet.pts is not None]
+    if timeline.pts:
+        ends.append(timeline.end_pts(timeline.num_frames))
+    found_s = float(max(ends, default=0) * timeline.time_base)
+    slack_s = max(TRUNCATION_SLACK_S, TRUNCATION_SLACK_SHARE * declared_s)
+    if found_s < declared_s - slack_s:
         raise MediaError(
             "truncated", f"the data ends at {found_s:.2f} s of {declared_s:.2f} s declared"
         )

@@ -1,0 +1,114 @@
+"""Media made with ffmpeg's test sources, and the servers and clusters that tests share."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import av
+import imageio_ffmpeg
+import numpy as np
+import pytest
+
+# Model hubs are never asked: what a test needs it builds.
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+# Moving test pictures whose means differ; a shot begins with one of these names or is a filter.
+PICTURES = {
+    "test": "testsrc2=s={size}:r={fps}",
+    "fractal": "mandelbrot=s={size}:r={fps}",
+    "bars": "smptebars=s={size}:r={fps},scroll=horizontal=0.01",
+    "gradient": "gradients=s={size}:r={fps}:seed=7:c0=red:c1=yellow:n=2:speed=0.05",
+    "life": "life=s={size}:r={fps}:seed=3:mold=10:life_color=white:mold_color=blue",
+    "still": "smptehdbars=s={size}:r={fps}",
+}
+
+
+@dataclass(frozen=True)
+class Shot:
+    """A stretch of one test picture."""
+
+    picture: str
+    duration_s: float
+    fps: int = 25
+
+
+THREE_SHOTS = (Shot("test", 1.2), Shot("bars", 1.0), Shot("fractal", 1.4))
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One displayed frame as another reader sees it: seconds after the first, and the picture."""
+
+    time_s: float
+    picture: np.ndarray  # stored luma and chroma planes, or RGB
+
+
+def ffmpeg(*arguments: object) -> None:
+    """Run ffmpeg to its end; its own words are the failure."""
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-nostdin", "-y", "-loglevel", "error"]
+    done = subprocess.run([*command, *map(str, arguments)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def read_frames(path: Path | str, format: str | None = None) -> list[Frame]:
+    """Every displayed frame of a file, by the plainest PyAV loop; stored planes or `format`."""
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        out: list[Frame] = []
+        start = None
+        for frame in container.decode(stream):
+            start = frame.pts if start is None else start
+            picture = frame.to_ndarray(format=format) if format else frame.to_ndarray()
+            out.append(Frame(float((frame.pts - start) * stream.time_base), picture))
+        return out
+
+
+def num_packets(path: Path | str) -> int:
+    """Packets of a file's video whatever its edit list hides."""
+    with av.open(str(path), options={"ignore_editlist": "1"}) as container:
+        return sum(p.size > 0 for p in container.demux(container.streams.video[0]))
+
+
+MakeVideo = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def media_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("media")
+
+
+@pytest.fixture(scope="session")
+def make_video(media_folder: Path) -> MakeVideo:
+    """make_video(name, shots, size, options, filters): a video of shots, made once a session."""
+
+    def make(
+        name: str,
+        shots: Sequence[Shot] = THREE_SHOTS,
+        size: str = "320x180",
+        options: Sequence[object] = (),
+        filters: str = "null",
+    ) -> Path:
+        path = media_folder / name
+        if path.exists():
+            return path
+        inputs: list[object] = []
+        for shot in shots:
+            picture = PICTURES.get(shot.picture, shot.picture).format(size=size, fps=shot.fps)
+            inputs += ["-t", shot.duration_s, "-f", "lavfi", "-i", picture]
+        normal = "".join(
+            f"[{i}:v]format=yuv420p,setsar=1,settb=1/90000[s{i}];" for i in range(len(shots))
+        )
+        joined = "".join(f"[s{i}]" for i in range(len(shots)))
+        graph = f"{normal}{joined}concat=n={len(shots)},{filters}[v]"
+        ffmpeg(
+            *(*inputs, "-filter_complex", graph, "-map", "[v]", "-fps_mode", "passthrough"),
+            *("-c:v", "libx264", "-preset", "veryfast", "-enc_time_base", "1/90000"),
+            *("-threads", 2, *options, path),
+        )
+        return path
+
+    return make

@@ -1,0 +1,292 @@
+"""What a file is and which frames it shows, on media with known answers; and bad media by class."""
+
+from __future__ import annotations
+
+import random
+from fractions import Fraction
+from pathlib import Path
+from types import SimpleNamespace
+
+import av
+import cv2
+import numpy as np
+import pytest
+from conftest import MakeVideo, Shot, ffmpeg, read_frames
+
+from curation import frames
+from curation.frames import MediaError, Timeline, decode, probe
+from curation.pipelines import Pipeline
+from curation.sources import Source
+from curation.videos import curate_video
+
+FAST = ("-movflags", "+faststart")
+VP9 = ("-c:v", "libvpx-vp9", "-deadline", "realtime", "-cpu-used", 8, "-b:v", "500k")
+MPEG2 = ("-c:v", "mpeg2video", "-enc_time_base", "1/25", "-bf", 2, "-q:v", 3)
+XVID = ("-c:v", "mpeg4", "-enc_time_base", "1/25", "-bf", 2)
+
+
+def times(path: Path) -> list[float]:
+    """The time of every frame that our decode yields, in seconds."""
+    timeline = [timeline for timeline, _ in decode(path, num_threads=1)][-1]
+    return [timeline.time_s(i) for i in range(timeline.num_frames + 1)]
+
+
+def error_class(path: Path) -> str:
+    """How a file fails when it is probed and decoded to its end."""
+    with pytest.raises(MediaError) as caught:
+        probe(path)
+        times(path)
+    return caught.value.error_class
+
+
+def share_of(path: Path, name: str, start: float, stop: float) -> Path:
+    """A copy that holds the bytes of a file from one share of its size to another."""
+    data = path.read_bytes()
+    part = path.with_name(name)
+    part.write_bytes(data[int(len(data) * start) : int(len(data) * stop)])
+    return part
+
+
+def damaged(path: Path, name: str, flips: int = 200) -> Path:
+    """A copy with bytes changed in the middle of the file."""
+    data, rng = bytearray(path.read_bytes()), random.Random(1)
+    for _ in range(flips):
+        data[int(len(data) * rng.uniform(0.3, 0.8))] ^= rng.randrange(1, 256)
+    out = path.with_name(name)
+    out.write_bytes(data)
+    return out
+
+
+# -- frames and times
+
+
+@pytest.mark.parametrize("options", [VP9, MPEG2, XVID], ids=["vp9.webm", "mpeg2.mpg", "xvid.avi"])
+def test_every_frame_of_other_codecs_comes_once(
+    make_video: MakeVideo, options: tuple[object, ...], request: pytest.FixtureRequest
+) -> None:
+    path = make_video(request.node.callspec.id, options=options)
+    assert times(path) == pytest.approx([i / 25 for i in range(91)], abs=2e-3)
+
+
+def test_times_of_mixed_frame_rates_are_the_stamps(make_video: MakeVideo) -> None:
+    path = make_video("mixed.mp4", shots=MIXED_RATES)
+    expected = [i / 30 for i in range(36)] + [1.2 + i / 10 for i in range(15)]
+    expected += [2.7 + i / 30 for i in range(31)]
+    assert times(path) == pytest.approx(expected, abs=1e-4)
+
+
+MIXED_RATES = (Shot("test", 1.2, 30), Shot("bars", 1.5, 10), Shot("gradient", 1.0, 30))
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv", "ts"])
+def test_a_first_stamp_after_zero_is_time_zero(make_video: MakeVideo, suffix: str) -> None:
+    path = make_video(f"late.{suffix}", options=("-output_ts_offset", 5))
+    assert times(path)[0] == 0.0
+    assert times(path)[-1] == pytest.approx(3.6, abs=1e-3)
+
+
+def test_frames_hidden_by_an_edit_list_are_not_shown(make_video: MakeVideo) -> None:
+    source = make_video("plain.mp4")
+    path = source.with_name("preroll.mp4")
+    ffmpeg("-ss", 1.8, "-i", source, "-c", "copy", path)
+    assert len(times(path)) - 1 == len(read_frames(path)) == 45
+
+
+def test_avi_with_b_frames_loses_none(make_video: MakeVideo) -> None:
+    """An H.264 AVI has no presentation stamps: those that the demuxer guesses repeat."""
+    source = make_video("plain.mp4")
+    path = source.with_name("remuxed.avi")
+    ffmpeg("-i", source, "-c", "copy", "-bsf:v", "h264_mp4toannexb", path)
+    assert len(times(path)) - 1 == 90
+
+
+def test_sound_that_outlasts_the_picture_is_no_truncation(make_video: MakeVideo) -> None:
+    source = make_video("plain.mp4")
+    for suffix in ("mp4", "mkv", "ts"):
+        path = source.with_name(f"long_sound.{suffix}")
+        ffmpeg("-f", "lavfi", "-i", "sine=d=6", "-i", source, "-c:v", "copy", path)
+        assert len(times(path)) - 1 == 90
+        assert probe(path).has_audio
+
+
+def test_one_frame_has_the_duration_the_file_gives(make_video: MakeVideo) -> None:
+    path = make_video("one.mp4", shots=[Shot("test", 0.04)])
+    assert times(path) == pytest.approx([0.0, 0.04])
+
+
+def test_the_end_without_durations_repeats_the_last_step() -> None:
+    timeline = Timeline(Fraction(1, 10))
+    for pts in (5, 7, 10):
+        timeline.append(pts, 0)
+    assert timeline.end_pts(3) == 13
+    assert timeline.span_s(1, 3) == pytest.approx(0.6)
+
+
+def test_a_stream_that_begins_inside_a_group_is_not_damaged(make_video: MakeVideo) -> None:
+    """Recordings begin anywhere: what cannot be shown before the first keyframe never was."""
+    for name, options in (("cut.ts", ("-g", 25)), ("cut.mpg", (*MPEG2, "-g", 25))):
+        tail = share_of(make_video(f"whole_{name}", options=options), name, 0.3, 1.0)
+        assert 20 < len(times(tail)) < 75
+
+
+# -- headers
+
+
+def rotated(source: Path, degrees: int) -> Path:
+    path = source.with_name(f"rotated{degrees}_{source.name}")
+    ffmpeg("-display_rotation", degrees, "-i", source, "-c", "copy", path)
+    return path
+
+
+def test_probe_tells_size_rate_length_codec_sound_and_title(make_video: MakeVideo) -> None:
+    found = probe(make_video("titled.mp4", options=("-metadata", "title=A fine film")))
+    assert (found.width, found.height, found.codec) == (320, 180, "h264")
+    assert (found.rotation, found.sample_aspect, found.upright_square) == (0, 1, True)
+    assert found.fps == pytest.approx(25)
+    assert found.duration_s == pytest.approx(3.6)
+    assert (found.title, found.has_audio, found.transfer) == ("A fine film", False, None)
+
+
+@pytest.mark.parametrize(
+    ("degrees", "size"), [(90, (180, 320)), (180, (320, 180)), (270, (180, 320))]
+)
+def test_probe_shows_rotated_video_upright(
+    make_video: MakeVideo, degrees: int, size: tuple[int, int]
+) -> None:
+    found = probe(rotated(make_video("plain.mp4"), degrees))
+    assert (found.width, found.height) == size
+    assert found.rotation == degrees
+    assert not found.upright_square
+
+
+def test_probe_shows_oblong_pixels_square(make_video: MakeVideo) -> None:
+    path = make_video("oblong.mp4", size="240x180", filters="setsar=4/3")
+    found = probe(path)
+    assert (found.width, found.height, found.sample_aspect) == (320, 180, Fraction(4, 3))
+    turned = probe(rotated(path, 90))
+    assert (turned.width, turned.height) == (180, 320)
+
+
+@pytest.mark.parametrize("transfer", ["smpte2084", "arib-std-b67"])
+def test_probe_names_hdr_transfers(make_video: MakeVideo, transfer: str) -> None:
+    options = ("-color_trc", transfer, "-color_primaries", "bt2020", "-colorspace", "bt2020nc")
+    filters = f"format=yuv420p10,setparams=color_trc={transfer}:color_primaries=bt2020"
+    path = make_video(
+        f"{transfer}.mp4", shots=[Shot("test", 0.2)], options=options, filters=filters
+    )
+    assert (probe(path).transfer, probe(path).pix_fmt) == (transfer, "yuv420p10le")
+
+
+def test_matroska_durations_are_read_whatever_their_tag_says() -> None:
+    stream = SimpleNamespace(duration=None, metadata={"DURATION-eng": "00:01:02.500000000"})
+    assert frames.declared_duration_s(None, stream) == 62.5  # type: ignore[arg-type]
+
+
+# -- pictures
+
+
+def test_small_pictures_equal_the_slow_way(make_video: MakeVideo) -> None:
+    with av.open(str(make_video("plain.mp4"))) as container:
+        frame = next(container.decode(video=0))
+        small = frames.small_bgr(frame, (160, 90))
+        slow = cv2.resize(frame.to_ndarray(format="bgr24"), (160, 90), interpolation=cv2.INTER_AREA)
+        assert np.abs(small.astype(int) - slow).mean() < 6
+        assert (frames.luma(frame) == frame.to_ndarray()[:180]).all()
+
+
+# -- bad media
+
+
+def text_file(media: Path) -> Path:
+    path = media / "text.mp4"
+    path.write_text("This is no film.\n" * 1000)
+    return path
+
+
+def html_file(media: Path) -> Path:
+    path = media / "page.mp4"
+    path.write_text("<!DOCTYPE html><html><body>404 not found</body></html>" * 100)
+    return path
+
+
+def empty_file(media: Path) -> Path:
+    path = media / "empty.mp4"
+    path.touch()
+    return path
+
+
+def playlist_file(media: Path) -> Path:
+    path = media / "playlist.mp4"
+    path.write_text("#EXTM3U\n#EXTINF:3,\nhttp://127.0.0.1:9/secret.ts\n#EXT-X-ENDLIST\n")
+    return path
+
+
+def sound_file(media: Path) -> Path:
+    path = media / "sound.mp4"
+    ffmpeg("-f", "lavfi", "-i", "sine=d=1", path)
+    return path
+
+
+def cover_file(media: Path) -> Path:
+    path = media / "cover.m4a"
+    sound = ("-f", "lavfi", "-i", "sine=d=1")
+    picture = ("-f", "lavfi", "-i", "testsrc2=d=0.04")
+    ffmpeg(*sound, *picture, "-c:v", "png", "-disposition:v", "attached_pic", path)
+    return path
+
+
+PLAIN_POISON = [
+    (lambda media: media / "nowhere.mp4", "missing"),
+    (empty_file, "empty"),
+    (text_file, "not_video"),
+    (html_file, "not_video"),
+    (playlist_file, "not_video"),
+    (sound_file, "no_video_stream"),
+    (cover_file, "no_video_stream"),
+]
+CUT_POISON = [
+    ("fast.mp4", FAST, 0.5, "truncated"),
+    ("fast.mp4", FAST, 0.95, "truncated"),
+    ("fragments.mp4", ("-movflags", "frag_keyframe+empty_moov"), 0.5, "truncated"),
+    ("whole.mkv", (), 0.5, "truncated"),
+    ("whole.webm", VP9, 0.5, "truncated"),
+    ("whole.avi", XVID, 0.5, "truncated"),
+    ("plain.mp4", (), 0.5, "not_video"),  # its index was at the end
+]
+DAMAGED_POISON = [
+    ("fast.mp4", FAST),
+    ("whole.mkv", ()),
+    ("whole.ts", ()),
+    ("whole.mpg", MPEG2),
+    ("hevc.mp4", ("-c:v", "libx265", "-x265-params", "log-level=none")),
+]
+
+
+def expect_failed(path: Path, expected: str) -> None:
+    """A bad file fails by itself and, through the whole video stage, in the ledger."""
+    assert error_class(path) == expected
+    source = Source(url=str(path), path=str(path))
+    result = curate_video(source, Pipeline(), path.parent, lambda stage, at_s: None)
+    assert result.clips == [] and len(result.ledger) == 1
+    assert (result.ledger[0]["decision"], result.ledger[0]["error_class"]) == ("failed", expected)
+    assert result.ledger[0]["level"] == "video" and result.ledger[0]["message"]
+
+
+@pytest.mark.parametrize(("make", "expected"), PLAIN_POISON)
+def test_what_is_no_video_is_failed(make: object, expected: str, media_folder: Path) -> None:
+    expect_failed(make(media_folder), expected)  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(("name", "options", "share", "expected"), CUT_POISON)
+def test_part_of_a_file_is_failed(
+    make_video: MakeVideo, name: str, options: tuple[object, ...], share: float, expected: str
+) -> None:
+    part = share_of(make_video(name, options=options), f"part{share}_{name}", 0.0, share)
+    expect_failed(part, expected)
+
+
+@pytest.mark.parametrize(("name", "options"), DAMAGED_POISON, ids=lambda v: str(v)[:9])
+def test_damaged_bytes_are_failed(
+    make_video: MakeVideo, name: str, options: tuple[object, ...]
+) -> None:
+    expect_failed(damaged(make_video(name, options=options), f"damaged_{name}"), "corrupt")
