@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -84,7 +85,7 @@ def plan(inputs: Path, output: Path | str, *overrides: str) -> Plan:
 
 def run(inputs: Path, output: Path | str, *overrides: str) -> str:
     """Run the flow in this process; returns what it printed."""
-    console = Console(record=True, width=100, file=open(os.devnull, "w"))  # noqa: SIM115
+    console = Console(record=True, width=100, file=io.StringIO())
     execute(plan(inputs, output, *overrides), console, time.time())
     return console.export_text()
 
@@ -290,7 +291,7 @@ def test_a_second_writer_is_refused(inputs: Path, local_ray: None, tmp_path: Pat
 
 def test_the_demo_keeps_the_clean_and_drops_its_logo_twin(local_ray: None, tmp_path: Path) -> None:
     demo = make_plan([], "demo", CONFIG, str(tmp_path / "demo"), [], None)
-    execute(demo, Console(file=open(os.devnull, "w")), time.time())  # noqa: SIM115
+    execute(demo, Console(file=io.StringIO()), time.time())
     dataset = Dataset.at(tmp_path / "demo")
     assert outcomes(dataset) == {
         "meadow.mp4": (KEPT, None),

@@ -107,7 +107,7 @@ def test_a_stopped_process_is_killed_as_stalled(worker: MediaWorker, source: Sou
         pids.append(worker.process.pid)
         os.kill(worker.process.pid, signal.SIGSTOP)
 
-    with pytest.raises(WorkerDiedError, match="no progress for 0.2 s"):
+    with pytest.raises(WorkerDiedError, match=r"no progress for 0\.2 s"):
         worker.curate(source, PIPELINE, stop)
     assert not psutil.pid_exists(pids[0])
 
