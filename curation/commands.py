@@ -124,7 +124,10 @@ def execute(plan: Plan, console: Console, started: float) -> None:
         show(funnel, dataset, console)
         check_all_decided(dataset, sources, funnel)
         where = dataset.path("shards") if dataset.is_local else f"{dataset.uri}/shards"
-        console.print(f"{len(dataset.shards())} shards in {where} ({wall_s:.0f} s)", soft_wrap=True)
+        num_shards = len(dataset.shards())
+        shards = f"{num_shards} shard{'s' * (num_shards != 1)}"
+        console.print(f"{shards} in {where} ({wall_s:.0f} s)", soft_wrap=True, highlight=False)
+        console.print(f"look into it: vf-validate {dataset.uri}; vf-why {dataset.uri} SOURCE_OR_ID")
 
 
 def curate(

@@ -50,12 +50,7 @@ def take_over(dataset: Dataset, pipeline: Pipeline, *, dry_run: bool = False) ->
         holdings.redo += len(stale) - len(kept)
         if not dry_run:
             dataset.delete_commit(commit["name"])
-    ledger = dataset.ledger(["level", "video_id", "source_url"]).to_pylist()
-    holdings.urls = {
-        r["source_url"]
-        for r in ledger
-        if r["level"] == "video" and r["video_id"] in holdings.decided
-    }
+    holdings.urls = {url for video_id, url in dataset.decided() if video_id in holdings.decided}
     return holdings
 
 

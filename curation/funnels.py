@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from rich.console import Console
 from rich.table import Table
 
 from curation.shards import DROPPED, FAILED, KEPT, Dataset
 
-FUNNEL_COLUMNS = [
-    "level", "decision", "rule", "error_class", "duration", "stage_s", "start_s", "end_s",
-]  # fmt: skip
+FUNNEL_COLUMNS = ["level", "decision", "rule", "error_class", "duration", "stage_s"]
 
 
 @dataclass
@@ -25,13 +25,13 @@ class Level:
     dropped: dict[str, int] = field(default_factory=dict)  # by rule
     failed: dict[str, int] = field(default_factory=dict)  # by error class
 
-    def add(self, decision: str, reason: str | None) -> None:
-        self.total += 1
+    def add(self, decision: str, reason: str | None, number: int) -> None:
+        self.total += number
         if decision == KEPT:
-            self.kept += 1
+            self.kept += number
             return
         reasons = {DROPPED: self.dropped, FAILED: self.failed}[decision]
-        reasons[reason or "no_clip"] = reasons.get(reason or "no_clip", 0) + 1
+        reasons[reason or "no_clip"] = reasons.get(reason or "no_clip", 0) + number
 
     @property
     def adds_up(self) -> bool:
@@ -57,25 +57,36 @@ class Funnel:
         return asdict(self) | {"cpu_s": self.cpu_s, "cpu_s_per_source_s": per_s}
 
 
-def count(ledger: pa.Table, rule_order: list[str]) -> Funnel:
-    """The funnel of ledger rows; rules are listed in config order."""
+def count(ledgers: Iterable[pa.Table], rule_order: list[str]) -> Funnel:
+    """The funnel of ledgers, by columns since there may be millions; rules in config order."""
     funnel = Funnel()
-    for row in ledger.select(FUNNEL_COLUMNS).to_pylist():
-        is_video = row["level"] == "video"
-        level = funnel.videos if is_video else funnel.clips
-        level.add(row["decision"], row["rule"] or row["error_class"])
-        stages = dict(row["stage_s"] or [])
-        for stage, seconds in stages.items():
-            funnel.stage_cpu_s[stage] = funnel.stage_cpu_s.get(stage, 0.0) + seconds
-        if is_video and "decode" in stages:
-            funnel.source_s += row["duration"] or 0.0
-        if not is_video and row["decision"] == KEPT:
-            funnel.kept_s += row["end_s"] - row["start_s"]
+    for ledger in ledgers:
+        add_ledger(funnel, ledger)
     for level in (funnel.videos, funnel.clips):
         known = [rule for rule in rule_order if rule in level.dropped]
-        rest = [rule for rule in level.dropped if rule not in rule_order]
+        rest = sorted(rule for rule in level.dropped if rule not in rule_order)
         level.dropped = {rule: level.dropped[rule] for rule in known + rest}
     return funnel
+
+
+def add_ledger(funnel: Funnel, ledger: pa.Table) -> None:
+    """Add one commit's ledger to a funnel."""
+    groups = ledger.group_by(["level", "decision", "rule", "error_class"]).aggregate(
+        [("level", "count"), ("duration", "sum")]
+    )
+    for row in groups.to_pylist():
+        level = funnel.videos if row["level"] == "video" else funnel.clips
+        level.add(row["decision"], row["rule"] or row["error_class"], row["level_count"])
+        if row["level"] == "clip" and row["decision"] == KEPT:
+            funnel.kept_s += row["duration_sum"]
+    videos = ledger.filter(pc.equal(ledger["level"], "video"))
+    for duration, stages in zip(
+        videos["duration"].to_pylist(), videos["stage_s"].to_pylist(), strict=True
+    ):
+        for stage, seconds in stages or []:
+            funnel.stage_cpu_s[stage] = funnel.stage_cpu_s.get(stage, 0.0) + seconds
+            if stage == "decode":
+                funnel.source_s += duration or 0.0
 
 
 def show(funnel: Funnel, dataset: Dataset, console: Console) -> None:

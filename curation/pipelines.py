@@ -210,4 +210,6 @@ def explain(error: ValidationError) -> str:
                 section = section.model_fields[part].annotation  # type: ignore[assignment]
         return f"unknown key {'.'.join(path)!r}{nearest(path[-1], section.model_fields)}"
     message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "value_error":  # our own words, which name the value
+        return message
     return f"{'.'.join(path)} is {problem['input']!r}: {message}"

@@ -31,7 +31,7 @@ from ray.data import DataContext
 
 from curation.captions import SOURCE_TEXT, Blip2, caption_each
 from curation.decisions import Holdings
-from curation.funnels import Funnel, count
+from curation.funnels import FUNNEL_COLUMNS, Funnel, count
 from curation.pipelines import Captions, ConfigError, Pipeline
 from curation.samples import picture_from_jpeg
 from curation.shards import Dataset, write_commit
@@ -282,7 +282,7 @@ def code_version() -> str:
 
 def write_run(dataset: Dataset, pipeline: Pipeline, facts: dict[str, Any]) -> Funnel:
     """Write run.json from the config and the whole ledger; returns the funnel."""
-    funnel = count(dataset.ledger(), list(pipeline.rules))
+    funnel = count(dataset.ledgers(FUNNEL_COLUMNS), list(pipeline.rules))
     record = {
         "pipeline": pipeline.model_dump(),
         "fingerprints": pipeline.fingerprints(),
@@ -313,9 +313,7 @@ def only_writer(dataset: Dataset) -> Iterator[None]:
 
 def check_all_decided(dataset: Dataset, sources: list[Source], funnel: Funnel) -> None:
     """Raise RunError unless every source is decided and the funnel adds up."""
-    ledger = dataset.ledger(["level", "video_id", "source_url", "decision"]).to_pylist()
-    videos = [row for row in ledger if row["level"] == "video"]
-    known = {row["video_id"] for row in videos} | {row["source_url"] for row in videos}
+    known = {name for pair in dataset.decided() for name in pair}
     missing = [s.url for s in sources if s.id not in known and s.url not in known]
     if missing:
         raise RunError(f"{len(missing)} sources have no outcome, such as {missing[0]}; run again")

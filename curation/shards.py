@@ -15,11 +15,14 @@ import json
 import os
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
@@ -81,6 +84,7 @@ LEDGER_SCHEMA = pa.schema(
 # A reader that wants one row should not have to read hundreds: groups are bounded both ways.
 MAX_GROUP_ROWS = 64
 MAX_GROUP_BYTES = 32 << 20
+NUM_READERS = 16  # small files read at once: an object store answers each in tens of ms
 
 
 class DatasetError(ValueError):
@@ -122,10 +126,9 @@ class Dataset:
 
     def commits(self) -> list[dict[str, Any]]:
         """The manifests of every commit, by name."""
-        return [
-            json.loads(self.read_bytes("manifest", f"{name}.json"))
-            for name in self.names("manifest", ".json")
-        ]
+        files = [f"{name}.json" for name in self.names("manifest", ".json")]
+        with ThreadPoolExecutor(NUM_READERS) as pool:
+            return [json.loads(b) for b in pool.map(partial(self.read_bytes, "manifest"), files)]
 
     def require(self) -> Dataset:
         """Itself, if it is a dataset with at least one commit; DatasetError otherwise."""
@@ -147,17 +150,29 @@ class Dataset:
     def open_shard(self, name: str) -> pq.ParquetFile:
         return pq.ParquetFile(self.path("shards", f"{name}.parquet"), filesystem=self.filesystem)
 
+    def ledgers(self, columns: list[str] | None = None) -> Iterator[pa.Table]:
+        """The ledger of every commit, one after another."""
+
+        def read(name: str) -> pa.Table:
+            path = self.path("ledger", f"{name}.parquet")
+            return pq.read_table(path, filesystem=self.filesystem, columns=columns)
+
+        with ThreadPoolExecutor(NUM_READERS) as pool:
+            yield from pool.map(read, [commit["name"] for commit in self.commits()])
+
     def ledger(self, columns: list[str] | None = None) -> pa.Table:
         """Every committed ledger row, in commit order."""
-        tables = [
-            pq.read_table(
-                self.path("ledger", f"{c['name']}.parquet"),
-                filesystem=self.filesystem,
-                columns=columns,
-            )
-            for c in self.commits()
-        ]
+        tables = list(self.ledgers(columns))
         return pa.concat_tables(tables) if tables else LEDGER_SCHEMA.empty_table()
+
+    def decided(self) -> list[tuple[str, str]]:
+        """(video_id, source_url) of every video that has an outcome."""
+        pairs: list[tuple[str, str]] = []
+        for table in self.ledgers(["level", "video_id", "source_url"]):
+            videos = table.filter(pc.equal(table["level"], "video"))
+            ids, urls = videos["video_id"].to_pylist(), videos["source_url"].to_pylist()
+            pairs += zip(ids, urls, strict=True)
+        return pairs
 
     def rows(self, columns: list[str] | None = None) -> Iterator[dict[str, Any]]:
         """Every kept clip as a dict, shard by shard, a row group in memory at a time."""
