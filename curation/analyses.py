@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import bisect
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import av
 import cv2
@@ -59,7 +60,9 @@ class Analyser:
         detector = build_detector(settings.detector, settings.threshold, settings.min_scene_s)
         self.finder = CutFinder(detector, probe.fps)
         self.takes_pictures = pipeline.captions.model != SOURCE_TEXT
-        self.pictures = CaptionFrames(pipeline.captions.num_frames, probe.rotation, source.spans)
+        end_s = math.inf if probe.duration_s is None else probe.duration_s
+        spans = [replace(span, end_s=min(span.end_s, end_s)) for span in source.spans]
+        self.pictures = CaptionFrames(pipeline.captions.num_frames, probe.rotation, spans)
         self.overlays: Spread[np.ndarray] = Spread(OVERLAY_STEP_S)
         self.steps: list[float] = []
         self.line_max: list[tuple[float, np.ndarray, np.ndarray]] = []
@@ -83,10 +86,12 @@ class Analyser:
                 for cut_s in new_cuts_s:
                     self.pictures.close_scene(cut_s)
         if self.takes_pictures:
-            self.pictures.add(now_s, frame)
+            self.pictures.add(now_s, frame, changed)
 
     def finish(self, timeline: Timeline) -> Analysis:
         spans = self.given_spans(timeline) if self.source.spans else self.found_spans(timeline)
+        if self.takes_pictures:
+            self.pictures.finish(timeline.duration_s)
         overlays = np.stack([picture for _, picture in self.overlays.items])
         return Analysis(
             timeline,
@@ -103,7 +108,6 @@ class Analyser:
         if self.takes_pictures:
             for cut_s in self.finder.cut_times_s[known:]:
                 self.pictures.close_scene(cut_s)
-            self.pictures.close_scene(timeline.duration_s + 1e-6)
         return list(zip(cuts, [*cuts[1:], timeline.num_frames], strict=True))
 
     def given_spans(self, timeline: Timeline) -> list[tuple[int, int]]:

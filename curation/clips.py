@@ -268,10 +268,12 @@ def timescale(time_base: Fraction) -> int:
 def run_ffmpeg(command: object, beat: Callable[[], None]) -> None:
     """Run an ffmpeg-python command to its end, calling `beat` as frames come out."""
     arguments = ffmpeg.compile(command, cmd=imageio_ffmpeg.get_ffmpeg_exe(), overwrite_output=True)
-    with tempfile.TemporaryFile("w+") as errors:
-        process = subprocess.Popen(
+    with (
+        tempfile.TemporaryFile("w+") as errors,
+        subprocess.Popen(
             arguments, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, text=True
-        )
+        ) as process,
+    ):
         assert process.stdout is not None
         last = ""
         for line in process.stdout:
@@ -279,8 +281,8 @@ def run_ffmpeg(command: object, beat: Callable[[], None]) -> None:
                 last = line
                 beat()
         if process.wait() != 0:
-            errors.seek(0)
-            raise MediaError("encode", f"ffmpeg failed: {errors.read().strip()[-500:]}")
+            errors.seek(0)  # the cause comes first, what it led to after
+            raise MediaError("encode", f"ffmpeg failed: {errors.read().strip()[:500]}")
 
 
 def check_times(path: str, timeline: Timeline, first: int, last: int) -> None:

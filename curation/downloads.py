@@ -76,9 +76,10 @@ def with_site_data(source: Source, info: dict[str, Any], path: str) -> Source:
         found_id = content_id(path)
     else:
         found_id = f"{site.lower()}-{info['id']}"
-    date = info.get("upload_date")  # YYYYMMDD
+    # A bare file has no site data: its title is its name, its date the server's Last-Modified.
+    date = None if site == "Generic" else info.get("upload_date")  # YYYYMMDD
     found = {
-        "title": None if site == "Generic" else info.get("title"),  # a file name again
+        "title": None if site == "Generic" else info.get("title"),
         "category": (info.get("categories") or [None])[0],
         "uploader": info.get("uploader"),
         "license": info.get("license"),

@@ -22,12 +22,15 @@ HDR_TRANSFERS = {16: "smpte2084", 18: "arib-std-b67"}
 # Containers round durations; below this a missing tail is rounding, not a cut file. Ours.
 TRUNCATION_SLACK_S = 0.5
 TRUNCATION_SLACK_SHARE = 0.01
+# Clumsy muxers repeat stamps; a longer way back is a recording joined to another. Ours.
+MAX_STEP_BACK_S = 0.5
 
 
 class MediaError(Exception):
     """An input that cannot be curated; `error_class` goes to the ledger.
 
-    Classes: missing, empty, not_video, no_video_stream, corrupt, truncated, encode.
+    Classes of this file: missing, empty, not_video, no_video_stream, corrupt, truncated,
+    size_changes; others add private_address, download_failed, encode, caption.
     """
 
     def __init__(self, error_class: str, message: str) -> None:
@@ -221,7 +224,8 @@ def decode(path: str | Path, *, num_threads: int) -> Iterator[tuple[Timeline, av
     """Every displayed frame of a file in order, once, with the timeline so far.
 
     Raises MediaError: corrupt when a packet does not decode, truncated when the data ends before
-    the container says so. Both come when they are met, so frames before them were already yielded.
+    the container says so, size_changes when the stored picture does. They come when they are met,
+    so frames before them were already yielded.
     """
     with open_video(path) as container:
         stream = video_stream(container)
@@ -230,6 +234,7 @@ def decode(path: str | Path, *, num_threads: int) -> Iterator[tuple[Timeline, av
         stream.codec_context.thread_count = num_threads
         assert stream.time_base is not None
         timeline = Timeline(stream.time_base)
+        size: tuple[int, int] | None = None
         try:
             for frame in container.decode(stream):
                 if frame.is_corrupt:
@@ -238,7 +243,14 @@ def decode(path: str | Path, *, num_threads: int) -> Iterator[tuple[Timeline, av
                 if pts is None:
                     raise ValueError("frame without a time")
                 if timeline.pts and pts <= timeline.pts[-1]:
+                    back_s = float((timeline.pts[-1] - pts) * timeline.time_base)
+                    if back_s > MAX_STEP_BACK_S:
+                        raise ValueError(f"time jumps back by {back_s:.2f} s")
                     continue  # a repeated stamp is never shown
+                size = size or (frame.width, frame.height)
+                if size != (frame.width, frame.height):
+                    at = f"{frame.width}x{frame.height} after {at_s(timeline):.2f} s"
+                    raise MediaError("size_changes", f"from {size[0]}x{size[1]} to {at}")
                 timeline.append(pts, frame.duration or 0)
                 yield timeline, frame
         except (av.FFmpegError, ValueError) as error:

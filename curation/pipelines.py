@@ -40,8 +40,8 @@ class Scenes(Section):
 
 
 class Rule(Section):
-    min: float | None = None
-    max: float | None = None
+    min: float | None = Field(None, allow_inf_nan=False)
+    max: float | None = Field(None, allow_inf_nan=False)
 
 
 class Scorers(Section):
@@ -137,11 +137,12 @@ def load_pipeline(config: Path, name: str, overrides: list[str]) -> Pipeline:
 
     Raises ConfigError for a missing file, pipeline or key, and for a value out of range.
     """
-    tree = read_config(config).get("pipelines") or {}
-    merged = resolve(tree, name)
+    merged = resolve(read_config(config)["pipelines"], name)
     for override in overrides:
         set_path(merged, override)
     try:
+        if "name" in merged:  # the key above it is the name
+            raise ConfigError(f"{config}: pipelines.{name}: unknown key 'name'")
         return Pipeline(name=name, **merged)
     except ValidationError as error:
         raise ConfigError(f"{config}: pipelines.{name}: {explain(error)}") from None
@@ -154,18 +155,22 @@ def read_config(config: Path) -> dict[str, Any]:
         tree = yaml.safe_load(config.read_text())
     except yaml.YAMLError as error:
         raise ConfigError(f"{config} is not valid YAML: {error}") from None
-    if not isinstance(tree, dict):
-        raise ConfigError(f"{config} holds no map of pipelines and recipes")
+    if not isinstance(tree, dict) or not isinstance(tree.get("pipelines"), dict):
+        raise ConfigError(f"{config} holds no map of pipelines")
     return tree
 
 
-def resolve(tree: dict[str, Any], name: str) -> dict[str, Any]:
+def resolve(tree: dict[str, Any], name: str, extended_by: tuple[str, ...] = ()) -> dict[str, Any]:
     """A pipeline's own keys over those of the pipeline it extends."""
     if name not in tree:
         raise ConfigError(f"unknown pipeline {name!r}{nearest(name, tree)}")
+    if name in extended_by:
+        raise ConfigError(f"the pipeline {name!r} extends itself")
+    if not isinstance(tree[name] or {}, dict):
+        raise ConfigError(f"pipelines.{name} is not a map of keys")
     own = dict(tree[name] or {})
     base = own.pop("extends", None)
-    return merge(resolve(tree, base), own) if base else own
+    return merge(resolve(tree, base, (*extended_by, name)), own) if base else own
 
 
 def merge(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
@@ -180,7 +185,7 @@ def merge(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
 def set_path(tree: dict[str, Any], override: str) -> None:
     """Apply one `a.b.c=value` (value read as YAML) to a tree of maps, in place."""
     path, equals, text = override.partition("=")
-    if not equals or not path:
+    if not equals or not all(path.split(".")):
         raise ConfigError(f"--set {override!r} is not path=value, such as rules.watermark.max=0.5")
     try:
         value = yaml.safe_load(text)
@@ -209,7 +214,6 @@ def explain(error: ValidationError) -> str:
             elif part in section.model_fields:
                 section = section.model_fields[part].annotation  # type: ignore[assignment]
         return f"unknown key {'.'.join(path)!r}{nearest(path[-1], section.model_fields)}"
-    message = problem["msg"].removeprefix("Value error, ")
-    if problem["type"] == "value_error":  # our own words, which name the value
-        return message
-    return f"{'.'.join(path)} is {problem['input']!r}: {message}"
+    if problem["type"] == "value_error":  # our own words name the key
+        return problem["msg"].removeprefix("Value error, ")
+    return f"{'.'.join(path)} is {problem['input']!r}: {problem['msg']}"

@@ -72,7 +72,9 @@ class CaptionFrames:
     def __init__(self, num_frames: int, rotation: int, spans: Sequence[Span]) -> None:
         self.num_frames = num_frames
         self.rotation = rotation
-        self.waiting = sorted({t for s in spans for t in self.ideal_times(s.start_s, s.end_s)})
+        self.waiting = sorted(
+            {(t, s.start_s, s.end_s) for s in spans for t in self.ideal_times(s.start_s, s.end_s)}
+        )
         self.finds_scenes = not spans
         self.taken: list[tuple[float, bytes]] = []  # time and JPEG
         self.scene: Spread[av.VideoFrame] = Spread(CAPTION_STEP_S)
@@ -83,22 +85,42 @@ class CaptionFrames:
         n = self.num_frames
         return [start_s + (i + 0.5) / n * (end_s - start_s) for i in range(n)]
 
-    def add(self, time_s: float, frame: av.VideoFrame) -> None:
+    def add(self, time_s: float, frame: av.VideoFrame, changed: bool = False) -> None:
+        """Take the next frame; `changed` says that it differs much from the one before.
+
+        Such a frame may open a scene, so that even a short one has a sample of its own.
+        """
+        if self.finds_scenes and (changed or self.scene.wants(time_s)):
+            # A small copy: decoded frames of 4K video would fill the memory.
+            self.scene.add(time_s, shrink(frame))
+        self.held.append((time_s, frame))
+        while self.waiting and time_s >= self.waiting[0][0]:
+            self.take(*self.waiting.pop(0))
+
+    def take(self, ideal_s: float, start_s: float, end_s: float) -> None:
+        """Of the frames held inside a given span, take the one nearest to a time."""
+        inside = [h for h in self.held if start_s - 5e-7 <= h[0] < end_s - 5e-7]
+        if inside:
+            time_s, frame = min(inside, key=lambda h: abs(h[0] - ideal_s))
+            if not any(time_s == known for known, _ in self.taken[-2 * MAX_SAMPLES :]):
+                self.taken.append((time_s, jpeg(shrink(frame), self.rotation)))
+
+    def finish(self, end_s: float) -> None:
+        """End the video; a given span that goes on behind its end makes do with the last frames."""
         if self.finds_scenes:
-            self.held.append((time_s, frame))
-            if self.scene.wants(time_s):
-                # A small copy: decoded frames of 4K video would fill the memory.
-                self.scene.add(time_s, shrink(frame))
-        elif self.waiting and time_s >= self.waiting[0]:
-            self.waiting = [t for t in self.waiting if t > time_s]
-            self.taken.append((time_s, jpeg(shrink(frame), self.rotation)))
+            self.close_scene(end_s + 1e-6)
+        for wanted in self.waiting:
+            self.take(*wanted)
 
     def close_scene(self, end_s: float) -> None:
         """End the scene that is being sampled; the next one's first frame is at `end_s`."""
         scene = self.scene.split(end_s, CAPTION_STEP_S)
         if not scene.items:  # shorter than a step
-            held = [(t, f) for t, f in self.held if self.start_s <= t < end_s]
-            scene.items = [(t, shrink(f)) for t, f in held[:1]]
+            held = [(t, f) for t, f in self.held if self.start_s - 5e-7 <= t < end_s - 5e-7]
+            middle_s = (self.start_s + end_s) / 2
+            scene.items = [
+                (t, shrink(f)) for t, f in sorted(held, key=lambda h: abs(h[0] - middle_s))[:1]
+            ]
         ideal = self.ideal_times(self.start_s, end_s)
         chosen = dict(s for t in ideal if (s := scene.nearest(t)) is not None)
         self.taken += [(t, jpeg(f, self.rotation)) for t, f in chosen.items()]

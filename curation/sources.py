@@ -101,7 +101,10 @@ def read_list(path: Path) -> list[dict[str, Any]]:
             return list(csv.DictReader(lines))
         lines = [line.strip() for line in lines if line.strip()]
         if suffix == ".jsonl":
-            return [json.loads(line) for line in lines]
+            rows = [json.loads(line) for line in lines]
+            if not all(isinstance(row, dict) for row in rows):
+                raise ValueError("a line is not an object of columns")
+            return rows
     except (ValueError, OSError) as error:
         raise ConfigError(f"{path} is not a readable {suffix} list: {error}") from None
     return [{"url": line} for line in lines if not line.startswith("#")]
@@ -109,7 +112,7 @@ def read_list(path: Path) -> list[dict[str, Any]]:
 
 def from_row(row: dict[str, Any], path: Path) -> Source:
     """A list's row as a Source; a relative path in it is below the list's folder."""
-    url = row.get("url")
+    url = str(row.get("url") or "").strip()
     if not url:
         raise ConfigError(
             f"{path}: a row has no 'url'; columns: {', '.join(map(str, row))}; "
@@ -130,6 +133,11 @@ def from_row(row: dict[str, Any], path: Path) -> Source:
             f"{path}: {url}: start {row.get('start')!r} and end {row.get('end')!r} "
             "must both be seconds"
         ) from None
+    if not 0 <= span.start_s < span.end_s:  # NaN is not
+        raise ConfigError(
+            f"{path}: {url}: start {span.start_s} is not before end {span.end_s}; "
+            "both are seconds from the first frame"
+        )
     return replace(source, caption=None, spans=(span,))
 
 

@@ -197,6 +197,23 @@ def test_small_pictures_equal_the_slow_way(make_video: MakeVideo) -> None:
 # -- bad media
 
 
+def test_recordings_joined_with_their_own_clocks_are_failed(make_video: MakeVideo) -> None:
+    """Their second half would otherwise be lost, as frames whose time has passed."""
+    one = make_video("plain.ts")
+    joined = one.with_name("joined.ts")
+    joined.write_bytes(2 * one.read_bytes())
+    expect_failed(joined, "corrupt")
+
+
+def test_a_picture_that_changes_its_size_is_failed(make_video: MakeVideo) -> None:
+    wide = make_video("wide.ts", shots=[Shot("test", 0.5)])
+    later = ("-output_ts_offset", 0.5)
+    tall = make_video("tall.ts", shots=[Shot("test", 0.5)], size="180x320", options=later)
+    both = wide.with_name("both.ts")
+    both.write_bytes(wide.read_bytes() + tall.read_bytes())
+    expect_failed(both, "size_changes")
+
+
 def text_file(media: Path) -> Path:
     path = media / "text.mp4"
     path.write_text("This is no film.\n" * 1000)
