@@ -149,6 +149,9 @@ def curate(
         if dry_run:
             show_plan(plan, console)
             return
+        console.print(
+            f"{len(plan.sources)} sources -> {plan.dataset.uri}; starting Ray", style="dim"
+        )
         start_ray(ray_address)
         execute(plan, console, started)
     except ConfigError as error:

@@ -66,7 +66,9 @@ def start_ray(address: str | None) -> None:
         # A local Ray is for this process alone. Without this, Ray 2.60 leaves a token file in
         # the home folder that makes a later `ray start` and `ray job submit` disagree.
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        # When this process is killed, a worker that was just starting looks for its head this
+        # long before it gives up; 60 s otherwise.
+        os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "5")
         options |= {"include_dashboard": False}
     ray.init(address=address, **options)
     context = DataContext.get_current()
