@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -48,7 +49,7 @@ def parse_cues(text: str) -> list[Cue]:
     [Cue(start_s=1.5, end_s=2.0, text='Hello you')]
     """
     cues = []
-    for block in re.split(r"\n\s*\n", text.replace("\r\n", "\n")):
+    for block in re.split(r"\n\s*\n", "\n".join(text.splitlines())):
         match = CUE_TIMES.search(block)
         if not match:
             continue
@@ -68,9 +69,11 @@ def cue_seconds(hours: str | None, minutes: str, seconds: str, fraction: str) ->
 def source_caption(source: Source, cues: Sequence[Cue], start_s: float, end_s: float) -> str | None:
     """What the source itself says of [start_s, end_s): its span's or own caption, the timed text
     that overlaps, else the title; None when it says nothing."""
-    for span in source.spans:
-        if span.caption and span.start_s < end_s and span.end_s > start_s:
-            return span.caption
+    touching = [s for s in source.spans if s.start_s < end_s and s.end_s > start_s]
+    if touching:  # given spans may overlap: a clip's own is the one with its ends
+        own = min(touching, key=lambda s: abs(s.start_s - start_s) + abs(s.end_s - end_s))
+        if own.caption:
+            return own.caption
     if source.caption:
         return source.caption
     spoken = [c.text for c in cues if c.start_s < end_s and c.end_s > start_s]
@@ -83,8 +86,8 @@ def source_caption(source: Source, cues: Sequence[Cue], start_s: float, end_s: f
 def check_checkpoint(settings: Captions) -> None:
     """Raise ConfigError, before any work, when the captioner's weights cannot be had.
 
-    A folder must hold a config and weights. A hub id must be in the local cache or on a hub that
-    answers; nothing is downloaded but its config.
+    A folder must hold config, processor and weights. A hub id must be in the local cache or on a
+    hub that answers; nothing is downloaded but its config and processor.
     """
     if settings.model == SOURCE_TEXT:
         return
@@ -95,10 +98,20 @@ def check_checkpoint(settings: Captions) -> None:
             "give a hub id or a folder, such as --set captions.checkpoint=/models/blip2-opt-2.7b, "
             "or --set captions.model=source_text to use the source's own text"
         )
-    from transformers import AutoConfig
+    from transformers import AutoConfig, Blip2Processor
 
     try:
         config = AutoConfig.from_pretrained(name)
+        if config.model_type != "blip-2":
+            raise ConfigError(
+                f"{name!r} is a {config.model_type} model; captions.model blip2 needs blip-2"
+            )
+        Blip2Processor.from_pretrained(name)
+        missing = missing_weights(name)
+        if missing:
+            raise OSError(f"it has no {missing}")
+    except ConfigError:
+        raise
     except (OSError, ValueError) as error:
         raise ConfigError(
             f"the BLIP-2 checkpoint {name!r} cannot be loaded: {str(error).splitlines()[0]} "
@@ -106,12 +119,30 @@ def check_checkpoint(settings: Captions) -> None:
             "give --set captions.checkpoint=FOLDER, "
             "or --set captions.model=source_text to use the source's own text"
         ) from None
-    if config.model_type != "blip-2":
-        raise ConfigError(
-            f"{name!r} is a {config.model_type} model; captions.model blip2 needs blip-2"
-        )
-    if Path(name).is_dir() and not [*Path(name).glob("*.safetensors"), *Path(name).glob("*.bin")]:
-        raise ConfigError(f"the folder {name} has a config but no weights (*.safetensors)")
+
+
+WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+
+
+def missing_weights(name: str) -> str | None:
+    """A weight file that a folder, or offline the local cache of a hub id, does not hold."""
+    from huggingface_hub import constants, try_to_load_from_cache
+
+    in_folder = Path(name).is_dir()
+    if not in_folder and not constants.HF_HUB_OFFLINE:
+        return None  # fetched when the model is loaded
+
+    def find(file: str) -> Path | None:
+        found = str(Path(name, file)) if in_folder else try_to_load_from_cache(name, file)
+        return Path(found) if isinstance(found, str) and Path(found).is_file() else None
+
+    for weights in WEIGHTS:
+        if find(weights):
+            return None
+        if index := find(f"{weights}.index.json"):
+            parts = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+            return next((part for part in parts if not find(part)), None)
+    return WEIGHTS[0]
 
 
 class Blip2:
@@ -141,6 +172,26 @@ class Blip2:
             settings.checkpoint, dtype=self.dtype
         )
         self.model = model.to(self.device).eval()
+        self.agree_on_image_tokens()
+
+    def agree_on_image_tokens(self) -> None:
+        """Make the processor's prompt hold the tokens that the model replaces by the picture.
+
+        Checkpoints saved before transformers 4.46 lack both numbers; without them captions would
+        not depend on the picture.
+        """
+        config, tokenizer = self.model.config, self.processor.tokenizer
+        self.processor.num_query_tokens = config.num_query_tokens
+        token = tokenizer.convert_tokens_to_ids(str(self.processor.image_token))
+        if config.image_token_index is None:
+            config.image_token_index = token
+        if config.image_token_index != token:
+            raise ConfigError(
+                f"{self.settings.checkpoint!r}: its model replaces token "
+                f"{config.image_token_index} by the picture, its tokenizer writes {token}"
+            )
+        if token >= self.model.get_input_embeddings().num_embeddings:
+            self.model.resize_token_embeddings(token + 1)
 
     def caption(self, pictures: Sequence[np.ndarray]) -> list[str]:
         """One caption per picture (uint8 RGB [H, W, 3]); batches of settings.batch_size.
@@ -165,13 +216,14 @@ class Blip2:
                     num_beams=1,
                     no_repeat_ngram_size=3,
                 )
-            captions += self.decode(tokens, inputs["input_ids"].shape[1])
+            captions += self.decode(tokens, inputs["input_ids"])
         return captions
 
-    def decode(self, tokens: Any, prompt_length: int) -> list[str]:
+    def decode(self, tokens: Any, prompt: Any) -> list[str]:
         """Generated ids as text; decoder-only language models return the prompt in front."""
-        if tokens.shape[1] > prompt_length and not self.model.config.text_config.is_encoder_decoder:
-            tokens = tokens[:, prompt_length:]
+        length = prompt.shape[1]
+        if tokens[:, :length].equal(prompt):
+            tokens = tokens[:, length:]
         texts = self.processor.tokenizer.batch_decode(tokens, skip_special_tokens=True)
         return [" ".join(text.split()) for text in texts]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import http.server
 import logging
 import os
@@ -96,9 +97,11 @@ def make_video(media_folder: Path) -> MakeVideo:
         options: Sequence[object] = (),
         filters: str = "null",
     ) -> Path:
-        path = media_folder / name
+        recipe = repr((name, tuple(shots), size, tuple(options), filters))
+        path = media_folder / hashlib.sha256(recipe.encode()).hexdigest()[:8] / name
         if path.exists():
             return path
+        path.parent.mkdir()
         inputs: list[object] = []
         for shot in shots:
             picture = PICTURES.get(shot.picture, shot.picture).format(size=size, fps=shot.fps)
