@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import io
 import json
@@ -17,15 +18,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 from conftest import Shot, ffmpeg
 from rich.console import Console
+from test_captions import build_checkpoint
 from test_workers import MARK, marked
 from typer.testing import CliRunner
 
 from curation import validate, why
+from curation.captions import Blip2
 from curation.commands import Plan, execute, make_plan
+from curation.frames import decode
+from curation.pipelines import ConfigError
+from curation.samples import jpeg, picture_from_jpeg, shrink
 from curation.shards import DROPPED, FAILED, KEPT, Dataset
 
 ROOT = Path(__file__).parents[1]
@@ -275,15 +282,55 @@ def test_a_killed_run_goes_on_to_the_same_rows_and_media(
 
 
 def test_a_second_writer_is_refused(inputs: Path, local_ray: None, tmp_path: Path) -> None:
-    import fcntl
-
-    from curation.pipelines import ConfigError
-
     (tmp_path / "taken").mkdir()
     with (tmp_path / "taken/.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(ConfigError, match="another run is writing"):
             run(inputs, tmp_path / "taken")
+
+
+# -- captions by a model
+
+
+def test_captions_of_a_model_belong_to_their_clips(
+    local_ray: None, inputs: Path, tmp_path: Path
+) -> None:
+    """A tiny random BLIP-2: what it says of each clip's own frame is what stands in its row."""
+    checkpoint = build_checkpoint(tmp_path / "blip2", "opt")
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    for name in ("good.mp4", "more.mkv"):
+        shutil.copy(inputs / name, folder / name)
+    model = ["captions.model=blip2", f"captions.checkpoint={checkpoint}", "captions.device=cpu"]
+    run(folder, tmp_path / "captioned", *model)
+    dataset = Dataset.at(tmp_path / "captioned")
+    settings = plan(folder, "unused", *model).pipeline.captions
+    blip2, rows = Blip2(settings), list(dataset.rows())
+    assert len(rows) == 6
+    for row in rows:
+        assert row["caption_model"] == f"blip2:{checkpoint}"
+        [at_s] = row["caption_frame_s"]
+        assert row["start_s"] <= at_s < row["end_s"]
+        picture = frame_at(row["source_url"], at_s)
+        assert row["caption"] == (blip2.caption([picture])[0] or None)
+    said = {row["clip_id"]: row["caption"] for row in dataset.ledger().to_pylist()}
+    assert all(said[row["clip_id"]] == row["caption"] for row in rows)
+    assert len({row["caption"] for row in rows}) > 1  # else any join would pass
+
+
+def frame_at(path: str, at_s: float) -> np.ndarray:
+    """The picture a captioner gets of the frame of a video at a time."""
+    for timeline, frame in decode(path, num_threads=1):
+        if abs(timeline.time_s(timeline.num_frames - 1) - at_s) < 1e-6:
+            return picture_from_jpeg(jpeg(shrink(frame), 0))
+    raise AssertionError(f"no frame at {at_s} s")
+
+
+def test_missing_weights_stop_the_run_before_any_work(inputs: Path, tmp_path: Path) -> None:
+    output = tmp_path / "none"
+    with pytest.raises(ConfigError, match=r"nowhere.*captions\.model=source_text"):
+        plan(inputs, output, "captions.model=blip2", "captions.checkpoint=/nowhere")
+    assert not output.exists()
 
 
 # -- the samples of the repository
