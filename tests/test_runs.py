@@ -289,6 +289,30 @@ def test_a_second_writer_is_refused(inputs: Path, local_ray: None, tmp_path: Pat
             run(inputs, tmp_path / "taken")
 
 
+# -- URLs
+
+
+def test_urls_are_fetched_decided_once_and_named_by_content(
+    local_ray: None, curated: Dataset, inputs: Path, serve: tuple[str, Path], tmp_path: Path
+) -> None:
+    url, served = serve
+    for name in ("good.mp4", "short.mp4"):
+        shutil.copy(inputs / name, served / name)
+    urls = tmp_path / "urls.csv"
+    urls.write_text(f"url,title\n{url}/good.mp4,Shots\n{url}/short.mp4,\n{url}/gone.mp4,\n")
+    private = "download.allow_private=true"
+    run(urls, tmp_path / "fetched", private)
+    dataset = Dataset.at(tmp_path / "fetched")
+    assert outcomes(dataset) == {
+        "good.mp4": (KEPT, None),
+        "short.mp4": (DROPPED, "duration"),
+        "gone.mp4": (FAILED, "download_failed"),
+    }
+    assert {row["caption"] for row in dataset.rows(["caption"])} == {"Shots"}
+    assert clips(dataset).items() <= clips(curated).items()  # the same ids and bytes as from a file
+    assert "3 videos already decided" in run(urls, tmp_path / "fetched", private)
+
+
 # -- captions by a model
 
 
