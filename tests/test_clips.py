@@ -155,6 +155,15 @@ def test_a_start_in_an_open_group_is_not_copied(
     expect_clip(path, begins, begins + 10, copied=False)
 
 
+def test_a_start_in_a_rolling_refresh_is_not_copied(make_video: MakeVideo) -> None:
+    """Containers call its beginning a keyframe, though the picture is whole only later."""
+    options = ("-bf", 0, "-g", 20, "-x264-params", "intra-refresh=1:scenecut=0:keyint=20")
+    path = make_video("refresh.mp4", [Shot("fractal", 3.6)], options=options)
+    begins = keyframes(path)[1]
+    assert begins > 0
+    expect_clip(path, begins, begins + 10, copied=False)
+
+
 def test_a_start_off_a_keyframe_is_not_copied(make_video: MakeVideo) -> None:
     path = make_video("closed.mp4", options=CLOSED)
     expect_clip(path, 31, 55, copied=False)
