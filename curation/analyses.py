@@ -17,7 +17,7 @@ from curation.frames import Probe, Timeline, decode, small_bgr
 from curation.pipelines import Pipeline
 from curation.samples import OVERLAY_STEP_S, CaptionFrames, Spread, overlay_luma
 from curation.scenes import CutFinder, analysis_size, build_detector
-from curation.sources import Source
+from curation.sources import Source, Span
 from curation.watermarks import Watermark, watermark_evidence
 
 # Bars are looked for this often, and in every frame that differs much from the one before, so
@@ -32,6 +32,7 @@ class Analysis:
 
     timeline: Timeline
     spans: list[tuple[int, int]]  # frames [first, last) of every scene or given span
+    outside: list[Span]  # given spans that hold no frame of the video
     steps: np.ndarray  # [T - 1] mean absolute luma step to the next frame, grey levels
     line_max: list[tuple[float, np.ndarray, np.ndarray]]  # time, brightest of each row and column
     watermark: Watermark
@@ -89,13 +90,18 @@ class Analyser:
             self.pictures.add(now_s, frame, changed)
 
     def finish(self, timeline: Timeline) -> Analysis:
-        spans = self.given_spans(timeline) if self.source.spans else self.found_spans(timeline)
+        outside: list[Span] = []
+        if self.source.spans:
+            spans, outside = self.given_spans(timeline)
+        else:
+            spans = self.found_spans(timeline)
         if self.takes_pictures:
             self.pictures.finish(timeline.duration_s)
         overlays = np.stack([picture for _, picture in self.overlays.items])
         return Analysis(
             timeline,
             spans,
+            outside,
             np.array(self.steps),
             self.line_max,
             watermark_evidence(overlays),
@@ -110,15 +116,17 @@ class Analyser:
                 self.pictures.close_scene(cut_s)
         return list(zip(cuts, [*cuts[1:], timeline.num_frames], strict=True))
 
-    def given_spans(self, timeline: Timeline) -> list[tuple[int, int]]:
-        """The source's own cuts as frames; one that holds no frame of the video is left out."""
+    def given_spans(self, timeline: Timeline) -> tuple[list[tuple[int, int]], list[Span]]:
+        """The source's own cuts as frames, and those that hold no frame of the video."""
         stamps = [timeline.time_s(i) for i in range(timeline.num_frames)]
-        spans = []
+        spans, outside = [], []
         for span in self.source.spans:
             first, last = (bisect.bisect_left(stamps, t - 5e-7) for t in (span.start_s, span.end_s))
             if first < last:
                 spans.append((first, last))
-        return spans
+            else:
+                outside.append(span)
+        return spans, outside
 
 
 def analyse(

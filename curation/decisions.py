@@ -88,13 +88,15 @@ def redecide_video(
     if verdict:
         # The early reject now covers it: its clips would never have been looked at.
         return [video | decided(verdict)]
-    if not clips:
+    judged = [row for row in clips if row["decision"] != FAILED]
+    if not judged:
         return None
-    verdicts = [judge(row, rules) for row in clips]
-    new = [row | decided(v) for row, v in zip(clips, verdicts, strict=True)]
-    if any(b["decision"] == KEPT != a["decision"] for a, b in zip(clips, new, strict=True)):
+    verdicts = [judge(row, rules) for row in judged]
+    new = [row | decided(v) for row, v in zip(judged, verdicts, strict=True)]
+    if any(b["decision"] == KEPT != a["decision"] for a, b in zip(judged, new, strict=True)):
         return None
-    return [video | decided(video_verdict(verdicts, rules)), *new]
+    failed = [row for row in clips if row["decision"] == FAILED]
+    return [video | decided(video_verdict(verdicts, rules)), *new, *failed]
 
 
 def decided(verdict: Verdict | None) -> dict[str, Any]:

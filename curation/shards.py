@@ -190,8 +190,11 @@ class Dataset:
         self.filesystem.create_dir(self.path(*parts[:-1]), recursive=True)
         return AtomicFile(self, self.path(*parts))
 
+    def exists(self, *parts: str) -> bool:
+        return self.filesystem.get_file_info(self.path(*parts)).type != pafs.FileType.NotFound
+
     def delete(self, *parts: str) -> None:
-        if self.filesystem.get_file_info(self.path(*parts)).type != pafs.FileType.NotFound:
+        if self.exists(*parts):
             self.filesystem.delete_file(self.path(*parts))
 
     def delete_commit(self, name: str) -> None:
@@ -232,10 +235,11 @@ class AtomicFile:
 
     def __exit__(self, error_type: type | None, *_: object) -> None:
         self.stream.close()
-        if not self.dataset.is_local:
-            return
         if error_type is not None:
-            Path(self.written).unlink(missing_ok=True)
+            # Closing completes an upload, half as it is: nothing may be found under its name.
+            self.dataset.filesystem.delete_file(self.written)
+            return
+        if not self.dataset.is_local:
             return
         for path in (self.written, str(Path(self.written).parent)):
             descriptor = os.open(path, os.O_RDONLY)
@@ -257,6 +261,8 @@ def write_commit(
     """
     videos = sorted(row["video_id"] for row in ledger if row["level"] == "video")
     name = hashlib.sha256(json.dumps([videos, fingerprints]).encode()).hexdigest()[:16]
+    if dataset.exists("manifest", f"{name}.json"):
+        return json.loads(dataset.read_bytes("manifest", f"{name}.json"))  # a task that ran twice
     clips = sorted(clips, key=lambda row: (row["video_id"], row["start_s"]))
     manifest: dict[str, Any] = {
         "name": name,

@@ -184,6 +184,9 @@ def collect(
         "watermark": analysis.watermark.score,
     }
     result = VideoResult([video_row(source, scores, verdict, stage_s, box)])
+    result.ledger += outside_rows(source, analysis)
+    if not candidates:
+        result.ledger[0] |= outside_error(analysis)
     cues = read_cues(source.path or "")
     media = iter(clips)
     for candidate in candidates:
@@ -250,6 +253,27 @@ def failed_row(source: Source, error_class: str, message: str, **known: Any) -> 
         message=message[:2000],
         **known,
     )
+
+
+def outside_error(analysis: Analysis) -> dict[str, Any]:
+    """The outcome of a given span, or of a video with no other, that holds no frame."""
+    message = f"no frame of the video is inside; it ends at {analysis.timeline.duration_s:.3f} s"
+    return {"decision": FAILED, "error_class": "outside", "message": message}
+
+
+def outside_rows(source: Source, analysis: Analysis) -> list[dict[str, Any]]:
+    """The ledger rows of given spans that hold no frame of the video."""
+    return [
+        ledger_row(
+            source,
+            level="clip",
+            clip_id=clip_id(source.id or "", span.start_s, span.end_s),
+            start_s=span.start_s,
+            end_s=span.end_s,
+            **outside_error(analysis),
+        )
+        for span in analysis.outside
+    ]
 
 
 def shard_row(source: Source, probe: Probe, candidate: Candidate, clip: Clip) -> dict[str, Any]:

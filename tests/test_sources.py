@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -124,11 +125,17 @@ def test_given_cuts_and_captions_are_used(make_video: MakeVideo, tmp_path: Path)
     assert {r["title"] for r in result.clips} == {"A"}
 
 
-def test_a_span_without_a_frame_is_left_out(make_video: MakeVideo) -> None:
+def test_a_span_without_a_frame_fails_alone(make_video: MakeVideo) -> None:
     path = make_video("given.mp4", [Shot("test", 1.5), Shot("bars", 2.5)])
-    source = Source(url="x", path=str(path), spans=(Span(0.0, 1.0), Span(90.0, 99.0)))
+    spans = (Span(0.0, 1.0), Span(90.0, 99.0))
+    source = Source(url="x", path=str(path), spans=spans)
     result = curate_video(source, Pipeline(), path.parent, lambda stage, at_s: None)
-    assert [(r["level"], r["decision"]) for r in result.ledger] == [
-        ("video", "kept"),
-        ("clip", "kept"),
+    assert sorted((r["level"], r["decision"], r["error_class"]) for r in result.ledger) == [
+        ("clip", "failed", "outside"),
+        ("clip", "kept", None),
+        ("video", "kept", None),
     ]
+    nowhere = replace(source, spans=spans[1:])
+    result = curate_video(nowhere, Pipeline(), path.parent, lambda stage, at_s: None)
+    assert [r["error_class"] for r in result.ledger] == ["outside", "outside"]
+    assert result.clips == []
