@@ -1,4 +1,4 @@
-"""Kept spans -> mp4 bytes: packets copied where that is exact, else encoded anew.
+"""Kept spans -> mp4 bytes: packets copied where that is exact, joined where most are, else encoded.
 
 A clip's packets are exactly its displayed frames: no lead-in, no sound, upright square pixels.
 """
@@ -28,6 +28,7 @@ from curation.frames import (
     stamps_decode_order,
     video_stream,
 )
+from curation.joins import join_spans
 from curation.pipelines import Cut
 
 # Decoding for an encode starts this long before the clip: the first covers rounding, the others
@@ -43,7 +44,7 @@ class Clip:
     width: int  # px
     height: int  # px
     codec: str
-    copied: bool  # packets of the source, not encoded anew
+    made: str  # copied: the source's packets; joined: most of them; encoded: none
 
 
 @dataclass(frozen=True)
@@ -70,10 +71,14 @@ def cut(
     packets = read_packets(path) if probe.upright_square else []
     runs = [copyable_run(packets, timeline, *span) for span in spans]
     copies = copy_runs(path, [run for run in runs if run])
+    rest = [span for span, run in zip(spans, runs, strict=True) if not run]
+    joined = join_spans(path, probe, timeline, rest, settings, beat)
     clips = []
     for span, run in zip(spans, runs, strict=True):
         if run:
-            clips.append(Clip(copies[run], probe.width, probe.height, probe.codec, copied=True))
+            clips.append(Clip(copies[run], probe.width, probe.height, probe.codec, "copied"))
+        elif span in joined:
+            clips.append(Clip(joined[span], probe.width, probe.height, probe.codec, "joined"))
         else:
             clips.append(encode(path, probe, timeline, *span, settings, beat))
         beat()
@@ -224,7 +229,7 @@ def encode(
             except MediaError:
                 if attempt == len(starts_s):
                     raise
-        return Clip(Path(target).read_bytes(), width, height, "h264", copied=False)
+        return Clip(Path(target).read_bytes(), width, height, "h264", "encoded")
 
 
 def h264(picture: Any, target: str, timeline: Timeline, settings: Cut) -> Any:
