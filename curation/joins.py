@@ -19,7 +19,7 @@ from fractions import Fraction
 import av
 from av.video.frame import PictureType
 
-from curation import slices
+from curation import parameter_sets
 from curation.frames import Probe, Timeline, open_video, video_stream
 from curation.pictures import (
     PICTURE_NALS,
@@ -156,7 +156,7 @@ def make(
     for first, end in ends.items():
         samples = end.samples + samples if first == join.first else samples + end.samples
     headers = stream.headers
-    config = slices.configuration(
+    config = parameter_sets.configuration(
         [headers.sequence.nal, *(sequence for sequence, _ in sets)],
         [*(p.nal for p in headers.pictures.values()), *(picture for _, picture in sets)],
     )
@@ -214,14 +214,14 @@ def encode_end(
     samples = []
     for frame in itertools.chain([first], frames, [None]):
         for packet in encoder.encode(frame):
-            nals = [n for n in slices.split(bytes(packet), 0) if n[0] & 31 in PICTURE_NALS]
+            nals = [n for n in parameter_sets.split(bytes(packet), 0) if n[0] & 31 in PICTURE_NALS]
             samples.append(Sample(packet.pts or 0, is_idr(nals), nals))
-    own = {nal[0] & 31: nal for nal in slices.split(encoder.extradata or b"", 0)}
-    encoded = slices.read_sequence_set(own[slices.SPS])
+    own = {nal[0] & 31: nal for nal in parameter_sets.split(encoder.extradata or b"", 0)}
+    encoded = parameter_sets.read_sequence_set(own[parameter_sets.SPS])
     same = (encoded.geometry, encoded.profile) == (sequence.geometry, sequence.profile)
     if not same or not samples[0].is_idr:
         raise ValueError("the encoder's stream does not go with the source's")
-    return End(encoded.with_buffers_of(sequence), own[slices.PPS], samples)
+    return End(encoded.with_buffers_of(sequence), own[parameter_sets.PPS], samples)
 
 
 def open_encoder(
@@ -247,7 +247,7 @@ def open_encoder(
     encoder.options = {
         "crf": str(settings.crf),
         "preset": settings.preset,
-        "profile": slices.PROFILES[sequence.profile],
+        "profile": parameter_sets.PROFILES[sequence.profile],
         "x264-params": f"bframes=0:ref=1:stitchable=1:sps-id={number}:level={sequence.level}",
     }
     return encoder
@@ -273,7 +273,7 @@ def mux(path: str, timeline: Timeline, join: Join, samples: list[Sample], config
         target.codec_context.extradata = config
         for sample, dts in zip(samples, decode_pts, strict=False):
             packet = packet_of(
-                b"".join(map(slices.with_length, sample.nals)), sample.pts - order[0]
+                b"".join(map(parameter_sets.with_length, sample.nals)), sample.pts - order[0]
             )
             packet.dts = dts - order[0]
             frame = join.first + rank[sample.pts]

@@ -7,14 +7,14 @@ from dataclasses import dataclass, field, replace
 
 import av
 
-from curation import slices
+from curation import parameter_sets as sets
 from curation.frames import Probe, Timeline, open_video, video_stream
 from curation.slices import Headers, Shift
 
 # Containers that stamp every frame and that we read by its packets.
 CONTAINERS = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "mpegts"}
 PIX_FMTS = {"yuv420p", "yuvj420p"}
-PICTURE_NALS = {slices.SLICE, slices.IDR}
+PICTURE_NALS = {sets.SLICE, sets.IDR}
 
 
 @dataclass(frozen=True)
@@ -69,10 +69,10 @@ def stream_of(extradata: bytes) -> Stream:
                 units.append(extradata[at + 2 : at + 2 + size])
                 at += 2 + size
     else:
-        units, length_size = list(slices.split(extradata, 0)), 0
+        units, length_size = list(sets.split(extradata, 0)), 0
     units = list(dict.fromkeys(units))
-    sequences = [slices.read_sequence_set(n) for n in units if n[0] & 31 == slices.SPS]
-    pictures = [slices.read_picture_set(n) for n in units if n[0] & 31 == slices.PPS]
+    sequences = [sets.read_sequence_set(n) for n in units if n[0] & 31 == sets.SPS]
+    pictures = [sets.read_picture_set(n) for n in units if n[0] & 31 == sets.PPS]
     by_id = {p.id: p for p in pictures}
     if len(sequences) != 1 or len(by_id) != len(pictures) or not pictures:
         raise ValueError("not one sequence set, or none")
@@ -89,15 +89,15 @@ def picture_nals(stream: Stream, data: bytes) -> list[bytes]:
     headers = stream.headers
     known = {headers.sequence.nal, *(p.nal for p in headers.pictures.values())}
     kept = []
-    for nal in slices.split(data, stream.length_size):
+    for nal in sets.split(data, stream.length_size):
         kind = nal[0] & 31
-        if kind in (slices.SPS, slices.PPS) and nal not in known:
+        if kind in (sets.SPS, sets.PPS) and nal not in known:
             raise ValueError("parameter sets change")
-        if kind in PICTURE_NALS or kind == slices.SEI:
+        if kind in PICTURE_NALS or kind == sets.SEI:
             kept.append(nal)
-        elif kind not in (slices.SPS, slices.PPS, slices.DELIMITER, slices.FILLER):
+        elif kind not in (sets.SPS, sets.PPS, sets.DELIMITER, sets.FILLER):
             raise ValueError(f"NAL unit of type {kind}")
-    own = [n for n in kept if n[0] & 31 != slices.SEI]
+    own = [n for n in kept if n[0] & 31 != sets.SEI]
     starts = [n[1] >> 7 for n in own]  # first_mb_in_slice is 0
     if sum(starts) != 1 or not starts[0] or len({n[0] & 31 for n in own}) != 1:
         raise ValueError("not one picture")
@@ -105,7 +105,7 @@ def picture_nals(stream: Stream, data: bytes) -> list[bytes]:
 
 
 def is_idr(nals: list[bytes]) -> bool:
-    return any(nal[0] & 31 == slices.IDR for nal in nals)
+    return any(nal[0] & 31 == sets.IDR for nal in nals)
 
 
 def add_picture(stream: Stream, packet: av.Packet, before: list[bytes]) -> list[bytes]:
@@ -113,8 +113,8 @@ def add_picture(stream: Stream, packet: av.Packet, before: list[bytes]) -> list[
 
     Whether one opens is told by the picture after it. Returns the next `before`.
     """
-    if packet.pts is None:
-        raise ValueError("a packet without a time")
+    if packet.pts is None or packet.has_sidedata("new_extradata"):
+        raise ValueError("a packet without a time, or a new header")
     nals = picture_nals(stream, bytes(packet))
     pictures = stream.pictures
     if before:
@@ -137,7 +137,7 @@ def opened(headers: Headers, run: list[list[bytes]]) -> list[list[bytes]]:
             break
         changed = []
         for nal in nals:
-            if nal[0] & 31 == slices.SEI:
+            if nal[0] & 31 == sets.SEI:
                 changed.append(nal)
                 continue
             shift = shift or headers.shift_of(nal)
