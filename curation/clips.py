@@ -24,6 +24,7 @@ from curation.frames import (
     MediaError,
     Probe,
     Timeline,
+    open_clip,
     open_video,
     stamps_decode_order,
     video_stream,
@@ -44,7 +45,7 @@ class Clip:
     width: int  # px
     height: int  # px
     codec: str
-    made: str  # copied: the source's packets; joined: most of them; encoded: none
+    made: str  # copied: the source's packets; joined: some of them; encoded: none
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,11 @@ def cut(
     runs = [copyable_run(packets, timeline, *span) for span in spans]
     copies = copy_runs(path, [run for run in runs if run])
     rest = [span for span, run in zip(spans, runs, strict=True) if not run]
-    joined = join_spans(path, probe, timeline, rest, settings, beat)
+    joined = {
+        span: data
+        for span, data in join_spans(path, probe, timeline, rest, settings, beat).items()
+        if is_whole(data, timeline, *span)
+    }
     clips = []
     for span, run in zip(spans, runs, strict=True):
         if run:
@@ -224,7 +229,8 @@ def encode(
             )
             run_ffmpeg(h264(picture, target, timeline, settings), beat)
             try:
-                check_times(target, timeline, first, last)
+                with open_video(target) as made:
+                    check_times(made, timeline, first, last)
                 break
             except MediaError:
                 if attempt == len(starts_s):
@@ -288,13 +294,24 @@ def run_ffmpeg(command: object, beat: Callable[[], None]) -> None:
             raise MediaError("encode", f"ffmpeg failed: {errors.read().strip()[-500:]}")
 
 
-def check_times(path: str, timeline: Timeline, first: int, last: int) -> None:
+def is_whole(data: bytes, timeline: Timeline, first: int, last: int) -> bool:
+    """Whether a clip's packets, hidden ones too, are frames [first, last) at their times."""
+    try:
+        with open_clip(data, ignore_edits=True) as container:
+            check_times(container, timeline, first, last)
+    except MediaError:
+        return False
+    return True
+
+
+def check_times(
+    container: av.container.InputContainer, timeline: Timeline, first: int, last: int
+) -> None:
     """Raise MediaError encode unless a clip's packets are frames [first, last) at their times."""
-    with open_video(path) as container:
-        stream = video_stream(container)
-        pts = sorted(p.pts for p in container.demux(stream) if p.pts is not None and p.size)
-        assert stream.time_base is not None
-        found = [float((p - pts[0]) * stream.time_base) for p in pts]
+    stream = video_stream(container)
+    pts = sorted(p.pts for p in container.demux(stream) if p.pts is not None and p.size)
+    assert stream.time_base is not None
+    found = [float((p - pts[0]) * stream.time_base) for p in pts]
     wanted = [timeline.time_s(i) - timeline.time_s(first) for i in range(first, last)]
     if len(found) != len(wanted):
         raise MediaError("encode", f"the encoder gave {len(found)} frames of {len(wanted)}")

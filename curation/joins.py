@@ -67,7 +67,7 @@ def join_spans(
         planned = plan(stream, timeline, *span)
         if planned:
             try:
-                done[span] = make(path, probe, timeline, stream, planned, settings)
+                done[span] = make(path, probe, timeline, stream, planned, settings, beat)
             except (av.FFmpegError, ValueError):
                 continue  # encoded whole then
         beat()
@@ -137,7 +137,13 @@ class End:
 
 
 def make(
-    path: str, probe: Probe, timeline: Timeline, stream: Stream, join: Join, settings: Cut
+    path: str,
+    probe: Probe,
+    timeline: Timeline,
+    stream: Stream,
+    join: Join,
+    settings: Cut,
+    beat: Callable[[], None],
 ) -> bytes:
     """The mp4 of a planned join. Raises ValueError when a condition turns out not to hold."""
     body = [picture_nals(stream, data) for data in read_run(path, stream, join.start, join.stop)]
@@ -148,7 +154,7 @@ def make(
     ends = {}
     for first, last in ((join.first, join.body), (join.tail, join.last)):
         if first < last:
-            frames = decode_end(path, timeline, stream, first, last)
+            frames = decode_end(path, timeline, stream, first, last, beat)
             ends[first] = encode_end(frames, timeline.time_base, probe, stream, settings)
     sets = {(end.sequence, end.picture) for end in ends.values()}
     if len(sets) > 1:
@@ -164,7 +170,12 @@ def make(
 
 
 def decode_end(
-    path: str, timeline: Timeline, stream: Stream, first: int, last: int
+    path: str,
+    timeline: Timeline,
+    stream: Stream,
+    first: int,
+    last: int,
+    beat: Callable[[], None],
 ) -> Iterator[av.VideoFrame]:
     """Frames [first, last), decoded from the nearest IDR picture before them.
 
@@ -179,6 +190,7 @@ def decode_end(
     stamps = [picture.pts for picture in stream.pictures[run[0] : run[1]]]
     waiting = collections.deque(timeline.pts[first:last])
     for packet in [*map(packet_of, data, stamps), None]:
+        beat()
         for frame in decoder.decode(packet):
             if frame.is_corrupt or (waiting and (frame.pts or 0) > waiting[0]):
                 raise ValueError("frames do not decode from their IDR picture on")
