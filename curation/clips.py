@@ -1,4 +1,4 @@
-"""Kept spans -> mp4 bytes: packets copied where that is exact, else encoded anew.
+"""Kept spans -> mp4 bytes: packets copied where that is exact, joined where most are, else encoded.
 
 A clip's packets are exactly its displayed frames: no lead-in, no sound, upright square pixels.
 """
@@ -24,10 +24,12 @@ from curation.frames import (
     MediaError,
     Probe,
     Timeline,
+    open_clip,
     open_video,
     stamps_decode_order,
     video_stream,
 )
+from curation.joins import join_spans
 from curation.pipelines import Cut
 
 # Decoding for an encode starts this long before the clip: the first covers rounding, the others
@@ -43,7 +45,7 @@ class Clip:
     width: int  # px
     height: int  # px
     codec: str
-    copied: bool  # packets of the source, not encoded anew
+    made: str  # copied: the source's packets; joined: some of them; encoded: none
 
 
 @dataclass(frozen=True)
@@ -70,10 +72,18 @@ def cut(
     packets = read_packets(path) if probe.upright_square else []
     runs = [copyable_run(packets, timeline, *span) for span in spans]
     copies = copy_runs(path, [run for run in runs if run])
+    rest = [span for span, run in zip(spans, runs, strict=True) if not run]
+    joined = {
+        span: data
+        for span, data in join_spans(path, probe, timeline, rest, settings, beat).items()
+        if is_whole(data, timeline, *span)
+    }
     clips = []
     for span, run in zip(spans, runs, strict=True):
         if run:
-            clips.append(Clip(copies[run], probe.width, probe.height, probe.codec, copied=True))
+            clips.append(Clip(copies[run], probe.width, probe.height, probe.codec, "copied"))
+        elif span in joined:
+            clips.append(Clip(joined[span], probe.width, probe.height, probe.codec, "joined"))
         else:
             clips.append(encode(path, probe, timeline, *span, settings, beat))
         beat()
@@ -219,12 +229,13 @@ def encode(
             )
             run_ffmpeg(h264(picture, target, timeline, settings), beat)
             try:
-                check_times(target, timeline, first, last)
+                with open_video(target) as made:
+                    check_times(made, timeline, first, last)
                 break
             except MediaError:
                 if attempt == len(starts_s):
                     raise
-        return Clip(Path(target).read_bytes(), width, height, "h264", copied=False)
+        return Clip(Path(target).read_bytes(), width, height, "h264", "encoded")
 
 
 def h264(picture: Any, target: str, timeline: Timeline, settings: Cut) -> Any:
@@ -285,13 +296,24 @@ def run_ffmpeg(command: object, beat: Callable[[], None]) -> None:
             raise MediaError("encode", f"ffmpeg failed: {errors.read().strip()[:500]}")
 
 
-def check_times(path: str, timeline: Timeline, first: int, last: int) -> None:
+def is_whole(data: bytes, timeline: Timeline, first: int, last: int) -> bool:
+    """Whether a clip's packets, hidden ones too, are frames [first, last) at their times."""
+    try:
+        with open_clip(data, ignore_edits=True) as container:
+            check_times(container, timeline, first, last)
+    except MediaError:
+        return False
+    return True
+
+
+def check_times(
+    container: av.container.InputContainer, timeline: Timeline, first: int, last: int
+) -> None:
     """Raise MediaError encode unless a clip's packets are frames [first, last) at their times."""
-    with open_video(path) as container:
-        stream = video_stream(container)
-        pts = sorted(p.pts for p in container.demux(stream) if p.pts is not None and p.size)
-        assert stream.time_base is not None
-        found = [float((p - pts[0]) * stream.time_base) for p in pts]
+    stream = video_stream(container)
+    pts = sorted(p.pts for p in container.demux(stream) if p.pts is not None and p.size)
+    assert stream.time_base is not None
+    found = [float((p - pts[0]) * stream.time_base) for p in pts]
     wanted = [timeline.time_s(i) - timeline.time_s(first) for i in range(first, last)]
     if len(found) != len(wanted):
         raise MediaError("encode", f"the encoder gave {len(found)} frames of {len(wanted)}")

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from curation.shards import SCORES
 
 # Raise a number when the code of a stage changes what it produces: old results are then redone.
-STAGE_VERSIONS = {"scenes": 1, "scores": 1, "cut": 1, "captions": 1}
+STAGE_VERSIONS = {"scenes": 1, "scores": 1, "cut": 2, "captions": 1}
 
 
 class ConfigError(ValueError):

@@ -5,13 +5,31 @@ from __future__ import annotations
 import bisect
 from fractions import Fraction
 
+import cv2
 import numpy as np
 from scenedetect import FrameTimecode
 from scenedetect.common import Timecode
 from scenedetect.detector import SceneDetector
-from scenedetect.detectors import AdaptiveDetector, ContentDetector, ThresholdDetector
+from scenedetect.detectors import (
+    AdaptiveDetector,
+    ContentDetector,
+    ThresholdDetector,
+    content_detector,
+)
 
 from curation.frames import Timeline
+
+
+def mean_pixel_distance(left: np.ndarray, right: np.ndarray) -> float:
+    """PySceneDetect's mean absolute difference of two 8-bit planes, to the last bit.
+
+    Its own takes 0.08 ms a plane of 256x144 in numpy; OpenCV adds up the same integers in 0.007 ms.
+    """
+    return cv2.norm(left, right, cv2.NORM_L1) / left.size
+
+
+# PySceneDetect has no other way in. A release that no longer has this name only goes slower.
+content_detector._mean_pixel_distance = mean_pixel_distance
 
 # Width of the picture that detectors see. 256x144 gave the same cuts as PySceneDetect's own
 # full path on two real films, at 0.8 of its CPU (measured).
