@@ -72,7 +72,7 @@ def cut(
     packets = read_packets(path) if probe.upright_square else []
     runs = [copyable_run(packets, timeline, *span) for span in spans]
     copies = copy_runs(path, [run for run in runs if run])
-    rest = [span for span, run in zip(spans, runs, strict=True) if not run]
+    rest = [span for span, run in zip(spans, runs, strict=True) if settings.joins and not run]
     joined = {
         span: data
         for span, data in join_spans(path, probe, timeline, rest, settings, beat).items()

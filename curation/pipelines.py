@@ -49,6 +49,7 @@ class Scorers(Section):
 
 
 class Cut(Section):
+    joins: bool = True  # copy what can be copied of a clip; false: encode the whole of it
     crf: int = Field(18, ge=0, le=51)
     preset: str = "veryfast"
     num_threads: int = Field(2, ge=1)  # of the encoder; part of what the bytes depend on

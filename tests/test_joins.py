@@ -229,3 +229,13 @@ def test_emulation_prevention_goes_both_ways() -> None:
         escaped = escape(payload)
         assert not any(bad in escaped for bad in (b"\0\0\0", b"\0\0\1", b"\0\0\2"))
         assert unescape(escaped) == payload
+
+
+def test_joins_can_be_left_to_the_encoder(make_video: MakeVideo) -> None:
+    path = make_video("join-open.mp4", SHOTS, options=SOURCES["open"][1])
+    timeline = timeline_of(path)
+    made = {
+        joins: {c.made for c in cut(str(path), probe(path), timeline, SPANS, Cut(joins=joins), int)}
+        for joins in (True, False)
+    }
+    assert "joined" in made[True] and "joined" not in made[False]

@@ -74,7 +74,7 @@ def test_every_threshold_has_a_comment() -> None:
         ("scenes.min_scene_s=-1", "scenes.min_scene_s is -1: .*greater than or equal to 0"),
         ("rules.duration.min=long", "rules.duration.min is 'long': .*valid number"),
         ("scenes=3", "scenes is 3: "),
-        ("cut.crf.deep=3", "cut.crf is .*valid integer"),
+        ("cut.crf.deep=3", "'crf' holds a value, not keys"),
         ("extends=demo", "unknown key 'extends'"),
         ("rules.watermark.max=.nan", "rules.watermark.max is nan: "),
         ("rules.duration.min", "not path=value, such as rules.watermark.max=0.5"),
