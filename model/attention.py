@@ -117,13 +117,15 @@ class SwapBranch(nn.Module):
         self.to_q = nn.Linear(channels, channels, bias=False)
         self.to_kv = nn.Linear(channels, 2 * channels, bias=False)
         self.to_out = nn.Linear(channels, channels)
-        self.norm_ffn = nn.LayerNorm(channels) if ffn_ratio else None
-        self.ffn = FeedForward(channels, mult=ffn_ratio) if ffn_ratio else None
+        self.has_ffn = ffn_ratio > 0
+        if self.has_ffn:
+            self.norm_ffn = nn.LayerNorm(channels)
+            self.ffn = FeedForward(channels, mult=ffn_ratio)
 
     def forward(self, q: Tensor, kv: Tensor, mask: Tensor | None) -> Tensor:
         keys, values = self.to_kv(self.norm_kv(kv)).chunk(2, dim=-1)
         h = q + self.to_out(attend(self.to_q(self.norm_q(q)), keys, values, self.heads, mask))
-        return h if self.ffn is None else h + self.ffn(self.norm_ffn(h))
+        return h + self.ffn(self.norm_ffn(h)) if self.has_ffn else h
 
 
 class SwapAttention(nn.Module):
