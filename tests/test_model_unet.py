@@ -7,7 +7,8 @@ import torch
 from diffusers import UNet3DConditionModel
 
 from model import SpaceTimeUNet
-from model.unet import PRESETS, count_parameters
+from model.configs import PRESETS
+from model.unet import count_parameters
 
 SMALL = {
     "block_out_channels": (16, 32, 32, 32),
