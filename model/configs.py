@@ -22,8 +22,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "cross_attention_dim": 64,
         "attention_head_dim": 16,
     },
-    # One GPU; Stable Diffusion latents and OpenCLIP text.
-    "small": {"sample_size": (24, 43), "block_out_channels": (128, 256, 512, 512)},
+    # One GPU; Stable Diffusion latents of 224x128 pixels and OpenCLIP text.
+    "small": {"sample_size": (16, 28), "block_out_channels": (128, 256, 512, 512)},
     # 344x192; starts from ModelScope T2V or Stable Diffusion 2.x.
     "videofactory": {"sample_size": (24, 43)},
 }
