@@ -8,7 +8,7 @@ from diffusers import UNet3DConditionModel
 
 from model import SpaceTimeUNet
 from model.configs import PRESETS
-from model.unet import count_parameters
+from model.unet import count_parameters, main
 
 SMALL = {
     "block_out_channels": (16, 32, 32, 32),
@@ -183,8 +183,6 @@ def test_every_parameter_gets_a_gradient_by_step_two():
         model(*inputs(), fps=8.0).sample.square().mean().backward()
         optimizer.step()
     dead = [k for k, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
-    # One frame-wide constant per channel before a norm over groups of one channel would be dead;
-    # here every layer is alive.
     assert dead == []
 
 
@@ -231,6 +229,14 @@ def test_presets_have_the_sizes_they_promise():
     big = counts["videofactory"]
     assert big["spatial"] + big["temporal"] == theirs
     assert 0.15e9 < big["swap"] < 0.2e9
+
+
+def test_the_parameter_table_adds_up(capsys):
+    main(["tiny"])
+    _, per_block, per_layer, *_ = capsys.readouterr().out.splitlines()
+    for row in (per_block, per_layer):
+        *parts, total = (float(cell) for cell in row.split()[-4:])
+        assert total == pytest.approx(sum(parts), abs=0.2)
 
 
 def test_frame_rate_is_unseen_at_the_start_and_seen_after():
