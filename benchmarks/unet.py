@@ -20,17 +20,14 @@ from diffusers import UNet3DConditionModel
 from model import SpaceTimeUNet
 from model.configs import PRESETS
 
-THEIRS, OURS, OFF = "diffusers UNet3D", "ours, Swap-CA per block", "ours, Swap-CA off"
+SIDES = THEIRS, OURS = "diffusers UNet3D", "ours, Swap-CA per block"
 
 
 def build(side: str, preset: str, device: str, dtype: torch.dtype) -> torch.nn.Module:
-    """One of the three models with random weights, in training mode."""
+    """One of the two models with random weights, in training mode."""
     config = {k: v for k, v in PRESETS[preset].items() if not k.startswith("swap")}
     torch.manual_seed(0)
-    if side == THEIRS:
-        model = UNet3DConditionModel(**config)
-    else:
-        model = SpaceTimeUNet(**config, swap_attention="off" if side == OFF else "window")
+    model = UNet3DConditionModel(**config) if side == THEIRS else SpaceTimeUNet(**config)
     model = model.to(device).train()
     return model if dtype == torch.float32 else model.to(dtype)
 
@@ -91,9 +88,9 @@ def step_seconds(args: argparse.Namespace) -> dict[str, float]:
     steps = {
         side: step_of(build(side, args.preset, args.device, dtype), args.frames, *args.latent,
                       args.batch)
-        for side in args.sides
+        for side in SIDES
     }  # fmt: skip
-    times: dict[str, list[float]] = {side: [] for side in args.sides}
+    times: dict[str, list[float]] = {side: [] for side in SIDES}
     for turn in range(args.repeats + 1):
         for side, step in steps.items():
             start = time.perf_counter()
@@ -118,15 +115,13 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--off", action="store_true", help="also ours without Swap-CA")
     parser.add_argument("--no-memory", action="store_true")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     args.latent = args.latent or PRESETS[args.preset]["sample_size"]
-    args.sides = (THEIRS, OURS, OFF) if args.off else (THEIRS, OURS)
     measure = peak_mib if args.device.startswith("cuda") else peak_in_child
-    memory = {side: None if args.no_memory else round(measure(side, args)) for side in args.sides}
+    memory = {side: None if args.no_memory else round(measure(side, args)) for side in SIDES}
     seconds = step_seconds(args)
 
     where = torch.cuda.get_device_name() if args.device.startswith("cuda") else "CPU"
@@ -134,7 +129,7 @@ def main() -> None:
     print(f"{args.preset}, latents {size}, batch {args.batch}, {args.dtype}, {where}, "
           f"{args.threads} threads, {args.repeats} repeats")  # fmt: skip
     print(f"{'one step':26}{'seconds':>10}{'ratio':>8}{'peak MiB':>10}")
-    for side in args.sides:
+    for side in SIDES:
         ratio = seconds[side] / seconds[THEIRS]
         print(f"{side:26}{seconds[side]:10.3f}{ratio:8.3f}{memory[side] or '-':>10}")
     if args.json:
