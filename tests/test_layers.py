@@ -7,9 +7,22 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-MODULES = [p for name in ("curation", "model", "training") for p in sorted((ROOT / name).glob("*.py"))]
+MODULES = [
+    p for name in ("curation", "model", "training") for p in sorted((ROOT / name).glob("*.py"))
+]
 ALLOWED = {"curation": {"curation"}, "model": {"model"}, "training": {"training", "model"}}
-OUTSIDERS = {"av", "cv2", "datasets", "diffusers", "ray", "rich", "tokenizers", "torch", "transformers", "typer"}
+OUTSIDERS = {
+    "av",
+    "cv2",
+    "datasets",
+    "diffusers",
+    "ray",
+    "rich",
+    "tokenizers",
+    "torch",
+    "transformers",
+    "typer",
+}
 
 
 def imported_modules(source: str) -> list[str]:

@@ -26,8 +26,7 @@ WINDOWS = st.tuples(st.integers(1, 7), st.integers(1, 10), st.integers(1, 10))
 def random_qkv(size: tuple[int, int, int], width: int, clips: int = 2) -> list[torch.Tensor]:
     generator = torch.Generator().manual_seed(sum(size) + width)
     return [
-        torch.randn(clips, *size, width, dtype=torch.float64, generator=generator)
-        for _ in range(3)
+        torch.randn(clips, *size, width, dtype=torch.float64, generator=generator) for _ in range(3)
     ]
 
 

@@ -61,8 +61,9 @@ def test_keys_are_those_of_diffusers_plus_swap_attentions():
     assert len(blocks) == 9  # four down, the middle, four up
 
 
-@pytest.mark.parametrize("frames", [1, 2, 5])
-@pytest.mark.parametrize(("height", "width"), [(8, 8), (9, 11), (24, 43), (17, 8)])
+@pytest.mark.parametrize(
+    ("frames", "height", "width"), [(1, 8, 8), (2, 9, 11), (5, 17, 8), (1, 24, 43), (3, 12, 13)]
+)
 def test_any_clip_size_goes_through_and_comes_back(frames, height, width):
     torch.manual_seed(0)
     model = awake(SpaceTimeUNet(**SMALL)).eval()
@@ -252,7 +253,7 @@ def test_frame_rate_is_unseen_at_the_start_and_seen_after():
 
 def test_bf16_stays_near_fp32():
     model = make()
-    sample, steps, text = inputs(frames=5, height=12, width=22)
+    sample, steps, text = inputs(clips=1)
     with torch.no_grad():
         full = model(sample, steps, text).sample
         half = copy.deepcopy(model).bfloat16()(sample.bfloat16(), steps, text.bfloat16()).sample
@@ -270,7 +271,7 @@ def test_a_block_compiles_in_one_graph_and_computes_the_same():
     text = torch.randn(6, 5, 12)
     with torch.no_grad():
         expected, _ = block(h, time, text, 3)
-        compiled = torch.compile(block, backend="aot_eager", fullgraph=True, dynamic=False)
+        compiled = torch.compile(block, backend="eager", fullgraph=True, dynamic=False)
         out, _ = compiled(h, time, text, 3)
     assert relative(out, expected) < 1e-5
 
