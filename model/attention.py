@@ -40,11 +40,14 @@ def count_windows(size: Size, window: Size) -> Size:
 
 def partition(tokens: Tensor, window: Size) -> Tensor:
     """Cut [B, T, H, W, C] into windows [S, N, C], zeros where a border window is padded."""
+    for axis, w in enumerate(window, start=1):
+        if short := -tokens.shape[axis] % w:
+            # Not F.pad: that writes everything twice forward and copies once more backward.
+            slab = [*tokens.shape[:axis], short, *tokens.shape[axis + 1 :]]
+            tokens = torch.cat([tokens, tokens.new_zeros(slab)], dim=axis)
     B, T, H, W, C = tokens.shape
-    (nt, nh, nw), (wt, wh, ww) = count_windows((T, H, W), window), window
-    if (nt * wt, nh * wh, nw * ww) != (T, H, W):
-        tokens = F.pad(tokens, (0, 0, 0, nw * ww - W, 0, nh * wh - H, 0, nt * wt - T))
-    tokens = tokens.reshape(B, nt, wt, nh, wh, nw, ww, C)
+    wt, wh, ww = window
+    tokens = tokens.reshape(B, T // wt, wt, H // wh, wh, W // ww, ww, C)
     return tokens.permute(0, 1, 3, 5, 2, 4, 6, 7).reshape(-1, wt * wh * ww, C)
 
 

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -150,17 +149,19 @@ def test_padding_value_does_not_reach_the_output(monkeypatch):
     module = swap(("spatial",))
     x, y = torch.randn(2, 3, 8, 5, 7, dtype=torch.float64)
     expected = module(x, y, num_frames=3)
-    real_pad = F.pad
-    calls = []
+    clean_partition, dirtied = attention.partition, []
 
-    def dirty_pad(tensor, pad):
-        calls.append(pad)
-        # The mask is padded with the same call and must stay False there.
-        return real_pad(tensor, pad, value=0.0 if tensor.dtype == torch.bool else 37.0)
+    def dirty_partition(tokens, window):
+        windows = clean_partition(tokens, window)
+        if tokens.dtype == torch.bool:  # the mask itself
+            return windows
+        real = clean_partition(torch.ones_like(tokens), window).bool()
+        dirtied.append((~real).sum())
+        return torch.where(real, windows, 37.0)
 
-    monkeypatch.setattr(attention.F, "pad", dirty_pad)
+    monkeypatch.setattr(attention, "partition", dirty_partition)
     assert torch.equal(module(x, y, num_frames=3), expected)
-    assert len(calls) == 3
+    assert [int(count) for count in dirtied] == [(4 * 6 * 9 - 3 * 5 * 7) * 8] * 2
 
 
 def jacobian_support(module: SwapAttention, position: tuple[int, int, int], size=(4, 4, 6)):
