@@ -63,7 +63,7 @@ def key_mask(size: Size, window: Size, device: torch.device | None = None) -> Te
     """True where a key is real: [windows of one clip, 1, 1, N], or None where nothing is padded.
 
     One row a window, shared by heads and queries: on CPU it costs nothing over no mask
-    (docs/decisions-model.md), and no row is ever all False.
+    (docs/decisions.md), and no row is ever all False.
     """
     if all(n % w == 0 for n, w in zip(size, window, strict=True)):
         return None

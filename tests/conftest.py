@@ -20,6 +20,9 @@ import pytest
 
 # Model hubs are never asked: what a test needs it builds.
 os.environ["HF_HUB_OFFLINE"] = "1"
+# Models this small gain nothing from threads, and on a shared machine threads spin while they
+# wait: one test took 38 s with two and 2 s with one.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # Moving test pictures whose means differ; a shot begins with one of these names or is a filter.
 PICTURES = {
