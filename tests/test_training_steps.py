@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -43,9 +43,20 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+class OneByOne:
+    """The tiny text tower, a prompt at a time: fp32 states depend on what they are batched with."""
+
+    def __init__(self) -> None:
+        self.tower = make_text(load_config("tiny", []), torch.device("cpu"))
+        self.width = self.tower.width
+
+    def encode(self, prompts: list[str]) -> Tensor:
+        return torch.cat([self.tower.encode([prompt]) for prompt in prompts])
+
+
 @cache
-def text() -> Any:
-    return make_text(load_config("tiny", []), torch.device("cpu"))
+def text() -> OneByOne:
+    return OneByOne()
 
 
 def config(*overrides: str) -> Config:
@@ -111,7 +122,7 @@ def test_images_and_videos_train_together(tmp_path: Path) -> None:
 # Keys that change what is trained, each with the smallest change of it.
 CHANGES = [
     *("unet.swap_ffn_ratio=2", "trainable=temporal_and_swap", "num_frames=3", "height=20"),
-    *("width=20", "stride=2", "stride=null", "held_out=3", "prediction_type=epsilon"),
+    *("width=20", "stride=2", "held_out=3", "prediction_type=epsilon"),
     *("zero_terminal_snr=true", "min_snr_gamma=0.5", "caption_dropout=1", "dropout=0.3"),
     *("seed=1", "batch_size=3", "learning_rate=3e-3", "schedule=cosine", "warmup_steps=2"),
     *("weight_decay=0.5", "clip_norm=0.01", "precision=bf16", "shuffle_window=1"),
@@ -236,13 +247,15 @@ def test_a_loss_that_is_no_number_changes_nothing(data: Path) -> None:
     state, objective = fresh(settings)
     with torch.no_grad():
         state.unet.conv_out.bias[0] = float("nan")
-    before, averages = weights(state), dict(state.ema.averages)
+    before = weights(state)
+    averages = {name: average.clone() for name, average in state.ema.averages.items()}
     samples = batches(settings, data, 1)[0]
     with pytest.raises(DivergedError, match=f"step 1: loss nan.*clips {samples[0].clip_id}"):
         train_step(state, objective, samples, settings)
     assert state.step == 0
-    assert all(torch.equal(w, before[n], ) or n == "conv_out.bias" for n, w in weights(state).items())  # fmt: skip
-    assert all(torch.equal(w, averages[n]) for n, w in state.ema.averages.items())
+    after = weights(state)
+    assert all(torch.equal(after[n], w) for n, w in before.items() if n != "conv_out.bias")
+    assert all(torch.equal(state.ema.averages[n], average) for n, average in averages.items())
 
 
 def test_held_out_loss_is_the_same_whenever_it_is_asked(data: Path) -> None:
@@ -292,15 +305,14 @@ def test_the_papers_numbers() -> None:
         ("unet.swap_windw=[1,1,1]", "did you mean 'swap_window'?"),
         ("seed", "is not path=value"),
         ("batch_size=0", "batch_size is 0: Input should be greater than 0"),
-        ("seed.x=1", "'seed' holds a value, not keys"),
+        ("batch_size.x=1", "'batch_size' holds a value, not keys"),
         ("height=30", "height is 30: give a multiple of 4, such as 32"),
         ("schedule=step", "'constant' or 'cosine'"),
     ],
 )
 def test_mistakes_in_a_config_are_told(override: str, told: str) -> None:
-    with pytest.raises(ConfigError, match=".*") as error:
+    with pytest.raises(ConfigError, match=re.escape(told)):
         load_config("tiny", [override])
-    assert told in str(error.value)
 
 
 def test_an_unknown_preset_and_device_are_told() -> None:

@@ -180,7 +180,7 @@ def prepare(
         ),
         batches=Batches(datasets, config),
         display=Display(console, state.step, config.max_steps),
-        metrics=Metrics(folder, state.step),
+        metrics=Metrics(folder, state.step if checkpoint else -1),
         board=Board(folder, state.step),
     )
 

@@ -137,6 +137,8 @@ def train(run: Run) -> None:
     config, state = run.config, run.state
     held_out = [s for s in held_out_samples(run.batches.datasets, config) if isinstance(s, Sample)]
     with stop_on_signals() as stop, run.display:
+        if held_out and state.step == 0:
+            evaluate(run, held_out)  # what training has to beat
         for batch, wait_s in timed(run.batches.start_at(state.step)):
             # Rows that could not be read.
             note_bad_rows(run, batch)

@@ -105,7 +105,7 @@ def random_start(config: Config) -> Start:
     report = {"source": f"random weights, preset {config.model}, seed {config.seed}"}
     keys = {"copied": [], "new": sorted(unet.state_dict()), "zero": []}
     # v for random starts is ours: its loss is of one size at every timestep.
-    return Start(unet, noise_of(config, "v_prediction", {}), {**report, **keys})
+    return Start(unet, noise_of(config, None, {}), {**report, **keys})
 
 
 def start_from_source(config: Config, kind: str, path: str) -> Start:
@@ -147,13 +147,13 @@ def start_from_run(config: Config, run: Path) -> Start:
 
 def noise_of(config: Config, predicted: str | None, source: dict[str, Any]) -> dict[str, Any]:
     """Arguments of `noise_schedule`: the source's prediction type, which config may only repeat."""
-    if config.prediction_type and predicted and source and config.prediction_type != predicted:
+    if config.prediction_type and predicted and config.prediction_type != predicted:
         raise ConfigError(
             f"prediction_type={config.prediction_type}, but the start predicts {predicted}: "
             "leave prediction_type out, or start from something else"
         )
     noise: dict[str, Any] = {
-        "prediction_type": config.prediction_type or predicted,
+        "prediction_type": config.prediction_type or predicted or "v_prediction",
         "zero_terminal_snr": config.zero_terminal_snr,
         "source": source,
     }
