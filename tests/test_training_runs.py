@@ -239,7 +239,8 @@ def test_sampling_a_run(data: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
         return b"".join(frame.tobytes() for frame in frames)
 
     first = sampled()
-    assert first == sampled() and out_sheet_exists(tmp_path)
+    assert first == sampled() and (tmp_path / "out.png").exists()
+    assert first == sampled(steps=None, guidance=None)  # the run's own
     assert "step-00000003" in capsys.readouterr().out
     for change in ({"seed": 1}, {"steps": 5}, {"guidance": 1.0}, {"weights": "raw"}):
         assert sampled(**change) != first, change
@@ -253,10 +254,6 @@ def test_sampling_a_run(data: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
                                  "prompt": "", "seed": 0, "steps": 2, "guidance": 1.0}  # fmt: skip
         call = lambda given={**given, **wrong}: commands.sample(**given)  # noqa: E731
         assert told in refused(capsys, call)
-
-
-def out_sheet_exists(folder: Path) -> bool:
-    return (folder / "out.png").exists()
 
 
 def test_a_run_starts_from_another(
@@ -363,3 +360,24 @@ def test_help_is_there_at_once() -> None:
         )  # fmt: skip
         assert told.returncode == 0 and "Example: vf-" in told.stdout
         assert "torch" not in told.stderr
+
+
+def test_a_dry_run_prints_the_config_and_does_nothing(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    commands.train("tiny", [str(data)], tmp_path / "run", None, ["seed=7"], [], True)
+    assert "seed: 7" in capsys.readouterr().out and not (tmp_path / "run").exists()
+
+
+def test_threads_are_those_of_the_config(data: Path, tmp_path: Path) -> None:
+    for count in (1, 2):
+        run = tmp_path / str(count)
+        train(data, run, "max_steps=1", f"num_threads={count}")
+        assert json.loads((run / "card.json").read_text())["threads"] == count
+
+
+def test_samples_are_of_captions_of_the_data(data: Path, tmp_path: Path) -> None:
+    """Without prompts, samples are asked for by captions."""
+    train(data, tmp_path / "run", "max_steps=1", "num_samples=2")
+    prompts = lines(tmp_path / "run", "samples")[0]["prompts"]
+    assert len(prompts) == 2 and all(prompt.startswith("clip c") for prompt in prompts)

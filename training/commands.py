@@ -146,12 +146,7 @@ def prepare(
         torch.set_num_threads(config.num_threads)
     device = device_of(config)
     checkpoint = latest(folder)
-    if checkpoint:
-        start = resumed_start(checkpoint, config)
-    else:
-        start = make_start(config, init)
-        (folder / "start.json").write_text(json.dumps(start.report, indent=1))
-        console.print(str(start), markup=False, highlight=False)
+    start = resumed_start(checkpoint, config) if checkpoint else make_start(config, init)
     card = make_card(config, facts_of(datasets), init, start.noise, device)
     if checkpoint:
         before = json.loads((checkpoint / "card.json").read_text())
@@ -163,26 +158,42 @@ def prepare(
     state = loops.make_state(start.unet, config, device)
     if checkpoint:
         state.load(checkpoint)
-        console.print(f"going on from step {state.step}", highlight=False)
-    total = sum(p.numel() for p in start.unet.parameters())
-    console.print(f"{total / 1e6:.1f} M parameters, {trained / 1e6:.1f} M trained, on {device}",
-                  highlight=False)  # fmt: skip
-    sweep(folder)
-    (folder / "card.json").write_text(json.dumps(card, indent=1))
-    (folder / "config.yaml").write_text(as_yaml(config))
+    tell_start(start, state.step, trained, device, console)
+    write_facts(folder, config, card, start)
+    dtype, schedule = DTYPES[config.precision], schedule_of(start.noise)
     return loops.Run(
         folder=folder,
         config=config,
         card=card,
         state=state,
-        objective=Objective(
-            config, schedule_of(start.noise), codec, text, device, DTYPES[config.precision]
-        ),
+        objective=Objective(config, schedule, codec, text, device, dtype),
         batches=Batches(datasets, config),
         display=Display(console, state.step, config.max_steps),
         metrics=Metrics(folder, state.step if checkpoint else -1),
         board=Board(folder, state.step),
     )
+
+
+def tell_start(
+    start: Start, step: int, trained: int, device: torch.device, console: Console
+) -> None:
+    """Say where a run begins and how much of it is trained."""
+    total = sum(p.numel() for p in start.unet.parameters())
+    console.print(str(start), markup=False, highlight=False)
+    if step:
+        console.print(f"going on from step {step}", highlight=False)
+    console.print(
+        f"{total / 1e6:.1f} M parameters, {trained / 1e6:.1f} M trained, on {device}",
+        highlight=False,
+    )
+
+
+def write_facts(folder: Path, config: Config, card: dict[str, Any], start: Start) -> None:
+    """What a run is, beside what it makes; and away with what a killed save left."""
+    sweep(folder)
+    (folder / "start.json").write_text(json.dumps(start.report, indent=1))
+    (folder / "card.json").write_text(json.dumps(card, indent=1))
+    (folder / "config.yaml").write_text(as_yaml(config))
 
 
 def resumed_start(checkpoint: Path, config: Config) -> Start:
@@ -236,19 +247,11 @@ def sample(
     def body(console: Console) -> None:
         started = time.monotonic()
         checkpoint = check_sample(run, output, weights)
-        card = json.loads((checkpoint / "card.json").read_text())
-        config = validated(card["config"], str(run))
-        device = device_of(config)
-        if config.num_threads:
-            torch.set_num_threads(config.num_threads)
-        name = "unet_ema" if weights == "ema" else "unet"
-        unet = SpaceTimeUNet.from_pretrained(str(checkpoint / name)).to(device).eval()
-        codec, text = make_codec(config, device), make_text(config, device)
-        pipe = VideoFactoryPipeline(unet, codec, text, schedule_of(card["noise"]))
+        config, pipe = load_pipeline(checkpoint, weights)
         count = steps or config.sample_steps
         bf16 = config.precision == "bf16"
         try:
-            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            with torch.autocast(pipe.unet.device.type, torch.bfloat16, enabled=bf16):
                 clips = pipe(
                     prompt,
                     num_frames=config.num_frames,
@@ -273,6 +276,21 @@ def sample(
         )
 
     guarded(body)
+
+
+def load_pipeline(checkpoint: Path, weights: str) -> tuple[Config, VideoFactoryPipeline]:
+    """The config of a run and the pipeline that samples one of its checkpoints."""
+    card = json.loads((checkpoint / "card.json").read_text())
+    config = validated(card["config"], str(checkpoint))
+    device = device_of(config)
+    if config.num_threads:
+        torch.set_num_threads(config.num_threads)
+    unet = SpaceTimeUNet.from_pretrained(
+        str(checkpoint / {"ema": "unet_ema", "raw": "unet"}[weights])
+    )
+    codec, text = make_codec(config, device), make_text(config, device)
+    unet.to(device).eval()
+    return config, VideoFactoryPipeline(unet, codec, text, schedule_of(card["noise"]))
 
 
 def check_sample(run: Path, output: Path, weights: str) -> Path:

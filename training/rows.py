@@ -100,6 +100,26 @@ def open_rows(location: str, name: str, weight: float, sampling: Sampling, keep:
         commits = dataset.commits()
     except (DatasetError, pa.ArrowException, OSError) as error:
         raise ConfigError(f"--data {location}: {error}") from None
+    groups, fits, too_short = index(dataset, commits, sampling)
+    kept = smallest_hashes(fits, held_out)
+    trained = [
+        [row for row in rows if Place(group, row) not in kept] for group, rows in enumerate(fits)
+    ]
+    if not any(trained):
+        raise ConfigError(
+            f"--data {location}: no clip to train on: {sum(map(len, fits))} are long enough, "
+            f"{too_short} too short for {sampling.num_frames} frames, {held_out} held out; "
+            "use --set num_frames=, fps= or held_out="
+        )
+    return Rows(name, dataset, weight, fingerprint(commits), groups, trained, sorted_places(kept),
+                too_short, keep)  # fmt: skip
+
+
+def index(
+    dataset: Dataset, commits: list[dict[str, Any]], sampling: Sampling
+) -> tuple[list[tuple[str, int]], list[dict[int, str]], int]:
+    """Every row group as (shard, number in it), the clip ids of its rows that are long enough,
+    and how many are not; no media are read."""
     groups: list[tuple[str, int]] = []
     fits: list[dict[int, str]] = []  # clip ids of the rows of each group
     too_short = 0
@@ -118,18 +138,7 @@ def open_rows(location: str, name: str, weight: float, sampling: Sampling, keep:
                 too_short += len(rows) - len(long)
                 groups.append((commit["name"], group))
                 fits.append(long)
-    kept = smallest_hashes(fits, held_out)
-    trained = [
-        [row for row in rows if Place(group, row) not in kept] for group, rows in enumerate(fits)
-    ]
-    if not any(trained):
-        raise ConfigError(
-            f"--data {location}: no clip to train on: {sum(map(len, fits))} are long enough, "
-            f"{too_short} too short for {sampling.num_frames} frames, {held_out} held out; "
-            "use --set num_frames=, fps= or held_out="
-        )
-    return Rows(name, dataset, weight, fingerprint(commits), groups, trained, sorted_places(kept),
-                too_short, keep)  # fmt: skip
+    return groups, fits, too_short
 
 
 def smallest_hashes(fits: list[dict[int, str]], count: int) -> set[Place]:
