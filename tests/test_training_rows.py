@@ -1,0 +1,201 @@
+"""From shards to samples: frames by time, crop, held-out clips, bad rows, mixtures."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from training_media import FPS, TINY, clip, level, mp4, small_dataset, write_dataset
+
+from training.batches import HANDFUL, BadRow, BadRows, Batches, Sample, TooManyBadError
+from training.batches import held_out_samples as held_out_of
+from training.configs import Config, ConfigError, load_config
+from training.orders import Place
+from training.rows import Rows, open_rows, parse_data
+from training.videos import BadVideoError, Sampling, read_frames
+
+
+def sampling(**changes: Any) -> Sampling:
+    return Sampling(**{"num_frames": 3, "height": 16, "width": 16, "fps": FPS, **changes})
+
+
+def greys(frames: np.ndarray) -> list[float]:
+    return frames.mean((1, 2, 3)).tolist()
+
+
+def same_frames(frames: np.ndarray, numbers: list[int]) -> bool:
+    wanted = [level(n) for n in numbers]
+    return max(abs(a - b) for a, b in zip(greys(frames), wanted, strict=True)) < 4
+
+
+@pytest.mark.parametrize(
+    ("changes", "start", "numbers"),
+    [
+        ({}, 0.0, [0, 1, 2]),
+        ({}, 0.999, [9, 10, 11]),  # room: 12/8 s less 2/8 s, the last frame's time included
+        ({"fps": FPS / 2}, 0.0, [0, 2, 4]),
+        ({"fps": 2 * FPS}, 0.0, [0, 0, 1]),  # a frame is shown until the next one
+        ({"stride": 4}, 0.0, [0, 4, 8]),
+        ({"stride": 4}, 0.99, [3, 7, 11]),
+        ({"stride": 1}, 0.5, [5, 6, 7]),
+    ],
+)
+def test_the_frames_asked_for(changes: dict[str, Any], start: float, numbers: list[int]) -> None:
+    assert same_frames(read_frames(mp4(12), sampling(**changes), start), numbers)
+
+
+def test_times_come_from_pts() -> None:
+    """Frames 0..5 are shown at 0, 1, 2, 6, 7, 8 eighths of a second."""
+    media = mp4(6, times=[0, 1, 2, 6, 7, 8])
+    assert same_frames(read_frames(media, sampling(num_frames=8), 0.0), [0, 1, 2, 2, 2, 2, 3, 4])
+
+
+def test_starts_cover_the_whole_clip() -> None:
+    media = mp4(12)
+    first = {
+        round((greys(read_frames(media, sampling(stride=1), n / 40))[0] - 30) / 12)
+        for n in range(40)
+    }
+    assert first == set(range(10))
+
+
+def test_the_picture_is_covered_and_its_centre_kept() -> None:
+    import io
+
+    import av
+
+    sink = io.BytesIO()
+    picture = np.zeros((32, 128, 3), np.uint8)
+    picture[:, 48:80] = 255  # the middle square of a wide picture
+    with av.open(sink, "w", "mp4") as container:
+        stream = container.add_stream("libx264", rate=FPS)
+        stream.width, stream.height, stream.pix_fmt = 128, 32, "yuv420p"
+        stream.options = {"crf": "1"}
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+    frames = read_frames(sink.getvalue(), sampling(num_frames=8), 0.3)
+    assert frames.shape == (1, 16, 16, 3)  # one frame is an image, whatever is asked for
+    assert frames.mean() > 240
+
+
+@pytest.mark.parametrize("media", [b"", b"no video at all", mp4(12)[:-400], mp4(2)])
+def test_bad_media_is_told_as_such(media: bytes) -> None:
+    with pytest.raises(BadVideoError):
+        read_frames(media, sampling(), 0.9)
+
+
+def config(*overrides: str) -> Config:
+    return load_config("tiny", [*TINY, *overrides])
+
+
+def rows_of(folder: Path, name: str = "a", weight: float = 1.0, held_out: int = 0) -> Rows:
+    return open_rows(str(folder), name, weight, sampling(num_frames=2, stride=1), 8, held_out)
+
+
+def take(batches: Batches, count: int, step: int = 0) -> list[Sample | BadRow]:
+    got = itertools.islice(batches.start_at(step), count)
+    return [each for batch in got for each in (*batch.samples, *batch.bad)]
+
+
+def test_an_epoch_holds_every_clip_once_but_those_held_out(tmp_path: Path) -> None:
+    rows = rows_of(small_dataset(tmp_path / "a"), held_out=1)
+    out = [s for s in held_out_of([rows], config()) if isinstance(s, Sample)]
+    batches = Batches([rows], config("batch_size=3"))
+    samples = take(batches, 4)
+    ids = [sample.clip_id for sample in samples]
+    assert set(Counter(ids).values()) == {2} and len(ids) == 12
+    assert [s.clip_id for s in out] == list({f"c{n}" for n in range(7)} - set(ids))
+    assert batches.epochs(1) == {"a": 0} and batches.epochs(2) == {"a": 1}
+
+
+def test_held_out_clips_are_those_of_the_ids_alone(tmp_path: Path) -> None:
+    clips = [clip(f"c{n}", mp4(4), 4) for n in range(9)]
+    kept = []
+    for n, per_commit in enumerate((9, 2)):
+        folder = write_dataset(tmp_path / str(n), clips[:: 1 if n else -1], per_commit)
+        rows = rows_of(folder, held_out=3)
+        kept.append({rows.fetch(place).clip_id for place in rows.held_out})
+    assert kept[0] == kept[1] and len(kept[0]) == 3
+
+
+def test_a_batch_is_the_same_wherever_reading_begins(tmp_path: Path) -> None:
+    folder = small_dataset(tmp_path / "a")
+    once = take(Batches([rows_of(folder)], config("loader_threads=1")), 6)
+    later = take(Batches([rows_of(folder)], config("loader_threads=3", "prefetch=4")), 3, step=3)
+    for a, b in zip(once[6:], later, strict=True):
+        assert isinstance(a, Sample) and isinstance(b, Sample)
+        assert (a.clip_id, a.epoch, a.draws) == (b.clip_id, b.epoch, b.draws)
+        assert torch.equal(a.raw, b.raw)
+
+
+def test_two_datasets_have_exact_shares_and_epochs_of_their_own(tmp_path: Path) -> None:
+    datasets = [rows_of(small_dataset(tmp_path / name, count, name), name, weight)
+                for name, count, weight in (("a", 7, 0.75), ("b", 2, 0.25))]  # fmt: skip
+    samples = take(Batches(datasets, config("batch_size=4")), 14)
+    by_name = {name: [s for s in samples if s.dataset == name] for name in "ab"}
+    assert {name: len(each) for name, each in by_name.items()} == {"a": 42, "b": 14}
+    for name, size in (("a", 7), ("b", 2)):
+        for epoch in range(5):
+            seen = [s.clip_id for s in by_name[name] if s.epoch == epoch]
+            assert len(seen) == len(set(seen)) == size
+
+
+def test_null_captions_are_the_empty_prompt(tmp_path: Path) -> None:
+    folder = write_dataset(tmp_path / "a", [clip("x", mp4(4), 4, caption=None)])
+    assert rows_of(folder).fetch(Place(0, 0)).caption == ""
+
+
+def test_images_are_videos_of_one_frame_and_short_clips_are_left_out(tmp_path: Path) -> None:
+    rows = [clip("image", mp4(1), 1), clip("short", mp4(2), 2), clip("long", mp4(9), 9)]
+    folder = write_dataset(tmp_path / "a", rows)
+    opened = open_rows(str(folder), "a", 1, sampling(stride=2), 8, 0)
+    assert (opened.num_trained, opened.too_short) == (2, 1)
+    batches = Batches([opened], config("stride=2", "num_frames=3"))
+    assert {s.clip_id: len(s.raw) for s in take(batches, 1)} == {"image": 1, "long": 3}
+
+
+def test_bad_rows_are_skipped_and_named(tmp_path: Path) -> None:
+    rows = [clip(f"c{n}", mp4(4), 4) for n in range(3)] + [clip("broken", b"junk", 4)]
+    batches = Batches([rows_of(write_dataset(tmp_path / "a", rows))], config("batch_size=4"))
+    batch = next(iter(batches.start_at(0)))
+    assert {s.clip_id for s in batch.samples} == {"c0", "c1", "c2"}
+    assert [(bad.dataset, bad.clip_id) for bad in batch.bad] == [("a", "broken")]
+    assert "does not decode" in batch.bad[0].reason
+
+
+def test_too_many_bad_rows_stop_a_run() -> None:
+    bad = BadRows()
+    for n in range(HANDFUL):
+        assert bad.add(BadRow("a", str(n), "why"))
+    assert not bad.add(BadRow("a", "0", "why"))  # a row is counted once
+    bad.check(num_seen=HANDFUL)
+    bad.add(BadRow("a", "one more", "why"))
+    bad.check(num_seen=1000)  # six of a thousand
+    with pytest.raises(TooManyBadError, match=r"6 of 500 .*one more: why.*vf-validate"):
+        bad.check(num_seen=500)
+
+
+def test_data_arguments() -> None:
+    assert parse_data(["runs/a:0.7", "runs/b/:0.3"]) == [
+        ("runs/a", "a", 0.7),
+        ("runs/b/", "b", 0.3),
+    ]
+    assert parse_data(["s3://bucket/x", "other/x:2"]) == [
+        ("s3://bucket/x", "x", 1.0),
+        ("other/x", "x#2", 2.0),
+    ]
+    for wrong in ("a:0", "a:-1", "a:nan"):
+        with pytest.raises(ConfigError, match="weight"):
+            parse_data([wrong])
+
+
+def test_no_dataset_and_no_clip_left_are_the_users_to_mend(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="not a dataset folder"):
+        rows_of(tmp_path)
+    with pytest.raises(ConfigError, match="no clip to train on: 7 are long enough"):
+        rows_of(small_dataset(tmp_path / "a"), held_out=7)

@@ -1,0 +1,227 @@
+"""Presets of training, and one validated Config from a preset and `--set path=value`."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+# Every number is ours unless its line says the paper. Times and losses: docs/training.md.
+PRESETS: dict[str, dict[str, Any]] = {
+    # Two CPU cores, minutes: pixels as latents, a random text tower, a 3.5 M U-Net.
+    "tiny": {
+        "model": "tiny",
+        "latents": "space_to_depth",
+        "text": "tiny",
+        "num_frames": 8,
+        "width": 112,
+        "height": 64,
+        "fps": 8,
+        "batch_size": 2,
+        "max_steps": 80,
+        "learning_rate": 1e-3,
+        "warmup_steps": 10,
+        "ema_decay": 0.98,
+        "checkpoint_every": 20,
+        "evaluate_every": 40,
+        "sample_every": 80,
+        "sample_steps": 12,
+        "guidance": 3.0,
+        "num_samples": 2,
+        "num_threads": 2,
+        "loader_threads": 1,
+    },
+    # One GPU: Stable Diffusion latents, OpenCLIP text, 224x128.
+    "small": {
+        "model": "small",
+        "latents": "stable_diffusion",
+        "text": "open_clip",
+        "num_frames": 16,
+        "width": 224,
+        "height": 128,
+        "fps": 8,
+        "batch_size": 32,
+        "micro_batch_size": 8,
+        "max_steps": 20_000,
+        "learning_rate": 1e-4,
+        "warmup_steps": 1000,
+        "precision": "bf16",
+        "held_out": 64,
+    },
+    # The paper's: batch 128, about 40k steps, 344x192, 16 frames.
+    "videofactory": {
+        "model": "videofactory",
+        "latents": "stable_diffusion",
+        "text": "open_clip",
+        "num_frames": 16,
+        "width": 344,
+        "height": 192,
+        "fps": 8,
+        "batch_size": 128,
+        "micro_batch_size": 4,
+        "max_steps": 40_000,
+        "learning_rate": 5e-5,
+        "warmup_steps": 1000,
+        "precision": "bf16",
+        "activation_checkpointing": True,
+        "held_out": 128,
+    },
+}
+
+
+class ConfigError(ValueError):
+    """A user's mistake: what was given, what is allowed, what to do next."""
+
+
+class Config(BaseModel):
+    """Everything that a run depends on besides its data and its start."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    # What is trained. `unet` changes keys of the model's preset, such as unet.swap_window.
+    model: Literal["tiny", "small", "videofactory"]
+    unet: dict[str, Any] = {}
+    latents: Literal["space_to_depth", "stable_diffusion"]
+    latents_path: str = "stabilityai/stable-diffusion-2-1-base"  # of the autoencoder
+    text: Literal["tiny", "open_clip"]
+    text_path: str = "laion2b_s32b_b79k"  # OpenCLIP weights: a file, or a tag to fetch
+    trainable: Literal["all", "temporal_and_swap", "swap"] = "all"
+
+    # What a sample is. fps: frames taken per second; with stride, every stride-th instead.
+    num_frames: int = Field(gt=0)
+    height: int = Field(gt=0)  # px
+    width: int = Field(gt=0)  # px
+    fps: float = Field(8, gt=0)
+    stride: int | None = Field(None, ge=1)
+    shuffle_window: int = Field(8, ge=1)  # row groups whose rows are shuffled together
+    held_out: int = Field(1, ge=0)  # clips of each dataset that are never trained on
+
+    # Diffusion. prediction_type: None follows --init; without one it is v_prediction (ours).
+    prediction_type: Literal["epsilon", "v_prediction"] | None = None
+    zero_terminal_snr: bool = False
+    min_snr_gamma: float | None = Field(None, gt=0)
+    caption_dropout: float = Field(0.1, ge=0, le=1)  # share trained on the empty prompt
+    # Of the temporal convolutions. ModelScope's 0.1 would tie the loss to how a batch is split.
+    dropout: float = Field(0.0, ge=0, lt=1)
+
+    # The optimiser: AdamW.
+    seed: int = Field(0, ge=0)
+    batch_size: int = Field(gt=0)
+    micro_batch_size: int | None = Field(None, gt=0)  # clips at once; None: the whole batch
+    max_steps: int = Field(gt=0)
+    learning_rate: float = Field(gt=0)
+    schedule: Literal["constant", "cosine"] = "constant"
+    warmup_steps: int = Field(0, ge=0)
+    weight_decay: float = Field(0.01, ge=0)
+    clip_norm: float = Field(1.0, gt=0)
+    ema_decay: float = Field(0.9999, ge=0, lt=1)
+
+    # The machine.
+    precision: Literal["float32", "bf16", "float64"] = "float32"
+    activation_checkpointing: bool = False
+    device: str = "auto"  # auto: cuda where there is one, else cpu
+    num_threads: int | None = Field(None, ge=1)  # of torch on a CPU; the loss depends on it
+    loader_threads: int = Field(4, ge=1)
+    prefetch: int = Field(2, ge=1)  # batches decoded ahead
+
+    # What is written.
+    checkpoint_every: int = Field(1000, gt=0)  # steps
+    keep_checkpoints: int = Field(2, ge=1)
+    evaluate_every: int = Field(1000, gt=0)
+    timestep_bins: int = Field(4, ge=1)
+    sample_every: int = Field(1000, gt=0)
+    sample_prompts: list[str] = []  # []: captions of the data
+    num_samples: int = Field(4, ge=0)
+    sample_steps: int = Field(50, ge=1)
+    guidance: float = 9.0
+
+    @model_validator(mode="after")
+    def fits_together(self) -> Config:
+        if self.zero_terminal_snr and self.prediction_type == "epsilon":
+            raise ValueError("zero_terminal_snr needs prediction_type=v_prediction; change one")
+        factor = 8 if self.latents == "stable_diffusion" else 4
+        for key in ("height", "width"):
+            if (size := getattr(self, key)) % factor:
+                raise ValueError(
+                    f"{key} is {size}: give a multiple of {factor}, such as "
+                    f"{max(1, round(size / factor)) * factor}"
+                )
+        return self
+
+
+# What may change between one part of a run and the next without touching the loss trace.
+FREE_KEYS = (
+    *("loader_threads", "prefetch", "checkpoint_every", "keep_checkpoints", "evaluate_every"),
+    *("timestep_bins", "sample_every", "sample_prompts", "num_samples", "sample_steps"),
+    "guidance",
+)
+
+
+def load_config(preset: str, overrides: list[str]) -> Config:
+    """A preset with `path=value` overrides; ConfigError for what is unknown or out of range."""
+    if preset not in PRESETS:
+        raise ConfigError(f"unknown preset {preset!r}{nearest(preset, PRESETS)}")
+    tree = dict(PRESETS[preset])
+    for override in overrides:
+        set_path(tree, override)
+    return validated(tree, f"preset {preset}")
+
+
+def validated(tree: dict[str, Any], where: str) -> Config:
+    """A Config from plain data; ConfigError with the first problem."""
+    try:
+        config = Config(**tree)
+    except ValidationError as error:
+        raise ConfigError(f"{where}: {explain(error)}") from None
+    check_unet_keys(config)
+    return config
+
+
+def check_unet_keys(config: Config) -> None:
+    import inspect
+
+    from model import SpaceTimeUNet
+
+    known = set(inspect.signature(SpaceTimeUNet.__init__).parameters) - {"self"}
+    for key in config.unet:
+        if key not in known:
+            raise ConfigError(f"unknown key {'unet.' + key!r}{nearest(key, known)}")
+
+
+def set_path(tree: dict[str, Any], override: str) -> None:
+    """Apply one `a.b=value` (value read as YAML) to a tree of maps, in place."""
+    path, equals, text = override.partition("=")
+    if not equals or not all(path.split(".")):
+        raise ConfigError(f"--set {override!r} is not path=value, such as learning_rate=1e-4")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise ConfigError(f"--set {override!r}: {text!r} is not a YAML value") from None
+    *parents, last = path.split(".")
+    for key in parents:
+        child = tree.get(key, {})
+        if not isinstance(child, dict):
+            raise ConfigError(f"--set {override!r}: {key!r} holds a value, not keys")
+        tree[key] = dict(child)  # the preset's own stays as it is
+        tree = tree[key]
+    tree[last] = value
+
+
+def explain(error: ValidationError) -> str:
+    """The first problem of a validation error: key, value, what is allowed."""
+    problem = error.errors()[0]
+    path = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        return f"unknown key {path!r}{nearest(path, Config.model_fields)}"
+    if problem["type"] == "value_error":  # our own words name the key
+        return problem["msg"].removeprefix("Value error, ")
+    return f"{path} is {problem['input']!r}: {problem['msg']}"
+
+
+def nearest(name: str, known: Any) -> str:
+    """The end of an error message about an unknown name: the closest known one, or all."""
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {close[0]!r}?" if close else f"; allowed: {', '.join(known)}"

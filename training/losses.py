@@ -1,0 +1,124 @@
+"""From samples to losses: latents, noise, timesteps and text of a batch, and held-out losses."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+from torch import Tensor
+
+from model import SpaceTimeUNet
+from model.diffusion import (
+    add_noise,
+    diffusion_loss,
+    drop_captions,
+    min_snr_weight,
+    signal_to_noise,
+    training_target,
+)
+from model.latents import Codec, to_pixels
+from model.texts import TextEncoder
+from training.batches import Sample
+from training.configs import Config
+
+
+@dataclass
+class Objective:
+    """What the U-Net learns. B samples of T frames at once; latents are [B, C, T, h, w]."""
+
+    config: Config
+    schedule: DDPMScheduler
+    codec: Codec
+    text: TextEncoder
+    device: torch.device
+    dtype: torch.dtype
+
+    def __post_init__(self) -> None:
+        self.empty = self.text.encode([""])  # [1, L, D], what guidance subtracts
+        self.num_timesteps = int(self.schedule.config["num_train_timesteps"])
+
+    def losses(self, unet: SpaceTimeUNet, samples: list[Sample]) -> Tensor:
+        """The training loss of each sample [B], of samples with equally many frames."""
+        steps = self.timesteps([sample.draws.timestep for sample in samples])
+        weight = None
+        if self.config.min_snr_gamma is not None:
+            snr = signal_to_noise(self.schedule, steps)
+            kind = self.schedule.config["prediction_type"]
+            weight = min_snr_weight(snr, kind, self.config.min_snr_gamma)
+        dropped = [sample.draws.caption < self.config.caption_dropout for sample in samples]
+        return self.errors(unet, samples, steps, torch.tensor(dropped), weight)
+
+    def errors(
+        self,
+        unet: SpaceTimeUNet,
+        samples: list[Sample],
+        steps: Tensor,
+        dropped: Tensor,
+        weight: Tensor | None = None,
+    ) -> Tensor:
+        """Squared error of the prediction at steps [B], times weight [B]."""
+        raw = torch.stack([sample.raw for sample in samples])
+        latents = self.codec.encode(to_pixels(raw)).to(self.device, self.dtype)
+        noise = torch.stack([s.draws.noise(tuple(latents.shape[1:])) for s in samples]).to(latents)
+        text = self.text.encode([sample.caption for sample in samples])
+        text = drop_captions(text, self.empty, dropped).to(latents)
+        steps = steps.to(self.device)
+        rate: dict[str, Any] = {}
+        if unet.config["fps_conditioning"]:
+            rate["fps"] = float(self.config.fps if latents.shape[2] > 1 else 0)
+        x = add_noise(self.schedule, latents, noise, steps).to(self.dtype)
+        bf16 = self.config.precision == "bf16"
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
+            prediction = unet(x, steps, text, **rate).sample
+        target = training_target(self.schedule, latents, noise, steps)
+        return diffusion_loss(prediction, target, weight)
+
+    def timesteps(self, uniform: list[float]) -> Tensor:
+        return torch.tensor([int(each * self.num_timesteps) for each in uniform])
+
+
+def micro_batches(samples: list[Sample], size: int | None) -> Iterator[list[Sample]]:
+    """Parts of a batch of at most `size` samples, each of one number of frames."""
+    by_length: dict[int, list[Sample]] = defaultdict(list)
+    for sample in samples:
+        by_length[len(sample.raw)].append(sample)
+    for same in by_length.values():
+        step = size or len(same)
+        for n in range(0, len(same), step):
+            yield same[n : n + step]
+
+
+@torch.no_grad()
+def held_out_losses(
+    objective: Objective, unet: SpaceTimeUNet, samples: list[Sample], bins: int
+) -> dict[str, Any]:
+    """Mean squared error on held-out clips with fixed noise: over all, per bin, per dataset.
+
+    Each clip is seen once in each of `bins` equal ranges of timesteps, with its caption.
+    """
+    was_training = unet.training
+    unet.eval()
+    rows: list[tuple[str, list[float]]] = []
+    for sample in samples:
+        steps = objective.timesteps([(n + sample.draws.timestep) / bins for n in range(bins)])
+        # One at a time: memory does not grow with the number of bins.
+        errors = [
+            objective.errors(unet, [sample], step[None], torch.tensor([False])).item()
+            for step in steps
+        ]
+        rows.append((sample.dataset, errors))
+    unet.train(was_training)
+    every = torch.tensor([errors for _, errors in rows], dtype=torch.float64)
+    names = sorted({name for name, _ in rows})
+    return {
+        "all": every.mean().item(),
+        "bins": every.mean(0).tolist(),
+        "datasets": {
+            name: every[[n for n, row in enumerate(rows) if row[0] == name]].mean().item()
+            for name in names
+        },
+    }

@@ -1,0 +1,132 @@
+"""What is trained on when, and with which draws: pure functions, so that a resume needs no state.
+
+Sample n of a run (n = step * batch_size + place in the batch) belongs to one dataset of the
+mixture; it is that dataset's c-th sample, in epoch c // size, at a place of that epoch's
+permutation. What is drawn for it depends on (seed, dataset, epoch, sample id) alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def digest(*parts: str | int) -> bytes:
+    """32 bytes that depend on every part and on where one ends and the next begins."""
+    return hashlib.blake2b(json.dumps(parts).encode(), digest_size=32).digest()
+
+
+@dataclass(frozen=True)
+class Draws:
+    """The random numbers of one sample in one epoch; start and timestep are in [0, 1)."""
+
+    start: float
+    timestep: float
+    caption: float
+    noise_seed: int
+
+    def noise(self, shape: tuple[int, ...]) -> Tensor:
+        """Noise fp32, drawn on the CPU so that every device trains on the same."""
+        generator = torch.Generator().manual_seed(self.noise_seed)
+        return torch.randn(shape, generator=generator)
+
+
+def draw(seed: int, dataset: str, epoch: int | str, sample_id: str) -> Draws:
+    """The draws of one sample in one epoch."""
+    words = np.frombuffer(digest(seed, dataset, epoch, sample_id), dtype="<u8")
+    start, timestep, caption = (float(word >> np.uint64(11)) / 2**53 for word in words[:3])
+    return Draws(start, timestep, caption, int(words[3] >> np.uint64(1)))
+
+
+class Mixture:
+    """Which dataset each sample of a run comes from: exact shares, spread as evenly as can be.
+
+    weights: relative, one per dataset; rounded to fractions of at most 1/1000. The sequence
+    repeats after as many samples as the shares' common denominator, and in each such period
+    every dataset has exactly its share. Each next sample goes to the dataset furthest behind.
+    """
+
+    def __init__(self, weights: Sequence[float]) -> None:
+        parts = [Fraction(weight).limit_denominator(1000) for weight in weights]
+        self.shares = [part / sum(parts) for part in parts]
+        period = math.lcm(*(share.denominator for share in self.shares))
+        counts = [0] * len(parts)
+        self.sequence: list[int] = []
+        self.before: list[tuple[int, ...]] = []
+        for n in range(period):
+            self.before.append(tuple(counts))
+            behind = [
+                share * (n + 1) - count for share, count in zip(self.shares, counts, strict=True)
+            ]
+            self.sequence.append(max(range(len(parts)), key=behind.__getitem__))
+            counts[self.sequence[-1]] += 1
+        self.counts = tuple(counts)
+
+    def count(self, dataset: int, n: int) -> int:
+        """How many of the first n samples of a run are of a dataset."""
+        rounds, place = divmod(n, len(self.sequence))
+        return rounds * self.counts[dataset] + self.before[place][dataset]
+
+    def at(self, n: int) -> tuple[int, int]:
+        """(dataset, how many samples of it came before) of the n-th sample of a run."""
+        dataset = self.sequence[n % len(self.sequence)]
+        return dataset, self.count(dataset, n)
+
+
+@dataclass(frozen=True)
+class Place:
+    """A row of a dataset: row group (counted over all shards) and row in it."""
+
+    group: int
+    row: int
+
+
+class Order:
+    """One permutation per epoch: row groups are shuffled, then rows inside windows of groups.
+
+    A reader therefore holds `window` row groups at a time, whatever the size of the dataset.
+
+    rows: for each row group the rows that are trained on.
+    """
+
+    def __init__(self, seed: int, dataset: str, rows: Sequence[Sequence[int]], window: int) -> None:
+        self.seed, self.dataset, self.rows, self.window = seed, dataset, rows, window
+        self.size = sum(len(group) for group in rows)
+        # Two epochs meet in a batch, and the reader is a few batches ahead.
+        self.groups = lru_cache(2)(self._groups)
+        self.window_rows = lru_cache(4)(self._window_rows)
+
+    def random(self, *parts: str | int) -> np.random.Generator:
+        key = digest(self.seed, self.dataset, "order", *parts)
+        return np.random.Generator(np.random.Philox(int.from_bytes(key[:8], "little")))
+
+    def _groups(self, epoch: int) -> tuple[list[int], list[int]]:
+        """Row groups of an epoch in order, and the place where each window of them begins."""
+        order = self.random(epoch).permutation(len(self.rows)).tolist()
+        starts = [0]
+        for n in range(0, len(order), self.window):
+            starts.append(starts[-1] + sum(len(self.rows[g]) for g in order[n : n + self.window]))
+        return order, starts
+
+    def _window_rows(self, epoch: int, number: int) -> list[Place]:
+        order, _ = self.groups(epoch)
+        groups = order[number * self.window : (number + 1) * self.window]
+        places = [Place(group, row) for group in groups for row in self.rows[group]]
+        return [places[n] for n in self.random(epoch, number).permutation(len(places))]
+
+    def at(self, count: int) -> tuple[int, Place]:
+        """(epoch, row) of the dataset's count-th sample."""
+        epoch, n = divmod(count, self.size)
+        _, starts = self.groups(epoch)
+        number = bisect_right(starts, n) - 1
+        return epoch, self.window_rows(epoch, number)[n - starts[number]]

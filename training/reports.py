@@ -1,0 +1,161 @@
+"""What a run tells: metrics.jsonl, TensorBoard, samples with their contact sheet, progress."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+from PIL import Image
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
+
+SHEET_FRAMES = 8  # columns of a contact sheet
+LINE_EVERY_S = 10.0  # between lines of a log, where there is no terminal
+
+
+class Metrics:
+    """RUN/metrics.jsonl: a line per optimiser step, and lines with other keys beside them.
+
+    Opened at a step, it first drops what a killed run wrote after its last checkpoint, so that
+    every step is there once.
+    """
+
+    def __init__(self, run: Path, step: int) -> None:
+        path = run / "metrics.jsonl"
+        kept = lines_up_to(path, step)
+        written = path.with_name(".tmp-metrics.jsonl")
+        written.write_text("".join(kept))
+        written.replace(path)
+        self.file = path.open("a")
+
+    def write(self, **line: Any) -> None:
+        """Floats are written so that reading them gives the same bits."""
+        self.file.write(json.dumps(line) + "\n")
+        self.file.flush()
+
+    def close(self) -> None:
+        self.file.close()
+
+
+def lines_up_to(path: Path, step: int) -> list[str]:
+    """The whole lines of steps up to and with `step`."""
+    kept = []
+    for line in path.read_text().splitlines(keepends=True) if path.exists() else []:
+        try:
+            if line.endswith("\n") and json.loads(line)["step"] <= step:
+                kept.append(line)
+        except (json.JSONDecodeError, KeyError):
+            continue  # torn by a kill
+    return kept
+
+
+class Board:
+    """RUN/tb: scalars, and samples as moving pictures."""
+
+    def __init__(self, run: Path, step: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        # What a killed run wrote after its last checkpoint is hidden.
+        self.writer = SummaryWriter(str(run / "tb"), purge_step=step + 1 if step else None)
+
+    def scalars(self, step: int, values: dict[str, float]) -> None:
+        for name, value in values.items():
+            self.writer.add_scalar(name, value, step)
+
+    def clips(self, step: int, prompts: list[str], clips: Tensor, fps: float) -> None:
+        """Clips uint8 [B, T, H, W, 3] as animated GIFs: add_video would want moviepy."""
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        for n, (prompt, clip) in enumerate(zip(prompts, clips, strict=True)):
+            picture = Summary.Image(
+                height=clip.shape[1],
+                width=clip.shape[2],
+                colorspace=3,
+                encoded_image_string=gif(clip, fps),
+            )
+            value = Summary.Value(tag=f"samples/{n} {prompt[:40]}", image=picture)
+            self.writer._get_file_writer().add_summary(Summary(value=[value]), step)
+
+    def close(self) -> None:
+        self.writer.close()
+
+
+def gif(clip: Tensor, fps: float) -> bytes:
+    """An animated GIF of a clip uint8 [T, H, W, 3]."""
+    frames = [Image.fromarray(frame) for frame in clip.numpy()]
+    sink = io.BytesIO()
+    frames[0].save(
+        sink, "GIF", save_all=True, append_images=frames[1:], duration=round(1000 / fps), loop=0
+    )
+    return sink.getvalue()
+
+
+def contact_sheet(clips: Tensor, path: Path) -> None:
+    """A PNG of clips uint8 [B, T, H, W, 3]: a row per clip, its frames from left to right."""
+    B, T, H, W, _ = clips.shape
+    columns = torch.linspace(0, T - 1, min(T, SHEET_FRAMES)).round().long()
+    gap = 2
+    sheet = torch.full(
+        (B * (H + gap) + gap, len(columns) * (W + gap) + gap, 3), 255, dtype=torch.uint8
+    )
+    for row, clip in enumerate(clips):
+        for column, frame in enumerate(clip[columns]):
+            y, x = gap + row * (H + gap), gap + column * (W + gap)
+            sheet[y : y + H, x : x + W] = frame
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(sheet.numpy()).save(path)
+
+
+def slug(prompt: str) -> str:
+    """A prompt as part of a file name."""
+    return re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:40] or "empty"
+
+
+class Display:
+    """Progress: a bar on a terminal, a line every ten seconds in a log."""
+
+    def __init__(self, console: Console, step: int, max_steps: int) -> None:
+        self.console, self.max_steps, self.first = console, max_steps, step
+        self.started = time.monotonic()
+        self.told = 0.0
+        self.bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self.task = self.bar.add_task("training", total=max_steps, completed=step)
+
+    def __enter__(self) -> Display:
+        self.bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.bar.stop()
+
+    def step(self, step: int, loss: float, clips_per_s: float, data_wait_share: float) -> None:
+        text = f"loss {loss:.4f}, {clips_per_s:.2f} clips/s, data wait {data_wait_share:.0%}"
+        self.bar.update(self.task, completed=step, description=text)
+        now = time.monotonic()
+        due = now - self.told >= LINE_EVERY_S or step == self.max_steps
+        if due and not self.console.is_terminal:
+            self.told = now
+            left_s = (now - self.started) / (step - self.first) * (self.max_steps - step)
+            self.say(f"step {step}/{self.max_steps}: {text}, {left_s / 60:.1f} min left")
+
+    def say(self, text: str) -> None:
+        self.console.print(text, markup=False, highlight=False)

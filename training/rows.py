@@ -1,0 +1,185 @@
+"""The rows of a dataset folder that a run trains on and holds out, and how one is read."""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+import json
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from curation.shards import Dataset, DatasetError
+from training.configs import ConfigError
+from training.orders import Order, Place, digest
+from training.videos import Sampling
+
+COLUMNS = ["clip_id", "caption", "clip"]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One kept clip: its id, its caption (null is the empty prompt) and its mp4."""
+
+    clip_id: str
+    caption: str
+    media: memoryview
+
+
+@dataclass
+class Rows:
+    """The rows of one dataset. Nothing of the media is in memory but a few row groups.
+
+    name: what the draws of its samples depend on; the folder may move.
+    fingerprint: of the bytes of every shard.
+    """
+
+    name: str
+    dataset: Dataset
+    weight: float
+    fingerprint: str
+    groups: list[tuple[str, int]]  # shard, row group in it
+    trained: list[list[int]]  # rows of each group
+    held_out: list[Place]
+    too_short: int
+    keep: int  # row groups in memory
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    read: OrderedDict[int, pa.Table] = field(default_factory=OrderedDict)
+
+    @property
+    def num_trained(self) -> int:
+        return sum(len(rows) for rows in self.trained)
+
+    def order(self, seed: int, window: int) -> Order:
+        return Order(seed, self.name, self.trained, window)
+
+    def fetch(self, place: Place) -> Row:
+        """One row; its media is a view into its row group."""
+        table = self.group(place.group)
+        clip = table["clip"].chunk(0)
+        media = clip.field("bytes")[place.row].as_buffer()
+        if media is None:
+            raise DatasetError(f"{self.dataset.uri}: a row without media")
+        caption = table["caption"][place.row].as_py()
+        return Row(table["clip_id"][place.row].as_py(), caption or "", memoryview(media))
+
+    def group(self, number: int) -> pa.Table:
+        """A row group, from memory if it was read lately."""
+        with self.lock:
+            if number in self.read:
+                self.read.move_to_end(number)
+                return self.read[number]
+            shard, group = self.groups[number]
+            with open_shard(self.dataset, shard) as file:
+                table = file.read_row_group(group, columns=COLUMNS).combine_chunks()
+            self.read[number] = table
+            if len(self.read) > self.keep:
+                self.read.popitem(last=False)
+            return table
+
+
+def open_shard(dataset: Dataset, name: str) -> pq.ParquetFile:
+    # Mapped, a row group costs no copy: the media column is stored uncompressed.
+    path = dataset.path("shards", f"{name}.parquet")
+    return pq.ParquetFile(path, filesystem=dataset.filesystem, memory_map=dataset.is_local)
+
+
+def open_rows(location: str, name: str, weight: float, sampling: Sampling, keep: int,
+              held_out: int) -> Rows:  # fmt: skip
+    """Index a dataset: which rows are long enough, and which are held out.
+
+    Held out are the `held_out` clips with the smallest hash of their id: the same ones after
+    the dataset moved or was put into other shards. Raises ConfigError.
+    """
+    try:
+        dataset = Dataset.at(location).require()
+        commits = dataset.commits()
+    except (DatasetError, pa.ArrowException, OSError) as error:
+        raise ConfigError(f"--data {location}: {error}") from None
+    groups, fits, too_short = index(dataset, commits, sampling)
+    kept = smallest_hashes(fits, held_out)
+    trained = [
+        [row for row in rows if Place(group, row) not in kept] for group, rows in enumerate(fits)
+    ]
+    if not any(trained):
+        raise ConfigError(
+            f"--data {location}: no clip to train on: {sum(map(len, fits))} are long enough, "
+            f"{too_short} too short for {sampling.num_frames} frames, {held_out} held out; "
+            "use --set num_frames=, fps= or held_out="
+        )
+    return Rows(name, dataset, weight, fingerprint(commits), groups, trained, sorted_places(kept),
+                too_short, keep)  # fmt: skip
+
+
+def index(
+    dataset: Dataset, commits: list[dict[str, Any]], sampling: Sampling
+) -> tuple[list[tuple[str, int]], list[dict[int, str]], int]:
+    """Every row group as (shard, number in it), the clip ids of its rows that are long enough,
+    and how many are not; no media are read."""
+    groups: list[tuple[str, int]] = []
+    fits: list[dict[int, str]] = []  # clip ids of the rows of each group
+    too_short = 0
+    for commit in commits:
+        if not commit["num_clips"]:
+            continue
+        with open_shard(dataset, commit["name"]) as file:
+            for group in range(file.num_row_groups):
+                table = file.read_row_group(group, ["clip_id", "num_frames", "duration_s"])
+                rows = table.to_pylist()
+                long = {
+                    n: row["clip_id"]
+                    for n, row in enumerate(rows)
+                    if sampling.fits(row["num_frames"], row["duration_s"])
+                }
+                too_short += len(rows) - len(long)
+                groups.append((commit["name"], group))
+                fits.append(long)
+    return groups, fits, too_short
+
+
+def smallest_hashes(fits: list[dict[int, str]], count: int) -> set[Place]:
+    """The places of the `count` rows whose ids have the smallest hashes."""
+    every = (
+        (digest("held-out", clip_id), group, row)
+        for group, rows in enumerate(fits)
+        for row, clip_id in rows.items()
+    )
+    return {Place(group, row) for _, group, row in heapq.nsmallest(count, every)}
+
+
+def sorted_places(places: set[Place]) -> list[Place]:
+    return sorted(places, key=lambda place: (place.group, place.row))
+
+
+def fingerprint(commits: list[dict[str, Any]]) -> str:
+    """A hash of the bytes of every shard, as the manifests tell them."""
+    shards = sorted(
+        [commit["name"], commit["files"]["shards"]["sha256"]]
+        for commit in commits
+        if commit["num_clips"]
+    )
+    return hashlib.sha256(json.dumps(shards).encode()).hexdigest()[:16]
+
+
+def parse_data(given: list[str]) -> list[tuple[str, str, float]]:
+    """(location, name, weight) of each `--data DATASET[:WEIGHT]`; ConfigError if it is neither."""
+    if not given:
+        raise ConfigError("no data: give --data DATASET, the --output of a curation run")
+    parsed: list[tuple[str, str, float]] = []
+    for text in given:
+        location, colon, last = text.rpartition(":")
+        try:
+            weight = float(last) if colon else 1.0
+        except ValueError:  # the colon of s3://
+            location, weight = text, 1.0
+        location = location if colon and location else text
+        if not 0.001 <= weight < 1e6:
+            raise ConfigError(f"--data {text}: the weight {weight:g} is not between 0.001 and 1e6")
+        name = location.rstrip("/").rsplit("/", 1)[-1]
+        taken = sum(other == name or other.startswith(f"{name}#") for _, other, _ in parsed)
+        parsed.append((location, f"{name}#{taken + 1}" if taken else name, weight))
+    return parsed

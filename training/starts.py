@@ -1,0 +1,183 @@
+"""What a run trains and with what: the U-Net from a preset or `--init`, codec, text, schedule."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+
+from model import SpaceTimeUNet
+from model.diffusion import noise_schedule
+from model.latents import Codec, SpaceToDepth, StableDiffusionLatents
+from model.texts import OpenCLIPText, TextEncoder, TinyText
+from model.unet import part_of
+from training.checkpoints import latest
+from training.configs import Config, ConfigError
+
+DTYPES = {"float32": torch.float32, "bf16": torch.float32, "float64": torch.float64}
+OTHER_STARTS = ("modelscope", "sd")
+
+
+@dataclass(frozen=True)
+class Start:
+    """An untrained run: its U-Net, the arguments of its `noise_schedule`, and what came whence.
+
+    report: source, and the keys that are copied, new (random) and zero.
+    """
+
+    unet: SpaceTimeUNet
+    noise: dict[str, Any]
+    report: dict[str, Any]
+
+    def __str__(self) -> str:
+        told = ", ".join(
+            f"{len(self.report[name])} tensors {name}" for name in ("copied", "new", "zero")
+        )
+        return f"started from {self.report['source']}: {told}; {self.noise['prediction_type']}"
+
+
+def device_of(config: Config) -> torch.device:
+    if config.device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(config.device)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(
+            f"device is {config.device!r}: {str(error).splitlines()[0]}; "
+            "use auto, cpu, or cuda where there is one"
+        ) from None
+    return device
+
+
+def make_codec(config: Config, device: torch.device) -> Codec:
+    if config.latents == "space_to_depth":
+        return SpaceToDepth(4)
+    codec = StableDiffusionLatents(config.latents_path, device=device)
+    try:
+        _ = codec.vae  # before any work, not in its middle
+    except (FileNotFoundError, ValueError) as error:
+        raise ConfigError(f"latents_path: {error}") from None
+    return codec
+
+
+def make_text(config: Config, device: torch.device) -> TextEncoder:
+    if config.text == "tiny":
+        return TinyText()
+    text = OpenCLIPText(config.text_path, device=device)
+    try:
+        _ = text.tower
+    except FileNotFoundError as error:
+        raise ConfigError(f"text_path: {error}") from None
+    return cast(TextEncoder, text)  # its width is read-only
+
+
+def make_start(config: Config, init: str | None) -> Start:
+    """Build the U-Net as `--init` says, or at random from the seed; raises ConfigError."""
+    try:
+        if init is None:
+            start = random_start(config)
+        elif init.partition(":")[0] in OTHER_STARTS:
+            start = start_from_source(config, *init.split(":", 1))
+        else:
+            start = start_from_run(config, Path(init))
+    except (ValueError, OSError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(f"--init {init}: {error}" if init else str(error)) from None
+    as_precise(start.unet, config)
+    return start
+
+
+def as_precise(unet: SpaceTimeUNet, config: Config) -> None:
+    """Weights of 64 bits where config asks for them; of 32 bits, as they are made, otherwise."""
+    if config.precision == "float64":
+        unet.double()
+
+
+def random_start(config: Config) -> Start:
+    torch.manual_seed(config.seed)
+    unet = SpaceTimeUNet.from_preset(config.model, **config.unet)
+    report = {"source": f"random weights, preset {config.model}, seed {config.seed}"}
+    keys = {"copied": [], "new": sorted(unet.state_dict()), "zero": []}
+    # v for random starts is ours: its loss is of one size at every timestep.
+    return Start(unet, noise_of(config, None, {}), {**report, **keys})
+
+
+def start_from_source(config: Config, kind: str, path: str) -> Start:
+    """ModelScope T2V or Stable Diffusion 2.x; the prediction type is the source's."""
+    load = {"sd": SpaceTimeUNet.from_stable_diffusion, "modelscope": SpaceTimeUNet.from_modelscope}
+    torch.manual_seed(config.seed)  # for what is new
+    unet, report = load[kind](path, **config.unet)
+    if report.prediction_type is None and config.prediction_type is None:
+        raise ConfigError(
+            f"--init {kind}:{path} came without a scheduler, so what it predicts is not known: "
+            "give its parent folder, or --set prediction_type=epsilon (or v_prediction)"
+        )
+    noise = noise_of(config, report.prediction_type, report.scheduler_config)
+    facts = asdict(report)
+    return Start(unet, noise, {name: facts[name] for name in ("source", "copied", "new", "zero")})
+
+
+def start_from_run(config: Config, run: Path) -> Start:
+    """The EMA weights of an earlier run's latest checkpoint; fine-tuning begins here."""
+    checkpoint = latest(run)
+    if checkpoint is None:
+        raise ConfigError(
+            f"--init {run}: no run with a checkpoint there; give the --output of an earlier "
+            "vf-train, sd:PATH or modelscope:PATH"
+        )
+    card = json.loads((checkpoint / "card.json").read_text())
+    earlier = card["config"]
+    for key in ("model", "unet", "latents", "text"):
+        if getattr(config, key) != earlier[key]:
+            raise ConfigError(
+                f"--init {run}: {key} is {earlier[key]!r} there and {getattr(config, key)!r} "
+                f"here; use --preset and --set so that they are the same"
+            )
+    unet = SpaceTimeUNet.from_pretrained(str(checkpoint / "unet_ema"))
+    noise = noise_of(config, card["noise"]["prediction_type"], card["noise"]["source"])
+    report = {"source": f"{run}, {checkpoint.name}, EMA", "copied": sorted(unet.state_dict())}
+    return Start(unet, noise, {**report, "new": [], "zero": []})
+
+
+def noise_of(config: Config, predicted: str | None, source: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of `noise_schedule`: the source's prediction type, which config may only repeat."""
+    if config.prediction_type and predicted and config.prediction_type != predicted:
+        raise ConfigError(
+            f"prediction_type={config.prediction_type}, but the start predicts {predicted}: "
+            "leave prediction_type out, or start from something else"
+        )
+    noise: dict[str, Any] = {
+        "prediction_type": config.prediction_type or predicted or "v_prediction",
+        "zero_terminal_snr": config.zero_terminal_snr,
+        "source": source,
+    }
+    try:
+        noise_schedule(**noise)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    return noise
+
+
+def schedule_of(noise: dict[str, Any]) -> DDPMScheduler:
+    return noise_schedule(**noise)
+
+
+def choose_trained(unet: SpaceTimeUNet, trainable: str) -> int:
+    """Freeze what `trainable` leaves out; returns how many parameters are trained."""
+    parts = {
+        "all": ("spatial", "temporal", "swap"),
+        "temporal_and_swap": ("temporal", "swap"),
+        "swap": ("swap",),
+    }[trainable]
+    for name, parameter in unet.named_parameters():
+        parameter.requires_grad_(part_of(name) in parts)
+    trained = sum(p.numel() for p in unet.parameters() if p.requires_grad)
+    if not trained:
+        raise ConfigError(f"trainable={trainable}: this U-Net has no such parameters; use all")
+    return trained

@@ -1,0 +1,119 @@
+"""The one file of training that opens videos: mp4 bytes to the frames of a sample."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from fractions import Fraction
+
+import av
+import numpy as np
+from av.video.frame import VideoFrame
+from av.video.reformatter import Interpolation
+
+
+class BadVideoError(ValueError):
+    """A clip that does not decode to the frames asked for."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Which frames make a sample, and their size in px.
+
+    Every stride-th frame, or without a stride the frames displayed at steps of 1 / fps seconds.
+    """
+
+    num_frames: int
+    height: int
+    width: int
+    fps: float
+    stride: int | None = None
+
+    def fits(self, num_frames: int, duration_s: float) -> bool:
+        """Whether a clip is long enough; one of a single frame is an image, and always is."""
+        if num_frames == 1:
+            return True
+        if self.stride:
+            return num_frames > (self.num_frames - 1) * self.stride
+        return num_frames >= self.num_frames and duration_s >= self.num_frames / self.fps
+
+
+def read_frames(media: bytes | memoryview, sampling: Sampling, start: float) -> np.ndarray:
+    """The frames of a sample, uint8 [T, H, W, 3]; T is 1 for an image.
+
+    start: in [0, 1), where in the clip the sample begins, 1 being the last place that fits.
+    Raises BadVideoError.
+    """
+    try:
+        with av.open(io.BytesIO(media), "r") as container:
+            if not container.streams.video:
+                raise BadVideoError("no picture")
+            times = display_times(container)
+            wanted = wanted_times(times, sampling, start, container.streams.video[0].time_base)
+            frames = decode(container, wanted)
+    except (av.FFmpegError, EOFError) as error:
+        raise BadVideoError(f"does not decode: {error}") from None
+    missing = set(wanted) - set(frames)
+    if missing:
+        raise BadVideoError(f"{len(missing)} of {len(wanted)} frames do not decode")
+    return np.stack([resize_and_crop(frames[pts], sampling) for pts in wanted])
+
+
+def display_times(container: av.container.InputContainer) -> list[int]:
+    """PTS of every frame in display order, from the packets alone."""
+    times = [packet.pts for packet in container.demux(video=0) if packet.size]
+    if not times or any(pts is None for pts in times):
+        raise BadVideoError("no frames, or frames without a time")
+    return sorted(pts for pts in times if pts is not None)
+
+
+def wanted_times(
+    times: list[int], sampling: Sampling, start: float, time_base: Fraction | None
+) -> list[int]:
+    """PTS of the frames of a sample among those of its clip."""
+    T = 1 if len(times) == 1 else sampling.num_frames
+    if sampling.stride:
+        room = len(times) - (T - 1) * sampling.stride
+        if room < 1:
+            raise BadVideoError(
+                f"{len(times)} frames, too few for {T} at a stride of {sampling.stride}"
+            )
+        first = int(start * room)
+        return times[first :: sampling.stride][:T]
+    assert time_base is not None
+    seconds = (np.array(times) - times[0]) * float(time_base)
+    # The last frame is displayed too: for as long as the one before it.
+    end = seconds[-1] + (seconds[-1] - seconds[-2] if len(times) > 1 else 0)
+    room_s = end - (T - 1) / sampling.fps
+    if room_s <= 0:
+        raise BadVideoError(f"{end:.3f} s, too short for {T} frames at {sampling.fps:g} a second")
+    asked = start * room_s + np.arange(T) / sampling.fps
+    # A microsecond: a frame whose time was rounded down is still the one displayed then.
+    shown = np.searchsorted(seconds, asked + 1e-6, side="right") - 1
+    return [times[n] for n in shown]
+
+
+def decode(container: av.container.InputContainer, wanted: list[int]) -> dict[int, VideoFrame]:
+    """The wanted frames by PTS, decoding from the last keyframe before the first of them."""
+    stream = container.streams.video[0]
+    stream.thread_type, stream.codec_context.thread_count = "NONE", 1  # clips run side by side
+    container.seek(min(wanted), stream=stream, backward=True)
+    left, frames = set(wanted), {}
+    for frame in container.decode(stream):
+        if frame.pts in left:
+            frames[frame.pts] = frame
+            left.remove(frame.pts)
+            if not left:
+                break
+    return frames
+
+
+def resize_and_crop(frame: VideoFrame, sampling: Sampling) -> np.ndarray:
+    """Scale so that the picture covers the sample's size, then keep its centre: [H, W, 3]."""
+    H, W = sampling.height, sampling.width
+    scale = max(H / frame.height, W / frame.width)
+    height, width = max(H, round(frame.height * scale)), max(W, round(frame.width * scale))
+    kind = Interpolation.AREA if scale < 1 else Interpolation.BICUBIC
+    picture = frame.reformat(width, height, "rgb24", interpolation=kind).to_ndarray()
+    top, left = (height - H) // 2, (width - W) // 2
+    return picture[top : top + H, left : left + W]
