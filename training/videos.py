@@ -85,7 +85,7 @@ def wanted_times(
     # The last frame is displayed too: for as long as the one before it.
     end = seconds[-1] + (seconds[-1] - seconds[-2] if len(times) > 1 else 0)
     room_s = end - (T - 1) / sampling.fps
-    if room_s <= 0:
+    if room_s <= 0 and len(times) > 1:  # a single frame is an image and has no length
         raise BadVideoError(f"{end:.3f} s, too short for {T} frames at {sampling.fps:g} a second")
     asked = start * room_s + np.arange(T) / sampling.fps
     # A microsecond: a frame whose time was rounded down is still the one displayed then.
