@@ -26,10 +26,14 @@ import pyarrow.compute as pc
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-SCHEMA_VERSION = "1"
+SCHEMA_VERSION = "2"  # 2: scores of text, motion and look
 
 # A column for every measured value, in both tables; null = not scored.
-SCORES = ("resolution", "aspect", "duration", "hdr", "black_bars", "static", "watermark")
+SCORES = (
+    *("resolution", "aspect", "duration", "hdr", "black_bars", "static", "watermark", "text"),
+    *("motion", "camera_motion", "zoom", "slideshow", "flicker"),
+    *("sharpness", "exposure", "colourfulness", "blockiness", "aesthetic"),
+)
 
 KEPT, DROPPED, FAILED = "kept", "dropped", "failed"
 
@@ -76,6 +80,7 @@ LEDGER_SCHEMA = pa.schema(
         pa.field("attempts", pa.int32(), nullable=False),
         *[pa.field(name, pa.float64()) for name in SCORES],
         pa.field("watermark_box", pa.list_(pa.float32())),  # x0 y0 x1 y1, fractions of the picture
+        pa.field("text_boxes", pa.list_(pa.list_(pa.float32()))),  # each x0 y0 x1 y1, as above
         pa.field("stage_s", pa.map_(pa.string(), pa.float64())),  # CPU seconds by stage
     ],
     metadata={"schema_version": SCHEMA_VERSION},
@@ -153,9 +158,14 @@ class Dataset:
     def ledgers(self, columns: list[str] | None = None) -> Iterator[pa.Table]:
         """The ledger of every commit, one after another."""
 
+        schema = pa.schema([LEDGER_SCHEMA.field(name) for name in columns or LEDGER_SCHEMA.names])
+
         def read(name: str) -> pa.Table:
             path = self.path("ledger", f"{name}.parquet")
-            return pq.read_table(path, filesystem=self.filesystem, columns=columns)
+            with pq.ParquetFile(path, filesystem=self.filesystem) as file:
+                # A column younger than the file comes back null.
+                there = [name for name in schema.names if name in file.schema_arrow.names]
+                return conform(file.read(there), schema)
 
         with ThreadPoolExecutor(NUM_READERS) as pool:
             yield from pool.map(read, [commit["name"] for commit in self.commits()])
@@ -246,6 +256,16 @@ class AtomicFile:
             os.fsync(descriptor)
             os.close(descriptor)
         Path(self.written).replace(self.path)
+
+
+def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """A table with the columns of `schema`, in its order; those it lacks are null."""
+    empty = pa.nulls(len(table))
+    columns = [
+        table[field.name] if field.name in table.column_names else empty.cast(field.type)
+        for field in schema
+    ]
+    return pa.table(columns, schema=schema)
 
 
 def write_commit(
