@@ -15,6 +15,7 @@ from curation import scores
 from curation.captions import SOURCE_TEXT
 from curation.frames import Probe, Timeline, decode, small_bgr
 from curation.pipelines import Pipeline
+from curation.previews import Previews
 from curation.samples import OVERLAY_STEP_S, CaptionFrames, Spread, overlay_luma
 from curation.scenes import CutFinder, analysis_size, build_detector
 from curation.sources import Source, Span
@@ -37,6 +38,7 @@ class Analysis:
     line_max: list[tuple[float, np.ndarray, np.ndarray]]  # time, brightest of each row and column
     watermark: Watermark
     caption_frames: CaptionFrames
+    previews: Previews
 
     def black_bars(self, start_s: float, end_s: float) -> float | None:
         """The black_bars score of a stretch, from the looks inside it; None without a look."""
@@ -65,6 +67,7 @@ class Analyser:
         spans = [replace(span, end_s=min(span.end_s, end_s)) for span in source.spans]
         self.pictures = CaptionFrames(pipeline.captions.num_frames, probe.rotation, spans)
         self.overlays: Spread[np.ndarray] = Spread(OVERLAY_STEP_S)
+        self.previews = Previews(probe.rotation)
         self.steps: list[float] = []
         self.line_max: list[tuple[float, np.ndarray, np.ndarray]] = []
         self.last_gray: np.ndarray | None = None
@@ -81,6 +84,7 @@ class Analyser:
         changed = bool(self.steps) and self.steps[-1] > BAR_CHANGE
         if changed or not self.line_max or now_s - self.line_max[-1][0] >= BAR_STEP_S:
             self.line_max.append((now_s, gray.max(axis=1), gray.max(axis=0)))
+        self.previews.add(now_s, small, changed)
         if not self.source.spans:
             new_cuts_s = self.finder.add(timeline, small)
             if self.takes_pictures:
@@ -106,6 +110,7 @@ class Analyser:
             self.line_max,
             watermark_evidence(overlays),
             self.pictures,
+            self.previews,
         )
 
     def found_spans(self, timeline: Timeline) -> list[tuple[int, int]]:

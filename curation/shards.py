@@ -81,6 +81,7 @@ LEDGER_SCHEMA = pa.schema(
         *[pa.field(name, pa.float64()) for name in SCORES],
         pa.field("watermark_box", pa.list_(pa.float32())),  # x0 y0 x1 y1, fractions of the picture
         pa.field("text_boxes", pa.list_(pa.list_(pa.float32()))),  # each x0 y0 x1 y1, as above
+        pa.field("preview", pa.list_(pa.binary())),  # small JPEGs of a clip, in order
         pa.field("stage_s", pa.map_(pa.string(), pa.float64())),  # CPU seconds by stage
     ],
     metadata={"schema_version": SCHEMA_VERSION},

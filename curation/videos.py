@@ -193,7 +193,8 @@ def collect(
         caption = source_caption(source, cues, candidate.start_s, candidate.end_s)
         if pipeline.captions.model != SOURCE_TEXT:
             caption = None
-        result.ledger.append(clip_row(source, candidate, caption, box))
+        preview = analysis.previews.of_clip(candidate.start_s, candidate.end_s)
+        result.ledger.append(clip_row(source, candidate, caption, box, preview))
         if candidate.verdict is None:
             clip = next(media)
             row = shard_row(source, probe, candidate, clip)
@@ -228,7 +229,11 @@ def video_row(
 
 
 def clip_row(
-    source: Source, candidate: Candidate, caption: str | None, box: tuple[float, ...] | None
+    source: Source,
+    candidate: Candidate,
+    caption: str | None,
+    box: tuple[float, ...] | None,
+    preview: list[bytes],
 ) -> dict[str, Any]:
     return ledger_row(
         source,
@@ -238,6 +243,7 @@ def clip_row(
         end_s=candidate.end_s,
         caption=caption,
         watermark_box=box,
+        preview=preview,
         **candidate.scores,
         **decided(candidate.verdict),
     )

@@ -1,0 +1,58 @@
+"""One static page that shows what a dataset holds and why; or two datasets against each other.
+
+vf-report runs/demo
+vf-report runs/demo runs/stricter
+vf-report runs/demo --card
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+
+@app.command(epilog="Example: vf-report runs/demo; open runs/demo/report.html")
+def report(
+    dataset: Annotated[str, typer.Argument(help="A dataset folder or URI.")],
+    other: Annotated[
+        str | None, typer.Argument(help="A second one: compare it with the first.")
+    ] = None,
+    output: Annotated[
+        str | None,
+        typer.Option(help="Where the page goes. Default: report.html in the (second) dataset."),
+    ] = None,
+    card: Annotated[
+        bool, typer.Option("--card", help="Also write README.md, a dataset card as hubs show it.")
+    ] = False,
+) -> None:
+    """Write a report as one HTML file that needs no network."""
+    from curation import pages
+    from curation.shards import Dataset, DatasetError
+
+    errors = Console(stderr=True, soft_wrap=True)
+    console = Console(soft_wrap=True)
+    try:
+        found = Dataset.at(dataset).require()
+        if other is None:
+            written = [pages.write_report(found, output)]
+        else:
+            written = [pages.write_comparison(found, Dataset.at(other).require(), output)]
+        if card:
+            written.append(pages.write_card(found))
+    except (DatasetError, OSError) as error:
+        errors.print(f"error: {error}", style="red", markup=False)
+        raise typer.Exit(2) from None
+    for path in written:
+        console.print(path, markup=False, highlight=False)
+
+
+def main() -> None:
+    app()
+
+
+if __name__ == "__main__":
+    main()
