@@ -1,4 +1,4 @@
-"""Statistics as pictures: small SVGs for a page that works offline."""
+"""Facts as pictures: small SVGs for a page that works offline."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from curation.statistics import kept_share
+from curation.facts import kept_share
 
 KEPT_COLOUR, DROPPED_COLOUR, LINE_COLOUR = "#2f7d5b", "#d08a7a", "#9c2f2f"
 STYLE: Any = {

@@ -1,4 +1,4 @@
-"""Statistics, charts and sheets -> pages: the report, the comparison, the dataset card."""
+"""Facts, charts and sheets -> pages: the report, the comparison, the dataset card."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from curation import charts
-from curation.shards import SCORES, Dataset
-from curation.sheets import Sheet, previews, sheets, with_pictures
-from curation.statistics import (
-    Statistics,
+from curation.facts import (
+    Facts,
     caption_words,
     changed_decisions,
+    facts_of,
     failures,
     integrity,
     shares,
-    statistics,
 )
+from curation.shards import SCORES, Dataset
+from curation.sheets import Sheet, previews, sheets, with_pictures
 
 UNITS = {
     **{"resolution": "px", "duration": "s", "motion": "widths/s", "camera_motion": "widths/s"},
@@ -63,7 +63,7 @@ def write(dataset: Dataset, output: str | None, name: str, text: str) -> str:
 
 def write_report(dataset: Dataset, output: str | None) -> str:
     """Write report.html; returns its path."""
-    found = statistics(dataset)
+    found = facts_of(dataset)
     text = environment().get_template("report.html.j2").render(
         name=dataset.uri.rstrip("/").rsplit("/", 1)[-1],
         uri=dataset.uri,
@@ -80,7 +80,7 @@ def write_report(dataset: Dataset, output: str | None) -> str:
     return write(dataset, output, "report.html", text)
 
 
-def kept_figures(found: Statistics) -> dict[str, str]:
+def kept_figures(found: Facts) -> dict[str, str]:
     """The paper's statistics of the kept clips, by title."""
     kept = found.kept
     if not len(kept):
@@ -105,7 +105,7 @@ def kept_figures(found: Statistics) -> dict[str, str]:
     return figures
 
 
-def score_figures(found: Statistics) -> dict[str, str]:
+def score_figures(found: Facts) -> dict[str, str]:
     """A chart per score that was measured, those with a rule first, in config order."""
     out = {}
     for name in dict.fromkeys([*found.rules, *SCORES]):
@@ -134,7 +134,7 @@ def search_index(clips: pa.Table) -> list[list[Any]]:
 
 def write_comparison(a: Dataset, b: Dataset, output: str | None) -> str:
     """Write the comparison of two datasets into the second; returns its path."""
-    of_a, of_b = statistics(a), statistics(b)
+    of_a, of_b = facts_of(a), facts_of(b)
     names = (a.uri, b.uri)
     changed = changed_decisions(of_a.clips, of_b.clips)
     rules = list(dict.fromkeys(s.rule for s in [*of_a.steps, *of_b.steps]))
@@ -155,7 +155,7 @@ def write_comparison(a: Dataset, b: Dataset, output: str | None) -> str:
     return write(b, output, "comparison.html", text)
 
 
-def step_of(found: Statistics, rule: str) -> Any:
+def step_of(found: Facts, rule: str) -> Any:
     return next((step for step in found.steps if step.rule == rule), None)
 
 
@@ -167,7 +167,7 @@ def change_counts(changed: pa.Table) -> list[dict[str, Any]]:
     return sorted(groups.to_pylist(), key=lambda row: -row["clip_id_count"])
 
 
-def changed_sheets(a: Dataset, b: Dataset, of_b: Statistics, changed: pa.Table) -> list[Sheet]:
+def changed_sheets(a: Dataset, b: Dataset, of_b: Facts, changed: pa.Table) -> list[Sheet]:
     """Clips that only one of the runs kept."""
     out = []
     for title, column in (("kept by the second alone", "decision_b"),
@@ -187,7 +187,7 @@ def changed_sheets(a: Dataset, b: Dataset, of_b: Statistics, changed: pa.Table) 
 
 def write_card(dataset: Dataset) -> str:
     """Write README.md in the form in which hubs show a dataset; returns its path."""
-    found = statistics(dataset)
+    found = facts_of(dataset)
     size = next((name for most, name in SIZE_CATEGORIES if len(found.kept) < most), "n>1B")
     durations = found.kept["duration_s"].to_numpy()
     words = caption_words(found.kept["caption"])

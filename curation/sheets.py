@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from curation.facts import Facts
 from curation.shards import DROPPED, KEPT, Dataset
-from curation.statistics import Statistics
 
 SHEET_CLIPS = 12  # ours: two rows on a wide screen
 ANY_CLIPS = 24
@@ -30,7 +30,7 @@ class Sheet:
     clips: list[dict[str, Any]]
 
 
-def sheets(dataset: Dataset, found: Statistics) -> list[Sheet]:
+def sheets(dataset: Dataset, found: Facts) -> list[Sheet]:
     """Kept and dropped clips nearest to each rule's bound, then any kept ones and any dropped."""
     wanted: list[tuple[str, str, pa.Table]] = []
     for step in found.steps:

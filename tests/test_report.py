@@ -16,10 +16,10 @@ import pytest
 from typer.testing import CliRunner
 
 from curation import previews
+from curation.facts import facts_of, integrity, kept_share, loops
 from curation.report import app
 from curation.shards import LEDGER_SCHEMA, SHARD_SCHEMA, Dataset, write_commit
 from curation.sheets import sheets
-from curation.statistics import integrity, kept_share, loops, statistics
 
 RULES = {"duration": {"min": 2.0, "max": None}, "watermark": {"min": None, "max": 0.5}}
 LOOP = "a hat on top of a hat on top of a hat on top of a hat"
@@ -76,7 +76,7 @@ def make_dataset(folder: Path, rules: dict[str, Any] = RULES) -> Dataset:
 
 
 def test_statistics_of_a_known_dataset(tmp_path: Path) -> None:
-    found = statistics(make_dataset(tmp_path))
+    found = facts_of(make_dataset(tmp_path))
     told = [(step.rule, step.before, step.dropped, step.after) for step in found.steps]
     assert told == [("duration", 10, 1, 9), ("watermark", 9, 4, 5)]
     assert found.funnel.clips.kept == len(found.kept) == 5
@@ -90,7 +90,7 @@ def test_statistics_of_a_known_dataset(tmp_path: Path) -> None:
 
 def test_sheets_show_what_is_nearest_to_a_bound_first(tmp_path: Path) -> None:
     dataset = make_dataset(tmp_path)
-    by_title = {sheet.title: sheet for sheet in sheets(dataset, statistics(dataset))}
+    by_title = {sheet.title: sheet for sheet in sheets(dataset, facts_of(dataset))}
     assert [c["watermark"] for c in by_title["watermark: just dropped"].clips] == [
         0.6,
         0.7,
@@ -102,7 +102,7 @@ def test_sheets_show_what_is_nearest_to_a_bound_first(tmp_path: Path) -> None:
 
 
 def test_captions_that_loop_miss_or_repeat_are_counted(tmp_path: Path) -> None:
-    found = statistics(make_dataset(tmp_path))
+    found = facts_of(make_dataset(tmp_path))
     whole = integrity(found.kept, found.clips)
     assert (whole.total, whole.missing, len(whole.looping), whole.repeated) == (5, 1, 1, [])
     assert loops("no no no") and not loops("no no") and not loops("a cat and a dog and a bird")
@@ -178,6 +178,13 @@ def test_two_runs_side_by_side(tmp_path: Path) -> None:
         r"<td>kept</td><td>dropped by watermark</td><td class=\"n\">3", changed[0]
     )
     assert "kept by the first alone" in dom and "kept by the second alone" not in dom
+
+
+def test_a_run_that_has_not_ended_is_shown_as_far_as_it_came(tmp_path: Path) -> None:
+    make_dataset(tmp_path)
+    (tmp_path / "run.json").unlink()
+    assert CliRunner().invoke(app, [str(tmp_path), "--card"]).exit_code == 0
+    assert '<b id="clips-kept">5</b>' in (tmp_path / "report.html").read_text()
 
 
 def test_a_folder_that_is_no_dataset_is_refused(tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Statistics:
+class Facts:
     """What is known of a dataset without looking at a picture.
 
     clips: ledger rows of candidate clips; kept: shard columns of kept ones.
@@ -65,6 +65,11 @@ class Statistics:
     @property
     def rules(self) -> dict[str, dict[str, Any]]:
         return rules_of(self.record)
+
+    @property
+    def code(self) -> str:
+        """The version of the code that made it, "" where that is not known."""
+        return self.record.get("code", "")
 
     @property
     def kept_hours(self) -> float:
@@ -83,13 +88,13 @@ def rules_of(record: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return (record.get("recipe") or record.get("pipeline") or {}).get("rules") or {}
 
 
-def statistics(dataset: Dataset) -> Statistics:
+def facts_of(dataset: Dataset) -> Facts:
     """Read the ledger and the light shard columns of a dataset folder."""
     record = json.loads(dataset.read_bytes("run.json")) if dataset.exists("run.json") else {}
     ledger = dataset.ledger(LEDGER_COLUMNS)
     funnel = count([ledger.select(FUNNEL_COLUMNS)], list(rules_of(record)))
     clips = ledger.filter(pc.equal(ledger["level"], "clip"))
-    return Statistics(funnel, steps(funnel, record), clips, kept_columns(dataset), record)
+    return Facts(funnel, steps(funnel, record), clips, kept_columns(dataset), record)
 
 
 def steps(funnel: Funnel, record: dict[str, Any]) -> list[Step]:
