@@ -12,6 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from conftest import Shot
 
 from curation.pipelines import Media, Pipeline
 from curation.shards import FAILED, KEPT
@@ -131,20 +132,31 @@ def test_our_own_mistake_is_told_as_internal(worker: MediaWorker, source: Source
 
 ENDS_ITSELF = """
 import os, signal, sys
-from curation.pipelines import Media, Pipeline
+import psutil
+from curation.pipelines import Cut, Media, Pipeline
 from curation.sources import Source
 from curation.workers import MediaWorker
 worker = MediaWorker(Media())
 path = sys.argv[1]
 source = Source(url=path, path=path)
-worker.curate(source, Pipeline(), lambda *at: os.kill(os.getpid(), signal.SIGKILL))
+
+def end_while_it_encodes(stage, at_s):
+    for encoder in psutil.Process(worker.process.pid).children(recursive=True):
+        encoder.suspend()  # so that it cannot come to an end by itself
+        os.kill(os.getpid(), signal.SIGKILL)
+
+worker.curate(source, Pipeline(cut=Cut(preset="veryslow")), end_while_it_encodes)
 """
 
 
-def test_no_process_and_no_scratch_outlives_a_killed_parent(source: Source, tmp_path: Path) -> None:
+def test_no_process_and_no_scratch_outlives_a_killed_parent(
+    make_video: Callable[..., Path], tmp_path: Path
+) -> None:
+    # Pixels that are not square, so that its clip is encoded.
+    large = make_video("large.mp4", [Shot("fractal", 2)], "1280x720", filters="setsar=2")
     mark = uuid.uuid4().hex
     environment = os.environ | {MARK: mark, "TMPDIR": str(tmp_path)}
-    command = [sys.executable, "-c", ENDS_ITSELF, source.url]
+    command = [sys.executable, "-c", ENDS_ITSELF, str(large)]
     done = subprocess.run(command, env=environment, cwd=Path(__file__).parents[1])
     assert done.returncode == -signal.SIGKILL
     _, alive = psutil.wait_procs(marked(mark), timeout=30)
