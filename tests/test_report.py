@@ -159,7 +159,8 @@ def test_the_page_in_a_browser_shows_the_funnel_and_the_pictures(tmp_path: Path)
     assert funnel and re.findall(r'class="n">(\d+)', funnel[0]) == ["9", "4", "5"]
     assert dom.count("data:image/jpeg") > 20 and dom.count("<svg") >= 6
     assert "10 of 10" in dom  # the search ran
-    assert "&lt;v0&gt;.mp4" in dom and "<v0>" not in dom  # what sources say is text
+    assert "&lt;b&gt;SIGKILL" in dom and "<b>SIGKILL" not in dom  # what a source says is text
+    assert "&lt;v0&gt;.mp4" in dom and "<v0>" not in dom
     card = (tmp_path / "data" / "README.md").read_text()
     assert card.startswith("---\n") and "| watermark | max 0.5 | 9 | 4 | 5 |" in card
     assert "- CC0: 5 clips" in card
