@@ -130,3 +130,28 @@ class Order:
         _, starts = self.groups(epoch)
         number = bisect_right(starts, n) - 1
         return epoch, self.window_rows(epoch, number)[n - starts[number]]
+
+
+def deal(shapes: Sequence[tuple[int, ...]], world: int, most: int | None) -> list[list[int]]:
+    """Which samples of a step each of `world` ranks trains on, by their places in the step.
+
+    Samples of one shape go together in parts of at most `most`, so that a rank meets few shapes;
+    the parts go to the ranks from the costliest on, each to the rank with least to do so far.
+    What a sample costs is the product of its shape.
+    """
+    size = min(most or len(shapes), -(-len(shapes) // world))
+    by_shape: dict[tuple[int, ...], list[int]] = {}
+    for place, shape in enumerate(shapes):
+        by_shape.setdefault(shape, []).append(place)
+    parts = [
+        (math.prod(shape) * len(places[n : n + size]), places[n : n + size])
+        for shape, places in by_shape.items()
+        for n in range(0, len(places), size)
+    ]
+    ranks: list[list[int]] = [[] for _ in range(world)]
+    load = [0] * world
+    for cost, places in sorted(parts, key=lambda part: -part[0]):
+        rank = load.index(min(load))
+        ranks[rank] += places
+        load[rank] += cost
+    return [sorted(places) for places in ranks]
