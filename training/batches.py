@@ -114,8 +114,7 @@ class Batches:
         """The samples of a step that fall to each rank of a team."""
         first = step * self.config.batch_size
         shapes = [self.shape(first + n) for n in range(self.config.batch_size)]
-        dealt = deal(shapes, world, self.config.micro_batch_size)
-        return [[first + n for n in places] for places in dealt]
+        return [[first + n for n in places] for places in deal(shapes, world)]
 
     def num_parts(self, step: int, world: int) -> int:
         """Micro-batches of a step on the rank that has most of them."""

@@ -132,26 +132,16 @@ class Order:
         return epoch, self.window_rows(epoch, number)[n - starts[number]]
 
 
-def deal(shapes: Sequence[tuple[int, ...]], world: int, most: int | None) -> list[list[int]]:
+def deal(shapes: Sequence[tuple[int, ...]], world: int) -> list[list[int]]:
     """Which samples of a step each of `world` ranks trains on, by their places in the step.
 
-    Samples of one shape go together in parts of at most `most`, so that a rank meets few shapes;
-    the parts go to the ranks from the costliest on, each to the rank with least to do so far.
-    What a sample costs is the product of its shape.
+    From the costliest sample on, each goes to the rank that has least to do so far; what a sample
+    costs is the product of its shape. Samples of one shape are thus spread as evenly as can be.
     """
-    size = min(most or len(shapes), -(-len(shapes) // world))
-    by_shape: dict[tuple[int, ...], list[int]] = {}
-    for place, shape in enumerate(shapes):
-        by_shape.setdefault(shape, []).append(place)
-    parts = [
-        (math.prod(shape) * len(places[n : n + size]), places[n : n + size])
-        for shape, places in by_shape.items()
-        for n in range(0, len(places), size)
-    ]
     ranks: list[list[int]] = [[] for _ in range(world)]
     load = [0] * world
-    for cost, places in sorted(parts, key=lambda part: -part[0]):
+    for place in sorted(range(len(shapes)), key=lambda n: (-math.prod(shapes[n]), shapes[n])):
         rank = load.index(min(load))
-        ranks[rank] += places
-        load[rank] += cost
+        ranks[rank].append(place)
+        load[rank] += math.prod(shapes[place])
     return [sorted(places) for places in ranks]

@@ -115,7 +115,11 @@ def launch(job: commands.Job, workers: int, address: str | None, console: Consol
     storage = job.output.absolute() / ".ray"
     with ray_here(address, workers), stop_on_signals() as stop:
         desk = Desk.remote()  # type: ignore[attr-defined]
-        look = {"force_terminal": console.is_terminal, "width": console.width}
+        look = {
+            "force_terminal": console.is_terminal,
+            "width": console.width,
+            "soft_wrap": console.soft_wrap,
+        }
         scale = scaling(job, workers, console)
         trainer = TorchTrainer(
             run_worker,
