@@ -29,7 +29,7 @@ from training.checkpoints import Ema
 from training.configs import Config
 from training.losses import Objective, held_out_losses, micro_batches
 from training.orders import digest
-from training.parallel import ALONE, Team, accumulating, whole, wrap
+from training.parallel import ALONE, Team, accumulating, uncompiled, whole, wrap
 from training.reports import Reports
 
 
@@ -250,7 +250,7 @@ def evaluate(run: Run, held_out: list[Sample]) -> None:
     state, bins = run.state, run.config.timestep_bins
     if not state.team.any(bool(held_out)):
         return
-    with torch.compiler.set_stance("force_eager"):
+    with uncompiled(run.config):
         raw = held_out_losses(run.objective, state.unet, held_out, bins, state.team)
         with state.ema.swapped(state.unet):
             ema = held_out_losses(run.objective, state.unet, held_out, bins, state.team)
@@ -269,8 +269,7 @@ def sample(run: Run, held_out: list[Sample]) -> None:
     autocast = torch.autocast(
         objective.device.type, torch.bfloat16, enabled=config.precision == "bf16"
     )
-    eager = torch.compiler.set_stance("force_eager")
-    with state.ema.swapped(state.unet), autocast, eager:
+    with state.ema.swapped(state.unet), autocast, uncompiled(config):
         clips = pipe(
             [prompt for _, prompt in mine],
             num_frames=config.num_frames,

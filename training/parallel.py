@@ -109,6 +109,11 @@ def compile_blocks(unet: SpaceTimeUNet) -> None:
     torch._dynamo.config.accumulated_recompile_limit = 4096
 
 
+def uncompiled(config: Config) -> AbstractContextManager[Any]:
+    """Inside, compiled blocks run as they are: a few forwards do not repay a compilation."""
+    return torch.compiler.set_stance("force_eager") if config.compile else nullcontext()
+
+
 def shard(unet: SpaceTimeUNet, config: Config, device: torch.device, team: Team) -> None:
     """FSDP2, a group for each block and one for the rest."""
     policy = MixedPrecisionPolicy()
