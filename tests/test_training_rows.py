@@ -94,7 +94,7 @@ def config(*overrides: str) -> Config:
 
 
 def rows_of(folder: Path, name: str = "a", weight: float = 1.0, held_out: int = 0) -> Rows:
-    return open_rows(str(folder), name, weight, sampling(num_frames=2, stride=1), 8, held_out)
+    return open_rows(str(folder), name, weight, [sampling(num_frames=2, stride=1)], 8, held_out)
 
 
 def take(batches: Batches, count: int, step: int = 0) -> list[Sample | BadRow]:
@@ -153,7 +153,7 @@ def test_null_captions_are_the_empty_prompt(tmp_path: Path) -> None:
 def test_images_are_videos_of_one_frame_and_short_clips_are_left_out(tmp_path: Path) -> None:
     rows = [clip("image", mp4(1), 1), clip("short", mp4(2), 2), clip("long", mp4(9), 9)]
     folder = write_dataset(tmp_path / "a", rows)
-    opened = open_rows(str(folder), "a", 1, sampling(stride=2), 8, 0)
+    opened = open_rows(str(folder), "a", 1, [sampling(stride=2)], 8, 0)
     assert (opened.num_trained, opened.too_short) == (2, 1)
     batches = Batches([opened], config("stride=2", "num_frames=3"))
     assert {s.clip_id: len(s.raw) for s in take(batches, 1)} == {"image": 1, "long": 3}

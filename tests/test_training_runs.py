@@ -154,6 +154,27 @@ def test_what_a_killed_run_left_is_swept(data: Path, tmp_path: Path) -> None:
     train(data, run, "max_steps=4")
     assert not half.exists() and [step for step, _ in losses(run)] == [1, 2, 3, 4]
     assert losses(run)[2][1] != 9.9
+    train(data, run, "max_steps=4")  # at its end it has nothing to do
+    assert len(losses(run)) == 4
+
+
+def test_sigterm_before_the_first_step_loses_nothing(
+    data: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def prepare(*_: Any) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    with monkeypatch.context() as patch:
+        patch.setattr(commands, "prepare", prepare)
+        told = refused(capsys, lambda: train(data, tmp_path / "run"), code=1)
+    assert "stopped; the same command goes on" in told and "Traceback" not in told
+    assert signal.getsignal(signal.SIGTERM) == before
+    train(data, tmp_path / "run", "max_steps=1")
+    assert len(losses(tmp_path / "run")) == 1
 
 
 def test_a_changed_key_is_refused_unless_allowed(

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 from training_media import TINY, clip, mp4, small_dataset, write_dataset
 
-from training.batches import Batches, Sample, sampling_of
+from training.batches import Batches, Sample
+from training.buckets import shapes_of
 from training.configs import PRESETS, Config, ConfigError, load_config
 from training.loops import DivergedError, State, learning_rate, make_state, train_step
 from training.losses import Objective, held_out_losses, micro_batches
@@ -75,7 +76,7 @@ def fresh(config: Config) -> tuple[State, Objective]:
 
 def batches(config: Config, data: Path, count: int) -> list[list[Sample]]:
     held = config.held_out
-    rows = open_rows(str(data), "a", 1, sampling_of(config), 2 * config.shuffle_window, held)
+    rows = open_rows(str(data), "a", 1, shapes_of(config), 2 * config.shuffle_window, held)
     return [b.samples for b in itertools.islice(Batches([rows], config).start_at(0), count)]
 
 
@@ -228,10 +229,11 @@ def test_ema_follows_its_formula(data: Path) -> None:
         decay = min(0.3, (1 + step) / (10 + step))
         average = decay * average + (1 - decay) * weights(state)[name]
         assert torch.allclose(state.ema.averages[name], average, atol=1e-7)
-    raw = weights(state)[name]
+    raw, average = weights(state)[name], state.ema.averages[name].clone()
     with state.ema.swapped(state.unet):
-        assert torch.equal(weights(state)[name], state.ema.averages[name])
+        assert torch.equal(weights(state)[name], average)
     assert torch.equal(weights(state)[name], raw) and not torch.equal(raw, average)
+    assert torch.equal(state.ema.averages[name], average)
 
 
 def test_learning_rates() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -11,11 +11,14 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from training.buckets import shapes_of
 from training.configs import Config
-from training.orders import Draws, Mixture, draw
+from training.orders import Draws, Mixture, Place, deal, draw
+from training.parallel import ALONE, Team
 from training.rows import Rows
-from training.videos import BadVideoError, Sampling, read_frames
+from training.videos import BadVideoError, read_frames
 
+PLANNED_STEPS = 50  # that the mean of micro-batches a step is taken over
 HANDFUL = 5  # bad rows that never stop a run
 MAX_BAD_SHARE = 0.01
 
@@ -34,6 +37,11 @@ class Sample:
     caption: str
     raw: Tensor
     draws: Draws
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(T, H, W): samples of one shape can be trained on at once."""
+        return tuple(self.raw.shape[:3])
 
 
 @dataclass(frozen=True)
@@ -71,7 +79,7 @@ class BadRows:
 
 @dataclass(frozen=True)
 class Batch:
-    """The samples of one step that could be read, and those rows that could not."""
+    """The samples of one step that this rank could read, and those rows that it could not."""
 
     step: int
     samples: list[Sample]
@@ -79,29 +87,52 @@ class Batch:
     epochs: dict[str, int]  # of each dataset
 
 
-def sampling_of(config: Config) -> Sampling:
-    return Sampling(config.num_frames, config.height, config.width, config.fps, config.stride)
-
-
 class Batches:
-    """Every batch of a run by its step: which samples are in it depends on nothing else."""
+    """Every batch of a run by its step: which samples are in it depends on nothing else.
 
-    def __init__(self, datasets: list[Rows], config: Config) -> None:
-        self.datasets, self.config = datasets, config
-        self.sampling = sampling_of(config)
+    Each rank of a team reads its own part of a batch; the whole is the same for every team.
+    """
+
+    def __init__(self, datasets: list[Rows], config: Config, team: Team = ALONE) -> None:
+        self.datasets, self.config, self.team = datasets, config, team
         self.mixture = Mixture([rows.weight for rows in datasets])
         self.orders = [rows.order(config.seed, config.shuffle_window) for rows in datasets]
 
-    def read(self, n: int) -> Sample | BadRow:
-        """The n-th sample of the run, or why there is none."""
+    def place(self, n: int) -> tuple[Rows, int, Place]:
+        """Dataset, epoch and row of the n-th sample of the run."""
         which, count = self.mixture.at(n)
         epoch, place = self.orders[which].at(count)
-        rows, clip_id = self.datasets[which], f"row {place.row} of group {place.group}"
+        return self.datasets[which], epoch, place
+
+    def shape(self, n: int) -> tuple[int, int, int]:
+        """(T, H, W) of the n-th sample, from columns alone."""
+        rows, _, place = self.place(n)
+        sampling = rows.sampling(place)
+        return sampling.num_frames, sampling.height, sampling.width
+
+    def dealt(self, step: int, world: int) -> list[list[int]]:
+        """The samples of a step that fall to each rank of a team."""
+        first = step * self.config.batch_size
+        shapes = [self.shape(first + n) for n in range(self.config.batch_size)]
+        return [[first + n for n in places] for places in deal(shapes, world)]
+
+    def num_parts(self, step: int, world: int) -> int:
+        """Micro-batches of a step on the rank that has most of them."""
+        most = self.config.micro_batch_size
+        return max(
+            sum(-(-k // (most or k)) for k in Counter(map(self.shape, numbers)).values())
+            for numbers in self.dealt(step, world)
+        )
+
+    def read(self, n: int) -> Sample | BadRow:
+        """The n-th sample of the run, or why there is none."""
+        rows, epoch, place = self.place(n)
+        clip_id = f"row {place.row} of group {place.group}"
         try:
             row = rows.fetch(place)
             clip_id = row.clip_id
             draws = draw(self.config.seed, rows.name, epoch, clip_id)
-            frames = read_frames(row.media, self.sampling, draws.start)
+            frames = read_frames(row.media, rows.sampling(place), draws.start)
         except (BadVideoError, pa.ArrowException, ValueError, OSError) as error:
             return BadRow(rows.name, clip_id, str(error))
         return Sample(rows.name, clip_id, epoch, row.caption, torch.from_numpy(frames), draws)
@@ -125,23 +156,21 @@ class Batches:
         """The captions of the first samples of a run, without those that have none."""
         found: list[str] = []
         for n in range(4 * count):
-            which, number = self.mixture.at(n)
-            _, place = self.orders[which].at(number)
-            caption = self.datasets[which].fetch(place).caption
+            rows, _, place = self.place(n)
+            caption = rows.fetch(place).caption
             if caption and caption not in found:
                 found.append(caption)
         return found[:count]
 
     def start_at(self, step: int) -> Iterator[Batch]:
         """Batches from a step on, for ever; `prefetch` of them are decoded ahead."""
-        size = self.config.batch_size
         with ThreadPoolExecutor(self.config.loader_threads) as pool:
             coming: deque[tuple[int, list[Future[Sample | BadRow]]]] = deque()
             try:
                 while True:
                     while len(coming) <= self.config.prefetch:
-                        futures = [pool.submit(self.read, step * size + n) for n in range(size)]
-                        coming.append((step, futures))
+                        numbers = self.dealt(step, self.team.world)[self.team.rank]
+                        coming.append((step, [pool.submit(self.read, n) for n in numbers]))
                         step += 1
                     now, futures = coming.popleft()
                     read = [future.result() for future in futures]
@@ -152,15 +181,44 @@ class Batches:
                 pool.shutdown(cancel_futures=True)
 
 
-def held_out_samples(datasets: list[Rows], config: Config) -> Iterator[Sample | BadRow]:
-    """The held-out clips of every dataset, their draws the same at every step."""
-    for rows in datasets:
-        for place in rows.held_out:
-            row = rows.fetch(place)
-            draws = draw(config.seed, rows.name, "held-out", row.clip_id)
-            try:
-                frames = read_frames(row.media, sampling_of(config), draws.start)
-            except BadVideoError as error:
-                yield BadRow(rows.name, row.clip_id, str(error))
-                continue
-            yield Sample(rows.name, row.clip_id, 0, row.caption, torch.from_numpy(frames), draws)
+def bucket_table(datasets: list[Rows], config: Config, workers: int) -> list[str]:
+    """How many clips each shape has, the empty ones of the preset named; and what shapes cost."""
+    counts = [sum(each) for each in zip(*(rows.num_in_buckets() for rows in datasets), strict=True)]
+    told = len(config.buckets) or 1  # what follows them is for images, where there are any
+    lines = [
+        f"{shape}: {count or 'no'} clip{'s' * (count != 1)}"
+        for n, (shape, count) in enumerate(zip(shapes_of(config), counts, strict=True))
+        if count or n < told
+    ]
+    if sum(count > 0 for count in counts) > 1:
+        batches = Batches(datasets, config)
+        mean = sum(batches.num_parts(step, workers) for step in range(PLANNED_STEPS))
+        most, share = config.micro_batch_size, -(-config.batch_size // workers)
+        lines.append(
+            f"{mean / PLANNED_STEPS:g} micro-batches a step and worker; "
+            f"{-(-share // (most or share))} if all clips had one shape"
+        )
+    return lines
+
+
+def held_out_samples(
+    datasets: list[Rows], config: Config, team: Team = ALONE
+) -> Iterator[Sample | BadRow]:
+    """This rank's part of the held-out clips of every dataset, their draws always the same."""
+    every = [(each, place) for each in datasets for place in each.held_out]
+    for rows, place in team.share(every):
+        row = rows.fetch(place)
+        draws = draw(config.seed, rows.name, "held-out", row.clip_id)
+        try:
+            frames = read_frames(row.media, rows.sampling(place), draws.start)
+        except BadVideoError as error:
+            yield BadRow(rows.name, row.clip_id, str(error))
+            continue
+        yield Sample(rows.name, row.clip_id, 0, row.caption, torch.from_numpy(frames), draws)
+
+
+def blank(config: Config) -> Sample:
+    """Black frames of the smallest shape: what a rank computes while it has no sample left."""
+    small = min(shapes_of(config), key=lambda each: each.num_frames * each.height * each.width)
+    raw = torch.zeros(small.num_frames, small.height, small.width, 3, dtype=torch.uint8)
+    return Sample("", "", 0, "", raw, draw(config.seed, "", "blank", ""))

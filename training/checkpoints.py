@@ -2,9 +2,11 @@
 
 RUN/checkpoints/step-00000100/
     unet/ unet_ema/   config.json and safetensors, as diffusers saves them
-    optimizer.pt      AdamW's state
+    optimizer.pt      AdamW's state by the names of parameters
     state.json        step, bad rows
     card.json         what the run was when this was written
+
+Whole tensors, however many workers the run had: any number of them goes on from there.
 """
 
 from __future__ import annotations
@@ -20,15 +22,26 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
 
+from model import SpaceTimeUNet
 from training.configs import FREE_KEYS, Config, ConfigError
+from training.parallel import ALONE, Team
 
+# Shards are put together on the first rank, in its main memory, and cut again by each rank.
+WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 STEP = re.compile(r"step-(\d{8,})")
 
 
 class Ema:
-    """Exponential moving average of the trained parameters, in their own dtype.
+    """Exponential moving average of the trained parameters, in their own dtype, sharded as they.
 
     The decay begins small, (1 + step) / (10 + step), so that the start is soon forgotten.
     """
@@ -44,22 +57,36 @@ class Ema:
     @torch.no_grad()
     def update(self, unet: nn.Module, step: int) -> None:
         decay = min(self.decay, (1 + step) / (10 + step))
-        for name, parameter in unet.named_parameters():
-            if name in self.averages:
-                self.averages[name].lerp_(parameter, 1 - decay)
+        for average, parameter in self.pairs(unet):
+            average.lerp_(parameter, 1 - decay)
 
     @contextmanager
     def swapped(self, unet: nn.Module) -> Iterator[None]:
-        """Inside, the U-Net has the averages for weights."""
-        parameters = {n: p for n, p in unet.named_parameters() if n in self.averages}
-        raw = {name: parameter.data for name, parameter in parameters.items()}
+        """Inside, the U-Net has the averages for weights, and they have its own."""
+        self.swap(unet)
         try:
-            for name, parameter in parameters.items():
-                parameter.data = self.averages[name]
             yield
         finally:
-            for name, parameter in parameters.items():
-                parameter.data = raw[name]
+            self.swap(unet)
+
+    @torch.no_grad()
+    def swap(self, unet: nn.Module) -> None:
+        # In place: FSDP2 gathers from the memory that its parameters had at the start.
+        for average, parameter in self.pairs(unet):
+            raw = parameter.clone()
+            parameter.copy_(average)
+            average.copy_(raw)
+
+    @torch.no_grad()
+    def take(self, unet: nn.Module) -> None:
+        """Make a U-Net's weights the averages."""
+        for average, parameter in self.pairs(unet):
+            average.copy_(parameter)
+
+    def pairs(self, unet: nn.Module) -> Iterator[tuple[Tensor, Tensor]]:
+        for name, parameter in unet.named_parameters():
+            if name in self.averages:
+                yield self.averages[name], parameter
 
 
 def steps_of(run: Path) -> list[Path]:
@@ -80,34 +107,51 @@ def latest(run: Path) -> Path | None:
 
 def save(
     run: Path,
-    unet: Any,
+    unet: SpaceTimeUNet,
     ema: Ema,
     optimizer: torch.optim.Optimizer,
     state: dict[str, Any],
     card: dict[str, Any],
     keep: int,
-) -> Path:
-    """Write a checkpoint under another name, bring it to the disk, rename it; drop old ones."""
+    team: Team = ALONE,
+) -> None:
+    """Write a checkpoint under another name, bring it to the disk, rename it; drop old ones.
+
+    Every rank calls it and the first one writes; all return when it is there.
+    """
     target = run / "checkpoints" / f"step-{state['step']:08d}"
-    if target.exists():
-        return target
+    if team.any(target.exists()):
+        return
     written = target.with_name(f".tmp-{target.name}")
-    sweep(run)
-    written.mkdir(parents=True)
-    unet.save_pretrained(written / "unet")
+    if team.first:
+        sweep(run)
+        written.mkdir(parents=True)
+    # One after the other: the first rank never holds more than one of them whole.
+    write_unet(get_model_state_dict(unet, options=WHOLE), unet, written / "unet", team)
     with ema.swapped(unet):
-        unet.save_pretrained(written / "unet_ema")
-    torch.save(optimizer.state_dict(), written / "optimizer.pt")
-    (written / "state.json").write_text(json.dumps(state, indent=1))
-    (written / "card.json").write_text(json.dumps(card, indent=1))
-    for path in [*written.rglob("*"), written]:
-        sync(path)
-    written.rename(target)
-    sync(target.parent)
-    for old in steps_of(run)[:-keep]:
-        # Renamed first: a half deleted folder must not look like a checkpoint.
-        shutil.rmtree(old.rename(old.with_name(f".tmp-{old.name}")))
-    return target
+        write_unet(get_model_state_dict(unet, options=WHOLE), unet, written / "unet_ema", team)
+    moments = get_optimizer_state_dict(unet, optimizer, options=WHOLE)
+    if team.first:
+        torch.save(moments, written / "optimizer.pt")
+        (written / "state.json").write_text(json.dumps(state, indent=1))
+        (written / "card.json").write_text(json.dumps(card, indent=1))
+        for path in [*written.rglob("*"), written]:
+            sync(path)
+        written.rename(target)
+        sync(target.parent)
+        for old in steps_of(run)[:-keep]:
+            # Renamed first: a half deleted folder must not look like a checkpoint.
+            shutil.rmtree(old.rename(old.with_name(f".tmp-{old.name}")))
+    team.gather(None)
+
+
+def write_unet(weights: dict[str, Any], like: SpaceTimeUNet, folder: Path, team: Team) -> None:
+    """Save whole weights as the U-Net that they came from would."""
+    if team.first:
+        with torch.device("meta"):
+            unet = SpaceTimeUNet.from_config(like.config)
+        unet.load_state_dict(weights, assign=True)
+        unet.save_pretrained(folder)
 
 
 def sweep(run: Path) -> None:
@@ -122,17 +166,28 @@ def sync(path: Path) -> None:
     os.close(descriptor)
 
 
-def load(checkpoint: Path, unet: Any, ema: Ema, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+def load(
+    checkpoint: Path, unet: SpaceTimeUNet, ema: Ema, optimizer: torch.optim.Optimizer
+) -> dict[str, Any]:
     """Fill a U-Net, its EMA and its optimiser from a checkpoint; returns its state."""
-    dtype = unet.dtype
-    weights = type(unet).from_pretrained(str(checkpoint / "unet"), torch_dtype=dtype)
-    unet.load_state_dict(weights.state_dict())
-    averages = type(unet).from_pretrained(str(checkpoint / "unet_ema"), torch_dtype=dtype)
-    for name, parameter in averages.named_parameters():
-        if name in ema.averages:
-            ema.averages[name].copy_(parameter)
-    optimizer.load_state_dict(torch.load(checkpoint / "optimizer.pt", weights_only=True))
+    read_unet(checkpoint / "unet_ema", unet)
+    ema.take(unet)
+    read_unet(checkpoint / "unet", unet)
+    moments = torch.load(checkpoint / "optimizer.pt", weights_only=True)
+    set_optimizer_state_dict(unet, optimizer, moments, options=WHOLE)
     return json.loads((checkpoint / "state.json").read_text())
+
+
+def read_unet(folder: Path, unet: SpaceTimeUNet) -> None:
+    weights = SpaceTimeUNet.from_pretrained(str(folder), torch_dtype=unet.dtype)
+    set_model_state_dict(unet, weights.state_dict(), options=WHOLE)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a small file so that a reader, or a kill, meets the old one or the new one."""
+    written = path.with_name(f".tmp-{path.name}")
+    written.write_text(text)
+    written.replace(path)
 
 
 def code_version() -> str:
@@ -149,8 +204,9 @@ def make_card(
     init: str | None,
     noise: dict[str, Any],
     device: torch.device,
+    workers: int = 1,
 ) -> dict[str, Any]:
-    """Everything that the loss trace depends on."""
+    """Everything that the loss trace depends on; on `workers` and `threads` to rounding alone."""
     return {
         "config": config.model_dump(mode="json"),
         "data": data,
@@ -160,6 +216,7 @@ def make_card(
         "torch": torch.__version__,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
         "threads": torch.get_num_threads(),
+        "workers": workers,
     }
 
 
@@ -175,7 +232,9 @@ def flat(tree: Any, path: str = "") -> dict[str, Any]:
 def changed_keys(before: dict[str, Any], now: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Keys of two cards that differ and matter, with both values."""
     old, new = flat(before), flat(now)
-    free = {f"config.{key}" for key in FREE_KEYS}
+    free = {"workers", *(f"config.{key}" for key in FREE_KEYS)}
+    if before.get("workers") != now["workers"]:
+        free |= {"threads", "config.num_threads"}  # not bitwise the same in any case
     if before["config"]["schedule"] == now["config"]["schedule"] == "constant":
         free.add("config.max_steps")  # where the end is changes no step before it
     return {

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +19,15 @@ from rich.console import Console
 
 from model import SpaceTimeUNet, VideoFactoryPipeline
 from training import loops
-from training.batches import Batches, TooManyBadError, sampling_of
-from training.checkpoints import compare, latest, make_card, sweep
+from training.batches import Batches, TooManyBadError, bucket_table
+from training.buckets import shapes_of
+from training.checkpoints import compare, latest, make_card, sweep, write_whole
 from training.configs import Config, ConfigError, load_config, validated
 from training.losses import Objective
-from training.reports import Board, Display, Metrics, contact_sheet
+from training.parallel import ALONE, Team
+from training.reports import Board, Display, Metrics, Reports, contact_sheet
 from training.rows import Rows, open_rows, parse_data
+from training.signals import interrupt_on_signals, stop_on_signals
 from training.starts import (
     DTYPES,
     Start,
@@ -46,7 +51,7 @@ def guarded(body: Callable[[Console], None]) -> None:
     except ConfigError as error:
         errors.print(f"error: {error}", style="red", markup=False, highlight=False)
         raise SystemExit(USAGE) from None
-    except (loops.DivergedError, TooManyBadError) as error:
+    except (loops.DivergedError, TooManyBadError, loops.WorkerError) as error:
         errors.print(f"the run failed: {error}", style="red", markup=False, highlight=False)
         raise SystemExit(FAILED_RUN) from None
     except loops.StoppedError as error:
@@ -57,6 +62,17 @@ def guarded(body: Callable[[Console], None]) -> None:
         raise SystemExit(FAILED_RUN) from None
 
 
+@dataclass(frozen=True)
+class Job:
+    """What a `vf-train` was asked for; every worker is given the same."""
+
+    config: Config
+    data: list[str]
+    output: Path
+    init: str | None
+    allowed: list[str]
+
+
 def train(
     preset: str,
     data: list[str],
@@ -65,24 +81,27 @@ def train(
     overrides: list[str],
     allowed: list[str],
     dry_run: bool,
+    workers: int | None = None,
+    ray_address: str | None = None,
 ) -> None:
     """The body of `vf-train`."""
 
     def body(console: Console) -> None:
-        config = load_config(preset, overrides)
+        job = Job(load_config(preset, overrides), data, output, init, allowed)
+        check_workers(job, workers)
         if dry_run:
-            console.print(as_yaml(config), markup=False, highlight=False)
+            console.print(as_yaml(job.config), markup=False, highlight=False)
+            open_all(data, job.config, console, workers or 1)
             return
-        datasets = open_all(data, config, console)
-        with only_trainer(output):
-            run = prepare(config, datasets, output, init, allowed, console)
-            try:
-                loops.train(run)
-            finally:
-                run.metrics.close()
-                run.board.close()
+        with only_trainer(output), interrupt_on_signals():
+            if workers:
+                from training.workers import launch
+
+                launch(job, workers, ray_address, console)
+            else:
+                work(job, console)
         console.print(
-            f"{run.state.step} steps done; sample it: "
+            f"{job.config.max_steps} steps done; sample it: "
             f'vf-sample {output} --prompt "..." --output out.mp4',
             markup=False,
             highlight=False,
@@ -91,30 +110,62 @@ def train(
     guarded(body)
 
 
+def check_workers(job: Job, workers: int | None) -> None:
+    """Refuse what cannot be split, and an output that would be lost."""
+    if workers and job.config.batch_size < workers:
+        raise ConfigError(
+            f"--workers {workers}: a batch of {job.config.batch_size} gives some of them nothing "
+            f"to do; use --workers {job.config.batch_size}, or --set batch_size="
+        )
+    if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ and not job.output.is_absolute():
+        raise ConfigError(
+            f"--output {job.output} is relative, and this is a Ray job: its folder is a copy that "
+            "Ray deletes; give an absolute path that every node shares"
+        )
+
+
+def work(
+    job: Job,
+    console: Console,
+    team: Team = ALONE,
+    stop: Callable[[], bool] | None = None,
+    device: torch.device | None = None,
+) -> None:
+    """Train: all of it in this process, or the part of one rank of a team."""
+    datasets = open_all(job.data, job.config, console, team.world)
+    run = prepare(job, datasets, console, team, device or device_of(job.config))
+    with run.reports or nullcontext(), stop_on_signals() as asked:
+        loops.train(run, stop or asked.is_set)
+
+
 def as_yaml(config: Config) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
-def open_all(data: list[str], config: Config, console: Console) -> list[Rows]:
-    """Index every dataset and say what is trained on."""
+def open_all(data: list[str], config: Config, console: Console, workers: int) -> list[Rows]:
+    """Index every dataset and say what is trained on, in which shapes."""
     keep = 2 * config.shuffle_window
+    shapes = shapes_of(config)
     out = []
     for location, name, weight in parse_data(data):
-        rows = open_rows(location, name, weight, sampling_of(config), keep, config.held_out)
+        rows = open_rows(location, name, weight, shapes, keep, config.held_out)
         short = f", {rows.too_short} too short" if rows.too_short else ""
+        small = f", {rows.too_small} enlarged" if rows.too_small else ""
         console.print(
-            f"{name}: {rows.num_trained} clips, {len(rows.held_out)} held out{short}",
+            f"{name}: {rows.num_trained} clips, {len(rows.held_out)} held out{short}{small}",
             markup=False,
             highlight=False,
         )
         out.append(rows)
+    for line in bucket_table(out, config, workers):
+        console.print(line, markup=False, highlight=False)
     return out
 
 
 def is_run(folder: Path) -> bool:
     """Whether a folder is a run, perhaps one that has not begun."""
     begun = (folder / "card.json").exists()
-    return folder.is_dir() and (begun or all(p.name == ".lock" for p in folder.iterdir()))
+    return folder.is_dir() and (begun or all(p.name.startswith(".") for p in folder.iterdir()))
 
 
 @contextmanager
@@ -134,32 +185,30 @@ def only_trainer(run: Path) -> Iterator[None]:
 
 
 def prepare(
-    config: Config,
-    datasets: list[Rows],
-    folder: Path,
-    init: str | None,
-    allowed: list[str],
-    console: Console,
+    job: Job, datasets: list[Rows], console: Console, team: Team, device: torch.device
 ) -> loops.Run:
     """Build everything, from the latest checkpoint if there is one."""
+    config, folder = job.config, job.output
     if config.num_threads:
         torch.set_num_threads(config.num_threads)
-    device = device_of(config)
     checkpoint = latest(folder)
-    start = resumed_start(checkpoint, config) if checkpoint else make_start(config, init)
-    card = make_card(config, facts_of(datasets), init, start.noise, device)
+    start = resumed_start(checkpoint, config) if checkpoint else make_start(config, job.init)
+    card = make_card(config, facts_of(datasets), job.init, start.noise, device, team.world)
     if checkpoint:
         before = json.loads((checkpoint / "card.json").read_text())
-        for change in compare(before, card, allowed):
+        for change in compare(before, card, job.allowed):
             console.print(f"changed: {change}", style="yellow", markup=False)
     codec, text = make_codec(config, device), make_text(config, device)
     check_fit(start.unet, config, codec, text)
     trained = choose_trained(start.unet, config.trainable)
-    state = loops.make_state(start.unet, config, device)
+    sizes = sum(p.numel() for p in start.unet.parameters()), trained
+    state = loops.make_state(start.unet, config, device, team)
     if checkpoint:
         state.load(checkpoint)
-    tell_start(start, state.step, trained, device, console)
-    write_facts(folder, config, card, start)
+    tell_start(start, state, sizes, device, console)
+    team.gather(None)  # all have read what the first one now writes
+    if team.first:
+        write_facts(folder, config, card, start)
     dtype, schedule = DTYPES[config.precision], schedule_of(start.noise)
     return loops.Run(
         folder=folder,
@@ -167,23 +216,33 @@ def prepare(
         card=card,
         state=state,
         objective=Objective(config, schedule, codec, text, device, dtype),
-        batches=Batches(datasets, config),
-        display=Display(console, state.step, config.max_steps),
-        metrics=Metrics(folder, state.step if checkpoint else -1),
-        board=Board(folder, state.step),
+        batches=Batches(datasets, config, team),
+        reports=Reports(
+            folder,
+            Display(console, state.step, config.max_steps),
+            Metrics(folder, state.step if checkpoint else -1),
+            Board(folder, state.step),
+        )
+        if team.first
+        else None,
     )
 
 
 def tell_start(
-    start: Start, step: int, trained: int, device: torch.device, console: Console
+    start: Start,
+    state: loops.State,
+    sizes: tuple[int, int],
+    device: torch.device,
+    console: Console,
 ) -> None:
-    """Say where a run begins and how much of it is trained."""
-    total = sum(p.numel() for p in start.unet.parameters())
+    """Say where a run begins, how much of it is trained, and by whom."""
     console.print(str(start), markup=False, highlight=False)
-    if step:
-        console.print(f"going on from step {step}", highlight=False)
+    if state.step:
+        console.print(f"going on from step {state.step}", highlight=False)
+    total, trained = (size / 1e6 for size in sizes)
+    team = f" with {state.team.world} workers" if state.team.world > 1 else ""
     console.print(
-        f"{total / 1e6:.1f} M parameters, {trained / 1e6:.1f} M trained, on {device}",
+        f"{total:.1f} M parameters, {trained:.1f} M trained, on {device}{team}",
         highlight=False,
     )
 
@@ -191,9 +250,9 @@ def tell_start(
 def write_facts(folder: Path, config: Config, card: dict[str, Any], start: Start) -> None:
     """What a run is, beside what it makes; and away with what a killed save left."""
     sweep(folder)
-    (folder / "start.json").write_text(json.dumps(start.report, indent=1))
-    (folder / "card.json").write_text(json.dumps(card, indent=1))
-    (folder / "config.yaml").write_text(as_yaml(config))
+    write_whole(folder / "card.json", json.dumps(card, indent=1))  # first: it makes this a run
+    write_whole(folder / "start.json", json.dumps(start.report, indent=1))
+    write_whole(folder / "config.yaml", as_yaml(config))
 
 
 def resumed_start(checkpoint: Path, config: Config) -> Start:

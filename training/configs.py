@@ -95,6 +95,8 @@ class Config(BaseModel):
     width: int = Field(gt=0)  # px
     fps: float = Field(8, gt=0)
     stride: int | None = Field(None, ge=1)
+    # Shapes [num_frames, height, width] that clips are trained in; []: the one above alone.
+    buckets: list[tuple[int, int, int]] = []
     shuffle_window: int = Field(8, ge=1)  # row groups whose rows are shuffled together
     held_out: int = Field(1, ge=0)  # clips of each dataset that are never trained on
 
@@ -121,6 +123,8 @@ class Config(BaseModel):
     # The machine.
     precision: Literal["float32", "bf16", "float64"] = "float32"
     activation_checkpointing: bool = False
+    compile: bool = False  # each block of the U-Net, once for every shape
+    parallel: Literal["ddp", "fsdp"] = "ddp"  # with --workers: a copy each, or a share each
     device: str = "auto"  # auto: cuda where there is one, else cpu
     num_threads: int | None = Field(None, ge=1)  # of torch on a CPU; the loss depends on it
     loader_threads: int = Field(4, ge=1)
@@ -142,8 +146,17 @@ class Config(BaseModel):
         if self.zero_terminal_snr and self.prediction_type == "epsilon":
             raise ValueError("zero_terminal_snr needs prediction_type=v_prediction; change one")
         factor = 8 if self.latents == "stable_diffusion" else 4
-        for key in ("height", "width"):
-            if (size := getattr(self, key)) % factor:
+        sizes = [("height", self.height), ("width", self.width)]
+        for bucket in self.buckets:
+            if min(bucket) < 1 or self.buckets.count(bucket) > 1:
+                raise ValueError(
+                    f"buckets holds {list(bucket)}: give [num_frames, height, width] of at least "
+                    "1, each shape once"
+                )
+            _, height, width = bucket
+            sizes += [("a bucket's height", height), ("a bucket's width", width)]
+        for key, size in sizes:
+            if size % factor:
                 raise ValueError(
                     f"{key} is {size}: give a multiple of {factor}, such as "
                     f"{max(1, round(size / factor)) * factor}"
@@ -155,7 +168,7 @@ class Config(BaseModel):
 FREE_KEYS = (
     *("loader_threads", "prefetch", "checkpoint_every", "keep_checkpoints", "evaluate_every"),
     *("timestep_bins", "sample_every", "sample_prompts", "num_samples", "sample_steps"),
-    "guidance",
+    *("guidance", "parallel"),  # ddp and fsdp agree as two numbers of workers do
 )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,8 +23,9 @@ from model.diffusion import (
 )
 from model.latents import Codec, to_pixels
 from model.texts import TextEncoder
-from training.batches import Sample
+from training.batches import Sample, blank
 from training.configs import Config
+from training.parallel import ALONE, Team
 
 
 @dataclass
@@ -82,11 +84,14 @@ class Objective:
 
 
 def micro_batches(samples: list[Sample], size: int | None) -> Iterator[list[Sample]]:
-    """Parts of a batch of at most `size` samples, each of one number of frames."""
-    by_length: dict[int, list[Sample]] = defaultdict(list)
+    """Parts of a batch of at most `size` samples, each of one shape, the largest shapes first.
+
+    Ranks that shard the U-Net wait for each other in every block: equal costs meet this way.
+    """
+    by_shape: dict[tuple[int, ...], list[Sample]] = defaultdict(list)
     for sample in samples:
-        by_length[len(sample.raw)].append(sample)
-    for same in by_length.values():
+        by_shape[sample.shape].append(sample)
+    for same in sorted(by_shape.values(), key=lambda each: -math.prod(each[0].shape)):
         step = size or len(same)
         for n in range(0, len(same), step):
             yield same[n : n + step]
@@ -94,27 +99,37 @@ def micro_batches(samples: list[Sample], size: int | None) -> Iterator[list[Samp
 
 @torch.no_grad()
 def held_out_losses(
-    objective: Objective, unet: SpaceTimeUNet, samples: list[Sample], bins: int
+    objective: Objective,
+    unet: SpaceTimeUNet,
+    samples: list[Sample],
+    bins: int,
+    team: Team = ALONE,
 ) -> dict[str, Any]:
     """Mean squared error on held-out clips with fixed noise: over all, per bin, per dataset.
 
-    Each clip is seen once in each of `bins` equal ranges of timesteps, with its caption.
+    Each clip is seen once in each of `bins` equal ranges of timesteps, with its caption. Each
+    rank of a team gives its share of the clips and gets the means over all of them.
     """
     was_training = unet.training
     unet.eval()
-    rows: list[tuple[str, list[float]]] = []
-    for sample in samples:
+    own: list[tuple[str, list[float]]] = []
+    # Ranks that shard the U-Net compute equally often; what a rank repeats is not counted.
+    for n in range(max(team.gather(len(samples)))):
+        sample = samples[n] if n < len(samples) else blank(objective.config)
         steps = objective.timesteps([(n + sample.draws.timestep) / bins for n in range(bins)])
         # One at a time: memory does not grow with the number of bins.
         errors = [
             objective.errors(unet, [sample], step[None], torch.tensor([False])).item()
             for step in steps
         ]
-        rows.append((sample.dataset, errors))
+        if n < len(samples):
+            own.append((sample.dataset, errors))
     unet.train(was_training)
+    rows = team.join(own)
     every = torch.tensor([errors for _, errors in rows], dtype=torch.float64)
     names = sorted({name for name, _ in rows})
     return {
+        "clips": len(rows),
         "all": every.mean().item(),
         "bins": every.mean(0).tolist(),
         "datasets": {

@@ -130,3 +130,18 @@ class Order:
         _, starts = self.groups(epoch)
         number = bisect_right(starts, n) - 1
         return epoch, self.window_rows(epoch, number)[n - starts[number]]
+
+
+def deal(shapes: Sequence[tuple[int, ...]], world: int) -> list[list[int]]:
+    """Which samples of a step each of `world` ranks trains on, by their places in the step.
+
+    From the costliest sample on, each goes to the rank that has least to do so far; what a sample
+    costs is the product of its shape. Samples of one shape are thus spread as evenly as can be.
+    """
+    ranks: list[list[int]] = [[] for _ in range(world)]
+    load = [0] * world
+    for place in sorted(range(len(shapes)), key=lambda n: (-math.prod(shapes[n]), shapes[n])):
+        rank = load.index(min(load))
+        ranks[rank].append(place)
+        load[rank] += math.prod(shapes[place])
+    return [sorted(places) for places in ranks]

@@ -6,6 +6,7 @@ import io
 import json
 import re
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -15,6 +16,8 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
+
+from model.pipelines import VideoOutput
 
 SHEET_FRAMES = 8  # columns of a contact sheet
 LINE_EVERY_S = 10.0  # between lines of a log, where there is no terminal
@@ -159,3 +162,59 @@ class Display:
 
     def say(self, text: str) -> None:
         self.console.print(text, markup=False, highlight=False)
+
+
+@dataclass
+class Reports:
+    """All that a run tells, in one place; of a team's ranks the first alone has it."""
+
+    folder: Path
+    display: Display
+    metrics: Metrics
+    board: Board
+
+    def __enter__(self) -> Reports:
+        self.display.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.display.__exit__(kind, error, trace)
+        self.metrics.close()
+        self.board.close()
+
+    def step(
+        self, step: int, line: dict[str, float], datasets: dict[str, float], **more: Any
+    ) -> None:
+        """An optimiser step: numbers of its line, loss by dataset, and what is no scalar."""
+        self.metrics.write(step=step, **line, **more, loss_by_dataset=datasets)
+        self.board.scalars(step, {**line, **{f"loss/{name}": x for name, x in datasets.items()}})
+        self.display.step(step, line["loss"], line["clips_per_s"], line["data_wait_share"])
+
+    def held_out(self, step: int, raw: dict[str, Any], ema: dict[str, Any]) -> None:
+        """What `held_out_losses` gave for the weights and for their EMA."""
+        self.metrics.write(step=step, held_out_loss=raw["all"], held_out_loss_ema=ema["all"],
+                           held_out_by_bin=raw["bins"], held_out_by_bin_ema=ema["bins"],
+                           held_out_by_dataset=raw["datasets"],
+                           held_out_by_dataset_ema=ema["datasets"])  # fmt: skip
+        self.board.scalars(step, {"held_out": raw["all"], "held_out_ema": ema["all"]})
+        bin_text = ", ".join(f"{x:.3f}" for x in raw["bins"])
+        self.display.say(
+            f"step {step}: held-out loss {raw['all']:.4f}, EMA {ema['all']:.4f} "
+            f"({raw['clips']} clips; by timestep {bin_text})"
+        )
+
+    def samples(self, step: int, prompts: list[str], clips: VideoOutput) -> None:
+        """Sampled clips as mp4 files, a contact sheet and moving pictures."""
+        folder = self.folder / "samples" / f"step-{step:08d}"
+        folder.mkdir(parents=True, exist_ok=True)
+        files = [clips.save(folder / f"{n}-{slug(p)}.mp4", n) for n, p in enumerate(prompts)]
+        contact_sheet(clips.frames, folder / "sheet.png")
+        self.board.clips(step, prompts, clips.frames, clips.fps)
+        named = [str(file.relative_to(self.folder)) for file in files]
+        self.metrics.write(step=step, samples=named, prompts=prompts)
+        self.display.say(f"step {step}: {len(files)} samples in {folder}")

@@ -7,18 +7,22 @@ import heapq
 import json
 import threading
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from curation.shards import Dataset, DatasetError
+from training.buckets import best_fit, enlarges
 from training.configs import ConfigError
 from training.orders import Order, Place, digest
 from training.videos import Sampling
 
 COLUMNS = ["clip_id", "caption", "clip"]
+FACTS = ["num_frames", "duration_s", "width", "height"]  # what a row's shape depends on
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,7 @@ class Rows:
 
     name: what the draws of its samples depend on; the folder may move.
     fingerprint: of the bytes of every shard.
+    buckets: for each row group, which of `shapes` each row is trained in; -1 where too short.
     """
 
     name: str
@@ -45,7 +50,10 @@ class Rows:
     groups: list[tuple[str, int]]  # shard, row group in it
     trained: list[list[int]]  # rows of each group
     held_out: list[Place]
+    shapes: Sequence[Sampling]
+    buckets: list[np.ndarray]
     too_short: int
+    too_small: int  # trained enlarged
     keep: int  # row groups in memory
     lock: threading.Lock = field(default_factory=threading.Lock)
     read: OrderedDict[int, pa.Table] = field(default_factory=OrderedDict)
@@ -53,6 +61,19 @@ class Rows:
     @property
     def num_trained(self) -> int:
         return sum(len(rows) for rows in self.trained)
+
+    def bucket(self, place: Place) -> int:
+        return int(self.buckets[place.group][place.row])
+
+    def sampling(self, place: Place) -> Sampling:
+        return self.shapes[self.bucket(place)]
+
+    def num_in_buckets(self) -> list[int]:
+        """How many trained rows each shape has."""
+        counts = np.zeros(len(self.shapes), dtype=int)
+        for rows, buckets in zip(self.trained, self.buckets, strict=True):
+            counts += np.bincount(buckets[rows], minlength=len(counts))
+        return counts.tolist()
 
     def order(self, seed: int, window: int) -> Order:
         return Order(seed, self.name, self.trained, window)
@@ -88,9 +109,9 @@ def open_shard(dataset: Dataset, name: str) -> pq.ParquetFile:
     return pq.ParquetFile(path, filesystem=dataset.filesystem, memory_map=dataset.is_local)
 
 
-def open_rows(location: str, name: str, weight: float, sampling: Sampling, keep: int,
+def open_rows(location: str, name: str, weight: float, shapes: Sequence[Sampling], keep: int,
               held_out: int) -> Rows:  # fmt: skip
-    """Index a dataset: which rows are long enough, and which are held out.
+    """Index a dataset: which rows are long enough, in which shape, and which are held out.
 
     Held out are the `held_out` clips with the smallest hash of their id: the same ones after
     the dataset moved or was put into other shards. Raises ConfigError.
@@ -100,7 +121,7 @@ def open_rows(location: str, name: str, weight: float, sampling: Sampling, keep:
         commits = dataset.commits()
     except (DatasetError, pa.ArrowException, OSError) as error:
         raise ConfigError(f"--data {location}: {error}") from None
-    groups, fits, too_short = index(dataset, commits, sampling)
+    groups, fits, buckets, too_short, too_small = index(dataset, commits, shapes)
     kept = smallest_hashes(fits, held_out)
     trained = [
         [row for row in rows if Place(group, row) not in kept] for group, rows in enumerate(fits)
@@ -108,37 +129,40 @@ def open_rows(location: str, name: str, weight: float, sampling: Sampling, keep:
     if not any(trained):
         raise ConfigError(
             f"--data {location}: no clip to train on: {sum(map(len, fits))} are long enough, "
-            f"{too_short} too short for {sampling.num_frames} frames, {held_out} held out; "
-            "use --set num_frames=, fps= or held_out="
+            f"{too_short} too short for {shapes[0].num_frames} frames, {held_out} held out; "
+            "use --set num_frames=, buckets=, fps= or held_out="
         )
     return Rows(name, dataset, weight, fingerprint(commits), groups, trained, sorted_places(kept),
-                too_short, keep)  # fmt: skip
+                shapes, buckets, too_short, too_small, keep)  # fmt: skip
 
 
 def index(
-    dataset: Dataset, commits: list[dict[str, Any]], sampling: Sampling
-) -> tuple[list[tuple[str, int]], list[dict[int, str]], int]:
+    dataset: Dataset, commits: list[dict[str, Any]], shapes: Sequence[Sampling]
+) -> tuple[list[tuple[str, int]], list[dict[int, str]], list[np.ndarray], int, int]:
     """Every row group as (shard, number in it), the clip ids of its rows that are long enough,
-    and how many are not; no media are read."""
+    the shape of every row, and how many are too short and too small; no media are read."""
     groups: list[tuple[str, int]] = []
     fits: list[dict[int, str]] = []  # clip ids of the rows of each group
-    too_short = 0
+    buckets: list[np.ndarray] = []
+    too_short = too_small = 0
     for commit in commits:
         if not commit["num_clips"]:
             continue
         with open_shard(dataset, commit["name"]) as file:
             for group in range(file.num_row_groups):
-                table = file.read_row_group(group, ["clip_id", "num_frames", "duration_s"])
-                rows = table.to_pylist()
-                long = {
-                    n: row["clip_id"]
-                    for n, row in enumerate(rows)
-                    if sampling.fits(row["num_frames"], row["duration_s"])
-                }
+                rows = file.read_row_group(group, ["clip_id", *FACTS]).to_pylist()
+                fit = [best_fit(shapes, *(row[name] for name in FACTS)) for row in rows]
+                long = {n: row["clip_id"] for n, row in enumerate(rows) if fit[n] is not None}
                 too_short += len(rows) - len(long)
+                too_small += sum(
+                    enlarges(shapes[k], row["width"], row["height"])
+                    for row, k in zip(rows, fit, strict=True)
+                    if k is not None
+                )
                 groups.append((commit["name"], group))
                 fits.append(long)
-    return groups, fits, too_short
+                buckets.append(np.array([-1 if k is None else k for k in fit], dtype=np.int16))
+    return groups, fits, buckets, too_short, too_small
 
 
 def smallest_hashes(fits: list[dict[int, str]], count: int) -> set[Place]:

@@ -38,7 +38,17 @@ def train(
         list[str] | None,
         typer.Option(help="A key of card.json that may differ from the run so far."),
     ] = None,
-    dry_run: Annotated[bool, typer.Option(help="Print the resolved config and stop.")] = False,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, help="Train in N processes through Ray. Default: this one, no Ray."),
+    ] = None,
+    ray_address: Annotated[
+        str | None,
+        typer.Option(help="Ray cluster to join; default: RAY_ADDRESS, else a new one here."),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option(help="Print the resolved config and the shape of each clip, and stop.")
+    ] = False,
 ) -> None:
     """Train a model on curated shards. The same command again resumes."""
     # On a shared machine threads that spin while they wait cost four times the speed.
@@ -46,7 +56,9 @@ def train(
 
     from training import commands
 
-    commands.train(preset, data, output, init, set_ or [], allow_change or [], dry_run)
+    commands.train(
+        preset, data, output, init, set_ or [], allow_change or [], dry_run, workers, ray_address
+    )
 
 
 def main() -> None:

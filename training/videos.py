@@ -29,6 +29,10 @@ class Sampling:
     fps: float
     stride: int | None = None
 
+    def __str__(self) -> str:
+        frames = f"{self.num_frames} frame{'s' * (self.num_frames != 1)}"
+        return f"{frames} of {self.width}x{self.height}"
+
     def fits(self, num_frames: int, duration_s: float) -> bool:
         """Whether a clip is long enough; one of a single frame is an image, and always is."""
         if num_frames == 1:

@@ -1,0 +1,142 @@
+"""One process or many: what ranks tell each other, and a U-Net that is trained by all of them."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
+
+from model import SpaceTimeUNet
+from training.configs import Config
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Team:
+    """The processes that train one model. Each of them must make the same calls in one order."""
+
+    rank: int = 0
+    world: int = 1
+
+    @staticmethod
+    def here() -> Team:
+        """The team of this process's group; alone without one."""
+        if not dist.is_initialized():
+            return ALONE
+        return Team(dist.get_rank(), dist.get_world_size())
+
+    @property
+    def first(self) -> bool:
+        """Whether this rank is the one that writes and talks."""
+        return self.rank == 0
+
+    def gather(self, value: T) -> list[T]:
+        """What every rank gave, by rank; returns when all of them have come here."""
+        if self.world == 1:
+            return [value]
+        found: list[Any] = [None] * self.world
+        dist.all_gather_object(found, value)
+        return found
+
+    def gather_lists(self, values: list[T]) -> list[T]:
+        """One list of what every rank gave."""
+        return [value for each in self.gather(values) for value in each]
+
+    def any(self, flag: bool) -> bool:
+        """Whether a rank said yes: the same answer on all of them."""
+        return any(self.gather(flag))
+
+    def share(self, values: Sequence[T]) -> list[T]:
+        """This rank's part of what all of them hold; `join` puts such parts together again."""
+        return list(values[self.rank :: self.world])
+
+    def join(self, values: list[T]) -> list[T]:
+        """The results of every rank's share in the order of the whole."""
+        parts = self.gather(values)
+        longest = max(map(len, parts))
+        return [part[n] for n in range(longest) for part in parts if n < len(part)]
+
+
+ALONE = Team()
+
+
+def wrap(unet: SpaceTimeUNet, config: Config, device: torch.device, team: Team) -> Any:
+    """Put a U-Net where it is trained; returns what a training step calls.
+
+    Alone that is the U-Net itself. With `ddp` every rank holds all of it and gradients are
+    averaged; with `fsdp` every rank holds its part of each block, and gathers a block's weights
+    while it computes it.
+    """
+    if config.activation_checkpointing:
+        unet.enable_gradient_checkpointing()
+    if config.compile:
+        compile_blocks(unet)
+    if team.world > 1 and config.parallel == "fsdp":
+        shard(unet, config, device, team)  # block by block: the whole never fits on the device
+        return unet
+    unet.to(device)  # type: ignore[arg-type]
+    if team.world == 1:
+        return unet
+    replica = DistributedDataParallel(unet, gradient_as_bucket_view=True)
+    replica.config = unet.config  # what losses ask a U-Net for
+    return replica
+
+
+def blocks_of(unet: SpaceTimeUNet) -> list[nn.Module]:
+    return [*unet.down_blocks, unet.mid_block, *unet.up_blocks]
+
+
+def compile_blocks(unet: SpaceTimeUNet) -> None:
+    """Compile each block on its first call with a shape; the names of its weights stay.
+
+    The forward alone: what FSDP2 does before and after a block stays outside of its graph.
+    """
+    for block in blocks_of(unet):
+        block.forward = torch.compile(block.forward, fullgraph=True, dynamic=False)  # type: ignore[method-assign]
+    # Blocks of one class count together, each once for every shape and size of a micro-batch.
+    torch._dynamo.config.recompile_limit = 1024
+    torch._dynamo.config.accumulated_recompile_limit = 4096
+
+
+def uncompiled(config: Config) -> AbstractContextManager[Any]:
+    """Inside, compiled blocks run as they are: a few forwards do not repay a compilation."""
+    return torch.compiler.set_stance("force_eager") if config.compile else nullcontext()
+
+
+def shard(unet: SpaceTimeUNet, config: Config, device: torch.device, team: Team) -> None:
+    """FSDP2, a group for each block and one for the rest."""
+    policy = MixedPrecisionPolicy()
+    if config.precision == "bf16":
+        policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+    # It warns of views that are then changed in place; ours are not.
+    warnings.filterwarnings("ignore", message=".*returned a view tensor")
+    mesh = init_device_mesh(device.type, (team.world,))
+    for module in (*blocks_of(unet), unet):
+        # The rest too is sharded again after each forward: EMA and optimiser see shards alone.
+        fully_shard(module, mesh=mesh, mp_policy=policy, reshard_after_forward=True)
+
+
+def accumulating(model: Any, last: bool) -> AbstractContextManager[None]:
+    """Around forward and backward of a micro-batch: copies exchange gradients at the last one.
+
+    Shards exchange them each time, as whole gradients may not fit.
+    """
+    if isinstance(model, DistributedDataParallel) and not last:
+        return model.no_sync()
+    return nullcontext()
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A tensor that may be sharded, put together on every rank."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor

@@ -1,0 +1,46 @@
+"""SIGTERM and Ctrl-C: an end at once before there is anything to save, and a saved one after."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+@contextmanager
+def handled(handler: Callable[[int, Any], Any]) -> Iterator[None]:
+    """Inside, both signals call a handler; another thread than the main one gets none."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, handler) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
+
+
+@contextmanager
+def interrupt_on_signals() -> Iterator[None]:
+    """Inside, both raise KeyboardInterrupt."""
+    with handled(signal.default_int_handler):
+        yield
+
+
+@contextmanager
+def stop_on_signals() -> Iterator[threading.Event]:
+    """An event that both set; a second one raises KeyboardInterrupt."""
+    stop = threading.Event()
+
+    def ask(number: int, frame: Any) -> None:
+        if stop.is_set():
+            signal.default_int_handler(number, frame)
+        stop.set()
+
+    with handled(ask):
+        yield stop
