@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from training.configs import Config
-from training.orders import Draws, Mixture, draw
+from training.orders import Draws, Mixture, Place, draw
 from training.rows import Rows
 from training.videos import BadVideoError, Sampling, read_frames
 
@@ -26,14 +26,27 @@ class TooManyBadError(RuntimeError):
 
 @dataclass(frozen=True)
 class Sample:
-    """One clip as it is trained on in one epoch; raw is uint8 [T, H, W, 3]."""
+    """One clip as it is trained on in one epoch.
+
+    It has raw, uint8 [T, H, W, 3], or what was computed from it before: latents [C, T, h, w] and
+    the text states [L, D] of its caption.
+    """
 
     dataset: str
     clip_id: str
     epoch: int
     caption: str
-    raw: Tensor
+    raw: Tensor | None
     draws: Draws
+    latents: Tensor | None = None
+    states: Tensor | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Samples of one shape can be in one batch."""
+        pixels_or_latents = self.raw if self.latents is None else self.latents
+        assert pixels_or_latents is not None
+        return tuple(pixels_or_latents.shape)
 
 
 @dataclass(frozen=True)
@@ -80,7 +93,8 @@ class Batch:
 
 
 def sampling_of(config: Config) -> Sampling:
-    return Sampling(config.num_frames, config.height, config.width, config.fps, config.stride)
+    return Sampling(config.num_frames, config.height, config.width, config.fps, config.stride,
+                    config.num_windows)  # fmt: skip
 
 
 class Batches:
@@ -98,6 +112,8 @@ class Batches:
         epoch, place = self.orders[which].at(count)
         rows, clip_id = self.datasets[which], f"row {place.row} of group {place.group}"
         try:
+            if rows.latents:
+                return encoded_sample(rows, place, self.config.seed, epoch, epoch)
             row = rows.fetch(place)
             clip_id = row.clip_id
             draws = draw(self.config.seed, rows.name, epoch, clip_id)
@@ -127,7 +143,7 @@ class Batches:
         for n in range(4 * count):
             which, number = self.mixture.at(n)
             _, place = self.orders[which].at(number)
-            caption = self.datasets[which].fetch(place).caption
+            caption = self.datasets[which].caption(place)
             if caption and caption not in found:
                 found.append(caption)
         return found[:count]
@@ -152,10 +168,26 @@ class Batches:
                 pool.shutdown(cancel_futures=True)
 
 
+def encoded_sample(
+    rows: Rows, place: Place, seed: int, drawn_for: int | str, epoch: int
+) -> Sample | BadRow:
+    """A sample that was precomputed, in the window of the clip that its own draw falls into."""
+    row = rows.encoded(place)
+    if row.latents is None or row.states is None:
+        return BadRow(rows.name, row.clip_id, row.reason or "it was not precomputed")
+    draws = draw(seed, rows.name, drawn_for, row.clip_id)
+    latents = row.latents[int(draws.start * len(row.latents))]
+    return Sample(rows.name, row.clip_id, epoch, row.caption or "", None, draws, latents,
+                  row.states)  # fmt: skip
+
+
 def held_out_samples(datasets: list[Rows], config: Config) -> Iterator[Sample | BadRow]:
     """The held-out clips of every dataset, their draws the same at every step."""
     for rows in datasets:
         for place in rows.held_out:
+            if rows.latents:
+                yield encoded_sample(rows, place, config.seed, "held-out", 0)
+                continue
             row = rows.fetch(place)
             draws = draw(config.seed, rows.name, "held-out", row.clip_id)
             try:

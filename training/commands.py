@@ -22,7 +22,7 @@ from training.checkpoints import compare, latest, make_card, sweep
 from training.configs import Config, ConfigError, load_config, validated
 from training.losses import Objective
 from training.reports import Board, Display, Metrics, contact_sheet
-from training.rows import Rows, open_rows, parse_data
+from training.rows import Rows, open_rows, parse_data, use_latents
 from training.starts import (
     DTYPES,
     Start,
@@ -101,6 +101,8 @@ def open_all(data: list[str], config: Config, console: Console) -> list[Rows]:
     out = []
     for location, name, weight in parse_data(data):
         rows = open_rows(location, name, weight, sampling_of(config), keep, config.held_out)
+        if config.precomputed:
+            use_latents(rows, config, sampling_of(config))
         short = f", {rows.too_short} too short" if rows.too_short else ""
         console.print(
             f"{name}: {rows.num_trained} clips, {len(rows.held_out)} held out{short}",
@@ -152,7 +154,8 @@ def prepare(
         before = json.loads((checkpoint / "card.json").read_text())
         for change in compare(before, card, allowed):
             console.print(f"changed: {change}", style="yellow", markup=False)
-    codec, text = make_codec(config, device), make_text(config, device)
+    lazy = bool(config.precomputed)
+    codec, text = make_codec(config, device, lazy), make_text(config, device, lazy)
     check_fit(start.unet, config, codec, text)
     trained = choose_trained(start.unet, config.trainable)
     state = loops.make_state(start.unet, config, device)
@@ -161,12 +164,13 @@ def prepare(
     tell_start(start, state.step, trained, device, console)
     write_facts(folder, config, card, start)
     dtype, schedule = DTYPES[config.precision], schedule_of(start.noise)
+    empty = next((rows.latents.empty for rows in datasets if rows.latents), None)
     return loops.Run(
         folder=folder,
         config=config,
         card=card,
         state=state,
-        objective=Objective(config, schedule, codec, text, device, dtype),
+        objective=Objective(config, schedule, codec, text, device, dtype, empty),
         batches=Batches(datasets, config),
         display=Display(console, state.step, config.max_steps),
         metrics=Metrics(folder, state.step if checkpoint else -1),

@@ -256,18 +256,24 @@ def sample(run: Run, held_out: list[Sample]) -> None:
     autocast = torch.autocast(
         objective.device.type, torch.bfloat16, enabled=config.precision == "bf16"
     )
-    with state.ema.swapped(state.unet), autocast:
-        clips = pipe(
-            prompts,
-            num_frames=config.num_frames,
-            height=config.height,
-            width=config.width,
-            fps=config.fps,
-            num_inference_steps=config.sample_steps,
-            guidance_scale=config.guidance,
-            generator=generators,
-            progress=False,
+    try:
+        with state.ema.swapped(state.unet), autocast:
+            clips = pipe(
+                prompts,
+                num_frames=config.num_frames,
+                height=config.height,
+                width=config.width,
+                fps=config.fps,
+                num_inference_steps=config.sample_steps,
+                guidance_scale=config.guidance,
+                generator=generators,
+                progress=False,
+            )
+    except FileNotFoundError as error:  # precomputed, training itself needs no such weights
+        run.display.say(
+            f"step {state.step}: no samples (--set num_samples=0 asks for none): {error}"
         )
+        return
     folder = run.folder / "samples" / f"step-{state.step:08d}"
     folder.mkdir(parents=True, exist_ok=True)
     files = [clips.save(folder / f"{n}-{slug(p)}.mp4", n) for n, p in enumerate(prompts)]

@@ -36,9 +36,11 @@ class Objective:
     text: TextEncoder
     device: torch.device
     dtype: torch.dtype
+    stored_empty: Tensor | None = None  # where text states are precomputed
 
     def __post_init__(self) -> None:
-        self.empty = self.text.encode([""])  # [1, L, D], what guidance subtracts
+        # [1, L, D], what guidance subtracts
+        self.empty = self.text.encode([""]) if self.stored_empty is None else self.stored_empty
         self.num_timesteps = int(self.schedule.config["num_train_timesteps"])
 
     def losses(self, unet: SpaceTimeUNet, samples: list[Sample]) -> Tensor:
@@ -61,11 +63,9 @@ class Objective:
         weight: Tensor | None = None,
     ) -> Tensor:
         """Squared error of the prediction at steps [B], times weight [B]."""
-        raw = torch.stack([sample.raw for sample in samples])
-        latents = self.codec.encode(to_pixels(raw)).to(self.device, self.dtype)
+        latents = self.latents_of(samples).to(self.device, self.dtype)
         noise = torch.stack([s.draws.noise(tuple(latents.shape[1:])) for s in samples]).to(latents)
-        text = self.text.encode([sample.caption for sample in samples])
-        text = drop_captions(text, self.empty, dropped).to(latents)
+        text = drop_captions(self.states_of(samples), self.empty, dropped).to(latents)
         steps = steps.to(self.device)
         rate: dict[str, Any] = {}
         if unet.config["fps_conditioning"]:
@@ -77,16 +77,29 @@ class Objective:
         target = training_target(self.schedule, latents, noise, steps)
         return diffusion_loss(prediction, target, weight)
 
+    def latents_of(self, samples: list[Sample]) -> Tensor:
+        """[B, C, T, h, w], as stored or from the pixels."""
+        stored = [sample.latents for sample in samples if sample.latents is not None]
+        if stored:
+            return torch.stack(stored)
+        raw = torch.stack([sample.raw for sample in samples if sample.raw is not None])
+        return self.codec.encode(to_pixels(raw))
+
+    def states_of(self, samples: list[Sample]) -> Tensor:
+        """Text states [B, L, D], as stored or of the captions."""
+        stored = [sample.states for sample in samples if sample.states is not None]
+        return torch.stack(stored) if stored else self.text.encode([s.caption for s in samples])
+
     def timesteps(self, uniform: list[float]) -> Tensor:
         return torch.tensor([int(each * self.num_timesteps) for each in uniform])
 
 
 def micro_batches(samples: list[Sample], size: int | None) -> Iterator[list[Sample]]:
-    """Parts of a batch of at most `size` samples, each of one number of frames."""
-    by_length: dict[int, list[Sample]] = defaultdict(list)
+    """Parts of a batch of at most `size` samples, each of one shape."""
+    by_shape: dict[tuple[int, ...], list[Sample]] = defaultdict(list)
     for sample in samples:
-        by_length[len(sample.raw)].append(sample)
-    for same in by_length.values():
+        by_shape[sample.shape].append(sample)
+    for same in by_shape.values():
         step = size or len(same)
         for n in range(0, len(same), step):
             yield same[n : n + step]
