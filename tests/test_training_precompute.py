@@ -7,13 +7,15 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import pytest
+import ray
 import torch
 from ray.cloudpickle import register_pickle_by_value, unregister_pickle_by_value
 from test_training_runs import lines, losses, refused, threads, train  # noqa: F401
@@ -27,7 +29,7 @@ from model.texts import TinyText
 from training import encoders, precomputations
 from training.batches import Batches, sampling_of
 from training.configs import Config, ConfigError, load_config
-from training.encoders import Encoder, Report
+from training.encoders import Encoder, Report, load_all
 from training.precompute import app
 from training.precomputed import Encoded, File, Stored, open_latents, write_file
 from training.rows import open_rows, use_latents
@@ -296,15 +298,38 @@ def test_a_dry_run_tells_and_writes_nothing(
 
 
 def test_mistakes_of_the_user(
-    local_ray: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    local_ray: None,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     folder = make_data(tmp_path / "a")
     assert "is not a dataset folder" in refused(capsys, lambda: precompute(tmp_path))
     assert "did you mean 'windows'" in refused(capsys, lambda: precompute(folder, "window=3"))
+    with monkeypatch.context() as job:
+        job.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+        told = refused(capsys, lambda: precompute(folder, output="runs/x"))
+        assert "--output runs/x is relative" in told
     assert "Ray has 2 CPUs" in refused(capsys, lambda: precompute(folder, workers=99))
-    sd = ("latents=stable_diffusion", f"latents_path={tmp_path / 'no'}")
-    told = refused(capsys, lambda: precompute(folder, *sd))
-    assert "no autoencoder at" in told and "Traceback" not in told
+    encoder = Encoder(config("latents=stable_diffusion", f"latents_path={tmp_path / 'no'}"))
+    with pytest.raises(ConfigError, match="no autoencoder at"):
+        encoder.load()
+
+
+def test_encoders_without_weights_or_with_others_are_refused(local_ray: None) -> None:
+    def missing() -> None:
+        raise ConfigError("no autoencoder at all")
+
+    def encoder(load: Callable[[], Any]) -> Any:
+        return SimpleNamespace(load=SimpleNamespace(remote=load))
+
+    with pytest.raises(ConfigError) as error:
+        load_all([encoder(ray.remote(missing).remote)])
+    assert str(error.value) == "no autoencoder at all"
+    same, other = (encoder(lambda facts=facts: ray.put(facts)) for facts in ({"w": 1}, {"w": 2}))
+    assert load_all([same, same]) == {"w": 1}
+    with pytest.raises(ConfigError, match="hold other weights"):
+        load_all([same, other])
 
 
 # -- stale

@@ -225,6 +225,8 @@ def load_all(encoders: list[Any]) -> dict[str, Any]:
         if isinstance(error.cause, ConfigError):
             raise ConfigError(str(error.cause)) from None
         raise
+    except RayError as error:
+        raise ConfigError(f"no encoder could be started: {one_line(error)}") from None
     if any(each != facts[0] for each in facts):
         raise ConfigError(
             "the machines of this cluster hold other weights under the same paths: "

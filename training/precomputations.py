@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -49,6 +50,11 @@ def precompute(
     def body(console: Console) -> None:
         config = load_config(preset, overrides)
         config = config.model_copy(update={"windows": config.windows or 1, "precomputed": False})
+        if output and "://" not in output and not Path(output).is_absolute() and in_job():
+            raise ConfigError(
+                f"--output {output} is relative, and this is a Ray job: its folder is a copy that "
+                "Ray deletes; give an absolute path that every machine shares, or a URI"
+            )
         dataset, commits = committed(location)
         latents = output or f"{location.rstrip('/')}/latents"
         say = partial(console.print, markup=False, highlight=False)
@@ -73,6 +79,10 @@ def precompute(
             f"{' '.join(f'--set {each}' for each in given)}")  # fmt: skip
 
     guarded(body)
+
+
+def in_job() -> bool:
+    return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
 
 
 def committed(location: str) -> tuple[Dataset, list[dict[str, Any]]]:
