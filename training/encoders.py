@@ -240,7 +240,8 @@ def encode_all(
 ) -> Iterator[Report | tuple[str, str]]:
     """A report for each shard as it is done, or (name, why it failed)."""
     waiting = deque(sorted(commits, key=lambda commit: -commit["num_clips"]))
-    free, busy = list(encoders), {}
+    free = list(encoders)
+    busy: dict[Any, tuple[Any, str]] = {}
     while waiting or busy:
         while waiting and free:
             encoder, commit = free.pop(), waiting.popleft()

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from model.latents import Codec, SpaceToDepth
-from model.texts import TextEncoder, TinyText
+from model.latents import SpaceToDepth
+from model.texts import TinyText
 from training.configs import PRESETS, Config
 
 FORMAT = 1  # of the files; a reader of another one refuses them
@@ -26,7 +26,7 @@ KEYS = ("latents", "latents_path", "text", "text_path", "num_frames", "height", 
         "stride", "windows", "stored_dtype")  # fmt: skip
 
 
-def facts_of(transform: dict[str, Any], config: Config, codec: Codec, text: Any) -> dict[str, Any]:
+def facts_of(transform: dict[str, Any], config: Config, codec: Any, text: Any) -> dict[str, Any]:
     """Everything that stored values depend on besides clip and caption."""
     return {
         "format": FORMAT,
@@ -47,7 +47,7 @@ def codec_identity(codec: Any) -> str:
     return hash_of_tensors(codec.vae.state_dict(), str(codec.vae.config.scaling_factor))
 
 
-def text_identity(text: TextEncoder | Any) -> str:
+def text_identity(text: Any) -> str:
     return hash_of_tensors(text.tower.state_dict())
 
 
@@ -56,7 +56,7 @@ def hash_of_tensors(tensors: Mapping[str, Tensor], *more: str) -> str:
     digest = hashlib.sha256(json.dumps(more).encode())
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()[:16]
 
 
