@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import threading
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +14,13 @@ import pytest
 import torch
 from training_media import FPS, TINY, clip, level, mp4, small_dataset, write_dataset
 
+from training import reads
+from training import rows as training_rows
 from training.batches import HANDFUL, BadRow, BadRows, Batches, Sample, TooManyBadError
 from training.batches import held_out_samples as held_out_of
 from training.configs import Config, ConfigError, load_config
 from training.orders import Place
+from training.reads import Kept, retried
 from training.rows import Rows, open_rows, parse_data
 from training.videos import BadVideoError, Sampling, read_frames
 
@@ -199,3 +204,62 @@ def test_no_dataset_and_no_clip_left_are_the_users_to_mend(tmp_path: Path) -> No
         rows_of(tmp_path)
     with pytest.raises(ConfigError, match="no clip to train on: 7 are long enough"):
         rows_of(small_dataset(tmp_path / "a"), held_out=7)
+
+
+def test_windows_are_the_middles_of_equal_parts() -> None:
+    assert [sampling(windows=1).begin(x) for x in (0.0, 0.99)] == [0.5, 0.5]
+    assert [sampling(windows=4).begin(x) for x in (0.0, 0.3, 0.999)] == [0.125, 0.375, 0.875]
+    assert sampling().begin(0.3) == 0.3
+    frames = read_frames(mp4(12), sampling(stride=1, windows=2), 0.1)
+    assert same_frames(frames, [2, 3, 4])  # a quarter of ten places
+
+
+def test_an_outage_is_waited_out_and_is_no_bad_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = rows_of(small_dataset(tmp_path / "a"))
+    open_shard, waits, failing = training_rows.open_shard, [], [3]
+
+    def flaky(*given: Any) -> Any:
+        if failing[0]:
+            failing[0] -= 1
+            raise OSError("503 slow down")
+        return open_shard(*given)
+
+    monkeypatch.setattr(training_rows, "open_shard", flaky)
+    monkeypatch.setattr(reads.time, "sleep", waits.append)
+    batches = Batches([rows], config())
+    assert isinstance(batches.read(0), Sample) and waits == [0.2, 1.0, 5.0]
+    failing[0] = 4
+    rows.tables.futures.clear()
+    got = batches.read(0)
+    assert isinstance(got, BadRow) and "503" in got.reason
+    assert isinstance(batches.read(0), Sample)  # a failure is not kept
+    failing[0], waits[:] = 0, []
+    with pytest.raises(FileNotFoundError):
+        retried(lambda: open(tmp_path / "nowhere"))  # noqa: PTH123, SIM115
+    assert waits == []
+
+
+def test_a_group_is_read_once_however_many_threads_ask() -> None:
+    made: list[int] = []
+    together = threading.Barrier(4)
+
+    def make(key: int) -> int:
+        made.append(key)
+        return -key
+
+    kept = Kept(make, keep=2)
+
+    def ask(_: int) -> int:
+        together.wait()
+        return kept.get(7)
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(ask, range(4))) == [-7] * 4
+    assert made == [7]
+    assert [kept.get(n) for n in (8, 7, 9)] == [-8, -7, -9]  # 8 is the oldest now
+    kept.get(7)
+    assert made == [7, 8, 9]
+    kept.get(8)
+    assert made == [7, 8, 9, 8]

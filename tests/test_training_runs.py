@@ -374,7 +374,7 @@ def test_other_folders_and_second_trainers_are_refused(
 
 
 def test_help_is_there_at_once() -> None:
-    for command in ("train", "sample"):
+    for command in ("train", "sample", "precompute"):
         told = subprocess.run(
             [sys.executable, "-X", "importtime", "-m", f"training.{command}", "--help"],
             cwd=ROOT, capture_output=True, text=True,

@@ -29,19 +29,27 @@ class TooManyBadError(RuntimeError):
 
 @dataclass(frozen=True)
 class Sample:
-    """One clip as it is trained on in one epoch; raw is uint8 [T, H, W, 3]."""
+    """One clip as it is trained on in one epoch.
+
+    It has raw, uint8 [T, H, W, 3], or what was computed from it before: latents [C, T, h, w] and
+    the text states [L, D] of its caption.
+    """
 
     dataset: str
     clip_id: str
     epoch: int
     caption: str
-    raw: Tensor
+    raw: Tensor | None
     draws: Draws
+    latents: Tensor | None = None
+    states: Tensor | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """(T, H, W): samples of one shape can be trained on at once."""
-        return tuple(self.raw.shape[:3])
+        """Samples of one shape can be in one batch."""
+        pixels_or_latents = self.raw if self.latents is None else self.latents
+        assert pixels_or_latents is not None
+        return tuple(pixels_or_latents.shape)
 
 
 @dataclass(frozen=True)
@@ -129,6 +137,8 @@ class Batches:
         rows, epoch, place = self.place(n)
         clip_id = f"row {place.row} of group {place.group}"
         try:
+            if rows.latents:
+                return encoded_sample(rows, place, self.config.seed, epoch, epoch)
             row = rows.fetch(place)
             clip_id = row.clip_id
             draws = draw(self.config.seed, rows.name, epoch, clip_id)
@@ -157,7 +167,7 @@ class Batches:
         found: list[str] = []
         for n in range(4 * count):
             rows, _, place = self.place(n)
-            caption = rows.fetch(place).caption
+            caption = rows.caption(place)
             if caption and caption not in found:
                 found.append(caption)
         return found[:count]
@@ -201,12 +211,28 @@ def bucket_table(datasets: list[Rows], config: Config, workers: int) -> list[str
     return lines
 
 
+def encoded_sample(
+    rows: Rows, place: Place, seed: int, drawn_for: int | str, epoch: int
+) -> Sample | BadRow:
+    """A sample that was precomputed, in the window of the clip that its own draw falls into."""
+    row = rows.encoded(place)
+    if row.latents is None or row.states is None:
+        return BadRow(rows.name, row.clip_id, row.reason or "it was not precomputed")
+    draws = draw(seed, rows.name, drawn_for, row.clip_id)
+    latents = row.latents[int(draws.start * len(row.latents))]
+    return Sample(rows.name, row.clip_id, epoch, row.caption or "", None, draws, latents,
+                  row.states)  # fmt: skip
+
+
 def held_out_samples(
     datasets: list[Rows], config: Config, team: Team = ALONE
 ) -> Iterator[Sample | BadRow]:
     """This rank's part of the held-out clips of every dataset, their draws always the same."""
     every = [(each, place) for each in datasets for place in each.held_out]
     for rows, place in team.share(every):
+        if rows.latents:
+            yield encoded_sample(rows, place, config.seed, "held-out", 0)
+            continue
         row = rows.fetch(place)
         draws = draw(config.seed, rows.name, "held-out", row.clip_id)
         try:
@@ -215,10 +241,3 @@ def held_out_samples(
             yield BadRow(rows.name, row.clip_id, str(error))
             continue
         yield Sample(rows.name, row.clip_id, 0, row.caption, torch.from_numpy(frames), draws)
-
-
-def blank(config: Config) -> Sample:
-    """Black frames of the smallest shape: what a rank computes while it has no sample left."""
-    small = min(shapes_of(config), key=lambda each: each.num_frames * each.height * each.width)
-    raw = torch.zeros(small.num_frames, small.height, small.width, 3, dtype=torch.uint8)
-    return Sample("", "", 0, "", raw, draw(config.seed, "", "blank", ""))

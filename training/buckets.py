@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from training.configs import Config
-from training.videos import Sampling
+from training.videos import CROP, Sampling
 
 
 def shapes_of(config: Config) -> list[Sampling]:
@@ -17,8 +18,16 @@ def shapes_of(config: Config) -> list[Sampling]:
     given = config.buckets or [(config.num_frames, config.height, config.width)]
     stills = [] if any(T == 1 for T, _, _ in given) else [(1, H, W) for _, H, W in given]
     return [
-        Sampling(T, H, W, config.fps, config.stride) for T, H, W in dict.fromkeys([*given, *stills])
+        Sampling(T, H, W, config.fps, config.stride, config.num_windows)
+        for T, H, W in dict.fromkeys([*given, *stills])
     ]
+
+
+def transform_of(config: Config) -> dict[str, Any]:
+    """Everything that the pixels of a sample depend on besides its clip and its start."""
+    pace = {"stride": config.stride} if config.stride else {"fps": config.fps}
+    shapes = [[s.num_frames, s.height, s.width] for s in shapes_of(config)]
+    return {"shapes": shapes, **pace, "windows": config.num_windows, "crop": CROP}
 
 
 def best_fit(

@@ -26,7 +26,7 @@ from training.configs import Config, ConfigError, load_config, validated
 from training.losses import Objective
 from training.parallel import ALONE, Team
 from training.reports import Board, Display, Metrics, Reports, contact_sheet
-from training.rows import Rows, open_rows, parse_data
+from training.rows import Rows, open_rows, parse_data, use_latents
 from training.signals import interrupt_on_signals, stop_on_signals
 from training.starts import (
     DTYPES,
@@ -149,6 +149,8 @@ def open_all(data: list[str], config: Config, console: Console, workers: int) ->
     out = []
     for location, name, weight in parse_data(data):
         rows = open_rows(location, name, weight, shapes, keep, config.held_out)
+        if config.precomputed:
+            use_latents(rows, config)
         short = f", {rows.too_short} too short" if rows.too_short else ""
         small = f", {rows.too_small} enlarged" if rows.too_small else ""
         console.print(
@@ -198,7 +200,8 @@ def prepare(
         before = json.loads((checkpoint / "card.json").read_text())
         for change in compare(before, card, job.allowed):
             console.print(f"changed: {change}", style="yellow", markup=False)
-    codec, text = make_codec(config, device), make_text(config, device)
+    lazy = bool(config.precomputed)
+    codec, text = make_codec(config, device, lazy), make_text(config, device, lazy)
     check_fit(start.unet, config, codec, text)
     trained = choose_trained(start.unet, config.trainable)
     sizes = sum(p.numel() for p in start.unet.parameters()), trained
@@ -210,12 +213,13 @@ def prepare(
     if team.first:
         write_facts(folder, config, card, start)
     dtype, schedule = DTYPES[config.precision], schedule_of(start.noise)
+    empty = next((rows.latents.empty for rows in datasets if rows.latents), None)
     return loops.Run(
         folder=folder,
         config=config,
         card=card,
         state=state,
-        objective=Objective(config, schedule, codec, text, device, dtype),
+        objective=Objective(config, schedule, codec, text, device, dtype, empty),
         batches=Batches(datasets, config, team),
         reports=Reports(
             folder,

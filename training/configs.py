@@ -99,6 +99,11 @@ class Config(BaseModel):
     buckets: list[tuple[int, int, int]] = []
     shuffle_window: int = Field(8, ge=1)  # row groups whose rows are shuffled together
     held_out: int = Field(1, ge=0)  # clips of each dataset that are never trained on
+    # Places of a clip where a sample may begin. None: anywhere; precomputed, the middle alone.
+    windows: int | None = Field(None, ge=1)
+    # Train on what vf-precompute wrote: true (DATASET/latents), or its --output.
+    precomputed: bool | str = False
+    stored_dtype: Literal["float16", "bfloat16", "float32"] = "float16"  # of what it writes
 
     # Diffusion. prediction_type: None follows --init; without one it is v_prediction (ours).
     prediction_type: Literal["epsilon", "v_prediction"] | None = None
@@ -140,6 +145,10 @@ class Config(BaseModel):
     num_samples: int = Field(4, ge=0)
     sample_steps: int = Field(50, ge=1)
     guidance: float = 9.0
+
+    @property
+    def num_windows(self) -> int | None:
+        return self.windows or (1 if self.precomputed else None)
 
     @model_validator(mode="after")
     def fits_together(self) -> Config:

@@ -22,7 +22,6 @@ from training.batches import (
     Batches,
     Sample,
     TooManyBadError,
-    blank,
     held_out_samples,
 )
 from training.checkpoints import Ema
@@ -110,7 +109,7 @@ def train_step(
     for n in range(num_parts):
         own = n < len(parts)
         # A rank that is through computes along, at weight 0: ranks wait for each other.
-        part = parts[n] if own else [min(samples, key=cost_of, default=blank(config))]
+        part = parts[n] if own else [min(samples, key=cost_of, default=objective.blank())]
         # Dropout inside the U-Net is the only random number that is not the sample's own.
         torch.manual_seed(int.from_bytes(digest(config.seed, "dropout", key_of(part[0]))[:7]))
         with accumulating(state.model, last=n == num_parts - 1):
@@ -269,18 +268,25 @@ def sample(run: Run, held_out: list[Sample]) -> None:
     autocast = torch.autocast(
         objective.device.type, torch.bfloat16, enabled=config.precision == "bf16"
     )
-    with state.ema.swapped(state.unet), autocast, uncompiled(config):
-        clips = pipe(
-            [prompt for _, prompt in mine],
-            num_frames=config.num_frames,
-            height=config.height,
-            width=config.width,
-            fps=config.fps,
-            num_inference_steps=config.sample_steps,
-            guidance_scale=config.guidance,
-            generator=[torch.Generator().manual_seed(config.seed + n) for n, _ in mine],
-            progress=False,
-        )
+    try:
+        with state.ema.swapped(state.unet), autocast, uncompiled(config):
+            clips = pipe(
+                [prompt for _, prompt in mine],
+                num_frames=config.num_frames,
+                height=config.height,
+                width=config.width,
+                fps=config.fps,
+                num_inference_steps=config.sample_steps,
+                guidance_scale=config.guidance,
+                generator=[torch.Generator().manual_seed(config.seed + n) for n, _ in mine],
+                progress=False,
+            )
+    except FileNotFoundError as error:  # precomputed, training itself needs no such weights
+        if run.reports:
+            run.reports.display.say(
+                f"step {state.step}: no samples (--set num_samples=0 asks for none): {error}"
+            )
+        return
     frames = team.join(list(clips.frames) if team.share(wanted) else [])
     if run.reports:
         run.reports.samples(state.step, prompts, VideoOutput(torch.stack(frames), config.fps))

@@ -23,8 +23,10 @@ from model.diffusion import (
 )
 from model.latents import Codec, to_pixels
 from model.texts import TextEncoder
-from training.batches import Sample, blank
+from training.batches import Sample
+from training.buckets import shapes_of
 from training.configs import Config
+from training.orders import draw
 from training.parallel import ALONE, Team
 
 
@@ -38,9 +40,11 @@ class Objective:
     text: TextEncoder
     device: torch.device
     dtype: torch.dtype
+    stored_empty: Tensor | None = None  # where text states are precomputed
 
     def __post_init__(self) -> None:
-        self.empty = self.text.encode([""])  # [1, L, D], what guidance subtracts
+        # [1, L, D], what guidance subtracts
+        self.empty = self.text.encode([""]) if self.stored_empty is None else self.stored_empty
         self.num_timesteps = int(self.schedule.config["num_train_timesteps"])
 
     def losses(self, unet: SpaceTimeUNet, samples: list[Sample]) -> Tensor:
@@ -63,11 +67,9 @@ class Objective:
         weight: Tensor | None = None,
     ) -> Tensor:
         """Squared error of the prediction at steps [B], times weight [B]."""
-        raw = torch.stack([sample.raw for sample in samples])
-        latents = self.codec.encode(to_pixels(raw)).to(self.device, self.dtype)
+        latents = self.latents_of(samples).to(self.device, self.dtype)
         noise = torch.stack([s.draws.noise(tuple(latents.shape[1:])) for s in samples]).to(latents)
-        text = self.text.encode([sample.caption for sample in samples])
-        text = drop_captions(text, self.empty, dropped).to(latents)
+        text = drop_captions(self.states_of(samples), self.empty, dropped).to(latents)
         steps = steps.to(self.device)
         rate: dict[str, Any] = {}
         if unet.config["fps_conditioning"]:
@@ -78,6 +80,29 @@ class Objective:
             prediction = unet(x, steps, text, **rate).sample
         target = training_target(self.schedule, latents, noise, steps)
         return diffusion_loss(prediction, target, weight)
+
+    def latents_of(self, samples: list[Sample]) -> Tensor:
+        """[B, C, T, h, w], as stored or from the pixels."""
+        stored = [sample.latents for sample in samples if sample.latents is not None]
+        if stored:
+            return torch.stack(stored)
+        raw = torch.stack([sample.raw for sample in samples if sample.raw is not None])
+        return self.codec.encode(to_pixels(raw))
+
+    def states_of(self, samples: list[Sample]) -> Tensor:
+        """Text states [B, L, D], as stored or of the captions."""
+        stored = [sample.states for sample in samples if sample.states is not None]
+        return torch.stack(stored) if stored else self.text.encode([s.caption for s in samples])
+
+    def blank(self) -> Sample:
+        """Nothing, in the smallest shape: what a rank computes while it has no sample left."""
+        T, H, W = min(
+            ((s.num_frames, s.height, s.width) for s in shapes_of(self.config)), key=math.prod
+        )
+        f = self.codec.factor
+        latents = torch.zeros(self.codec.channels, T, H // f, W // f)
+        draws = draw(self.config.seed, "", "blank", "")
+        return Sample("", "", 0, "", None, draws, latents, self.empty[0])
 
     def timesteps(self, uniform: list[float]) -> Tensor:
         return torch.tensor([int(each * self.num_timesteps) for each in uniform])
@@ -115,7 +140,7 @@ def held_out_losses(
     own: list[tuple[str, list[float]]] = []
     # Ranks that shard the U-Net compute equally often; what a rank repeats is not counted.
     for n in range(max(team.gather(len(samples)))):
-        sample = samples[n] if n < len(samples) else blank(objective.config)
+        sample = samples[n] if n < len(samples) else objective.blank()
         steps = objective.timesteps([(n + sample.draws.timestep) / bins for n in range(bins)])
         # One at a time: memory does not grow with the number of bins.
         errors = [

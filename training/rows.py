@@ -5,11 +5,9 @@ from __future__ import annotations
 import hashlib
 import heapq
 import json
-import threading
-from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -17,8 +15,10 @@ import pyarrow.parquet as pq
 
 from curation.shards import Dataset, DatasetError
 from training.buckets import best_fit, enlarges
-from training.configs import ConfigError
+from training.configs import Config, ConfigError
 from training.orders import Order, Place, digest
+from training.precomputed import Encoded, Latents, open_latents
+from training.reads import Kept, retried
 from training.videos import Sampling
 
 COLUMNS = ["clip_id", "caption", "clip"]
@@ -34,20 +34,29 @@ class Row:
     media: memoryview
 
 
+class Group(NamedTuple):
+    """A row group: its shard, its number there, and the row of the shard that it begins with."""
+
+    shard: str
+    number: int
+    first_row: int
+
+
 @dataclass
 class Rows:
     """The rows of one dataset. Nothing of the media is in memory but a few row groups.
 
     name: what the draws of its samples depend on; the folder may move.
-    fingerprint: of the bytes of every shard.
+    fingerprint: of the bytes of every shard, and of what was precomputed from them.
     buckets: for each row group, which of `shapes` each row is trained in; -1 where too short.
+    latents: what was precomputed, where a run trains on that.
     """
 
     name: str
     dataset: Dataset
     weight: float
     fingerprint: str
-    groups: list[tuple[str, int]]  # shard, row group in it
+    groups: list[Group]
     trained: list[list[int]]  # rows of each group
     held_out: list[Place]
     shapes: Sequence[Sampling]
@@ -55,8 +64,10 @@ class Rows:
     too_short: int
     too_small: int  # trained enlarged
     keep: int  # row groups in memory
-    lock: threading.Lock = field(default_factory=threading.Lock)
-    read: OrderedDict[int, pa.Table] = field(default_factory=OrderedDict)
+    latents: Latents | None = None
+
+    def __post_init__(self) -> None:
+        self.tables: Kept[int, pa.Table] = Kept(self.read_group, self.keep)
 
     @property
     def num_trained(self) -> int:
@@ -80,7 +91,7 @@ class Rows:
 
     def fetch(self, place: Place) -> Row:
         """One row; its media is a view into its row group."""
-        table = self.group(place.group)
+        table = self.tables.get(place.group)
         clip = table["clip"].chunk(0)
         media = clip.field("bytes")[place.row].as_buffer()
         if media is None:
@@ -88,19 +99,27 @@ class Rows:
         caption = table["caption"][place.row].as_py()
         return Row(table["clip_id"][place.row].as_py(), caption or "", memoryview(media))
 
-    def group(self, number: int) -> pa.Table:
-        """A row group, from memory if it was read lately."""
-        with self.lock:
-            if number in self.read:
-                self.read.move_to_end(number)
-                return self.read[number]
-            shard, group = self.groups[number]
-            with open_shard(self.dataset, shard) as file:
-                table = file.read_row_group(group, columns=COLUMNS).combine_chunks()
-            self.read[number] = table
-            if len(self.read) > self.keep:
-                self.read.popitem(last=False)
-            return table
+    def encoded(self, place: Place) -> Encoded:
+        """One row as it was precomputed; nothing else of the dataset is read."""
+        assert self.latents is not None
+        group = self.groups[place.group]
+        return self.latents.row(group.shard, group.first_row + place.row)
+
+    def caption(self, place: Place) -> str:
+        """The caption of one row."""
+        if self.latents is None:
+            return self.fetch(place).caption
+        group = self.groups[place.group]
+        return self.latents.caption(group.shard, group.first_row + place.row) or ""
+
+    def read_group(self, number: int) -> pa.Table:
+        group = self.groups[number]
+
+        def read() -> pa.Table:
+            with open_shard(self.dataset, group.shard) as file:
+                return file.read_row_group(group.number, columns=COLUMNS).combine_chunks()
+
+        return retried(read)
 
 
 def open_shard(dataset: Dataset, name: str) -> pq.ParquetFile:
@@ -136,18 +155,25 @@ def open_rows(location: str, name: str, weight: float, shapes: Sequence[Sampling
                 shapes, buckets, too_short, too_small, keep)  # fmt: skip
 
 
+def use_latents(rows: Rows, config: Config) -> None:
+    """Read the rows of a dataset as they were precomputed; ConfigError where that is stale."""
+    rows.latents = open_latents(rows.dataset, config, rows.keep)
+    rows.fingerprint = f"{rows.fingerprint}+{rows.latents.fingerprint}"
+
+
 def index(
     dataset: Dataset, commits: list[dict[str, Any]], shapes: Sequence[Sampling]
-) -> tuple[list[tuple[str, int]], list[dict[int, str]], list[np.ndarray], int, int]:
-    """Every row group as (shard, number in it), the clip ids of its rows that are long enough,
-    the shape of every row, and how many are too short and too small; no media are read."""
-    groups: list[tuple[str, int]] = []
+) -> tuple[list[Group], list[dict[int, str]], list[np.ndarray], int, int]:
+    """Every row group, the clip ids of its rows that are long enough, the shape of every row,
+    and how many are too short and too small; no media are read."""
+    groups: list[Group] = []
     fits: list[dict[int, str]] = []  # clip ids of the rows of each group
     buckets: list[np.ndarray] = []
     too_short = too_small = 0
     for commit in commits:
         if not commit["num_clips"]:
             continue
+        first_row = 0
         with open_shard(dataset, commit["name"]) as file:
             for group in range(file.num_row_groups):
                 rows = file.read_row_group(group, ["clip_id", *FACTS]).to_pylist()
@@ -159,7 +185,8 @@ def index(
                     for row, k in zip(rows, fit, strict=True)
                     if k is not None
                 )
-                groups.append((commit["name"], group))
+                groups.append(Group(commit["name"], group, first_row))
+                first_row += len(rows)
                 fits.append(long)
                 buckets.append(np.array([-1 if k is None else k for k in fit], dtype=np.int16))
     return groups, fits, buckets, too_short, too_small

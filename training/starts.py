@@ -54,10 +54,13 @@ def device_of(config: Config) -> torch.device:
     return device
 
 
-def make_codec(config: Config, device: torch.device) -> Codec:
+def make_codec(config: Config, device: torch.device, lazy: bool = False) -> Codec:
+    """The codec of a config; lazy: its weights are read when it is first used."""
     if config.latents == "space_to_depth":
         return SpaceToDepth(4)
     codec = StableDiffusionLatents(config.latents_path, device=device)
+    if lazy:
+        return codec
     try:
         _ = codec.vae  # before any work, not in its middle
     except (FileNotFoundError, ValueError) as error:
@@ -65,12 +68,14 @@ def make_codec(config: Config, device: torch.device) -> Codec:
     return codec
 
 
-def make_text(config: Config, device: torch.device) -> TextEncoder:
+def make_text(config: Config, device: torch.device, lazy: bool = False) -> TextEncoder:
+    """The text encoder of a config; lazy: its weights are read when it is first used."""
     if config.text == "tiny":
         return TinyText()
     text = OpenCLIPText(config.text_path, device=device)
     try:
-        _ = text.tower
+        if not lazy:
+            _ = text.tower
     except FileNotFoundError as error:
         raise ConfigError(f"text_path: {error}") from None
     return cast(TextEncoder, text)  # its width is read-only

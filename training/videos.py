@@ -11,6 +11,9 @@ import numpy as np
 from av.video.frame import VideoFrame
 from av.video.reformatter import Interpolation
 
+# How a picture becomes one of the sample's size; a change here makes precomputed latents stale.
+CROP = "covered, centre kept; area when smaller, else bicubic"
+
 
 class BadVideoError(ValueError):
     """A clip that does not decode to the frames asked for."""
@@ -21,6 +24,8 @@ class Sampling:
     """Which frames make a sample, and their size in px.
 
     Every stride-th frame, or without a stride the frames displayed at steps of 1 / fps seconds.
+    windows: in how many places of a clip a sample may begin, the middles of as many equal parts
+        of the room that it has; 1 is the middle, None anywhere.
     """
 
     num_frames: int
@@ -28,6 +33,15 @@ class Sampling:
     width: int
     fps: float
     stride: int | None = None
+    windows: int | None = None
+
+    def window(self, start: float) -> int:
+        """Which of the windows a start in [0, 1) belongs to."""
+        return int(start * (self.windows or 1))
+
+    def begin(self, start: float) -> float:
+        """Where a sample drawn to begin at `start` does begin, both in [0, 1)."""
+        return (self.window(start) + 0.5) / self.windows if self.windows else start
 
     def __str__(self) -> str:
         frames = f"{self.num_frames} frame{'s' * (self.num_frames != 1)}"
@@ -45,15 +59,16 @@ class Sampling:
 def read_frames(media: bytes | memoryview, sampling: Sampling, start: float) -> np.ndarray:
     """The frames of a sample, uint8 [T, H, W, 3]; T is 1 for an image.
 
-    start: in [0, 1), where in the clip the sample begins, 1 being the last place that fits.
-    Raises BadVideoError.
+    start: in [0, 1), where in the clip the sample begins, 1 being the last place that fits; with
+        `windows` the one it falls into. Raises BadVideoError.
     """
     try:
         with av.open(io.BytesIO(media), "r") as container:
             if not container.streams.video:
                 raise BadVideoError("no picture")
             times = display_times(container)
-            wanted = wanted_times(times, sampling, start, container.streams.video[0].time_base)
+            begin = sampling.begin(start)
+            wanted = wanted_times(times, sampling, begin, container.streams.video[0].time_base)
             frames = decode(container, wanted)
     except (av.FFmpegError, EOFError) as error:
         raise BadVideoError(f"does not decode: {error}") from None
