@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import datasets
@@ -36,7 +37,7 @@ LATENTS, TEXT = Stored((1, 4, 16, 24, 43), "float32"), Stored((77, 1024), "float
 COLUMN = latents_column(LATENTS.shape)
 SHARD_ROWS = 64
 BATCH = 16
-Take = Callable[[int], list[torch.Tensor]]  # how many samples -> their batches
+Take = Callable[[int], list[torch.Tensor]]  # reads so many samples, returns the last batch
 
 
 def make(folder: Path, num_rows: int) -> None:
@@ -119,11 +120,11 @@ def tensors(row: dict[str, bytes]) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def stacked(samples: Iterator[tuple[torch.Tensor, torch.Tensor]], count: int) -> list[torch.Tensor]:
-    batches = []
+    """The last of as many batches; the others are let go, as in training."""
+    batch: list[torch.Tensor] = []
     for _ in range(count // BATCH):
-        latents, states = zip(*(next(samples) for _ in range(BATCH)), strict=True)
-        batches += [torch.stack(latents), torch.stack(states)]
-    return batches
+        batch = [torch.stack(part) for part in zip(*islice(samples, BATCH), strict=True)]
+    return batch
 
 
 def measure(sides: dict[str, Take], counts: dict[str, int], rounds: int) -> dict[str, float]:
@@ -132,7 +133,7 @@ def measure(sides: dict[str, Take], counts: dict[str, int], rounds: int) -> dict
     for turn in range(rounds + 1):
         for side, take in sides.items():
             start = time.perf_counter()
-            latents, states = take(counts[side])[:2]
+            latents, states = take(counts[side])
             spent = time.perf_counter() - start
             assert latents.shape == (BATCH, 4, 16, 24, 43) and states.shape == (BATCH, 77, 1024)
             if turn:  # the first is warm-up, and brings the files into the page cache
