@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -99,9 +100,9 @@ def shots_of(path: Path) -> Iterator[Shot]:
     cuts = [*finder.finish(timeline), timeline.num_frames]
     num = round(LENGTH_S * about.fps)
     spans = [
-        (a, min(b, a + num))
-        for first, last in zip(cuts, cuts[1:], strict=False)
-        for a, b in zip(range(first, last, 2 * num), [last] * 9999, strict=False)
+        (at, min(last, at + num))
+        for first, last in pairwise(cuts)
+        for at in range(first, last, 2 * num)
     ]
     whole = [s for s in spans if s[1] - s[0] >= num] or [max(spans, key=lambda s: s[1] - s[0])]
     picked = [whole[i * len(whole) // SHOTS] for i in range(SHOTS)]
@@ -158,7 +159,7 @@ def zoomed(shot: Shot, rng: np.random.Generator) -> list[np.ndarray]:
 
 
 def panned(shot: Shot, rng: np.random.Generator) -> list[np.ndarray]:
-    """A camera that turns before a still scene, 60 degrees wide, 2% to 10% of the width a second."""
+    """A camera 60 degrees wide turns before a still scene, 2% to 10% of the width a second."""
     speed = rng.uniform(0.02, 0.1) * rng.choice([-1, 1])
     focal = SIZE[0] / 2 / np.tan(np.radians(30))
     base = cv2.resize(shot.middle, (SIZE[0] * 3 // 2, SIZE[1] * 3 // 2))

@@ -49,7 +49,7 @@ TURN_SHARE = 0.5  # of them must change when a picture is replaced. Measured.
 TURN_OFF = 0.15  # of the change may lie off the line between two pictures. Measured.
 LED = 0.7  # share of the difference that a camera may leave where it leads there. Measured.
 
-FLICKER_S = 0.5  # window of the running median that is taken from the light. Ours.
+FLICKER_S = 1.0  # window of the running median that is taken from the light. Ours.
 LIGHT_PARTS = 4  # the picture in 4 x 4; the median of their changes is the light's. Ours.
 
 
@@ -232,7 +232,7 @@ class MotionTrack:
         light = np.cumsum(self.light[first:last])
         step_s = (times_s[last - 1] - times_s[first]) / (len(light) - 1)
         reach = min(round(FLICKER_S / step_s / 2), (len(light) - 1) // 2)
-        padded = np.pad(light, reach, mode="reflect")
+        padded = np.pad(light, reach, mode="reflect", reflect_type="odd")
         windows = np.lib.stride_tricks.sliding_window_view(padded, 2 * reach + 1)
         return float(np.std(light - np.median(windows, axis=1)))
 
