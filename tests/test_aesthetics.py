@@ -12,6 +12,7 @@ import pytest
 
 from curation import aesthetics
 from curation.aesthetics import Laion, check_aesthetic
+from curation.commands import make_plan
 from curation.pipelines import ConfigError, Scorers
 
 WIDTH = 16
@@ -162,3 +163,10 @@ def test_a_head_for_another_clip_is_refused(clip: Path, tmp_path: Path) -> None:
     wide = save_head(tmp_path / "wide.pth", "linear", width=768)
     with pytest.raises(ConfigError, match=r"embeddings of 768 numbers, and .* gives 16"):
         Laion(scorers(clip, wide))
+
+
+def test_a_curation_run_says_who_scores_with_laion() -> None:
+    root = Path(__file__).parents[1]
+    overrides = ["scorers.aesthetic=laion"]
+    with pytest.raises(ConfigError, match=r"vf-clean.*--set scorers.aesthetic=technical_quality"):
+        make_plan([], "demo", root / "pipelines.yaml", None, overrides, None)
