@@ -87,7 +87,7 @@ class MotionTrack:
     """
 
     def __init__(self) -> None:
-        self.flow = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
+        self.flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
         self.times_s = array("d")
         self.light = array("d")  # change of brightness from the frame before, grey levels
         self.last_parts: np.ndarray | None = None
