@@ -1,6 +1,6 @@
 """CPU seconds of curating a video, clips written, against one plain ffmpeg decode of it.
 
-    python benchmarks/curation_cpu.py VIDEO --rounds 5 --json
+    python benchmarks/curation_cpu.py VIDEO --rounds 5 --set scorers.motion=flow --json
 
 Both sides alternate in one run and the medians are compared. Counted are the media worker and all
 its children for the whole video, and writing the commit; not counted is starting Python and Ray,
@@ -19,7 +19,7 @@ from pathlib import Path
 
 import imageio_ffmpeg
 
-from curation.pipelines import load_pipeline
+from curation.pipelines import Pipeline, load_pipeline
 from curation.shards import Dataset, write_commit
 from curation.sources import Source, content_id
 from curation.workers import MediaWorker
@@ -41,9 +41,8 @@ def decode_s(video: str) -> float:
     return cpu_s(resource.RUSAGE_CHILDREN) - before
 
 
-def curate_s(video: str, worker: MediaWorker, pipeline_name: str) -> tuple[dict[str, float], int]:
+def curate_s(video: str, worker: MediaWorker, pipeline: Pipeline) -> tuple[dict[str, float], int]:
     """CPU seconds by stage of curating a video into a fresh dataset folder, and clips written."""
-    pipeline = load_pipeline(ROOT / "pipelines.yaml", pipeline_name, [])
     source = Source(url=video, path=video, id=content_id(video))
     result = worker.curate(source, pipeline, lambda stage, at_s: None)
     before = cpu_s(resource.RUSAGE_SELF)
@@ -62,20 +61,22 @@ def main() -> None:
     default = str(ROOT / "examples/media/meadow.mp4")
     parser.add_argument("video", nargs="?", default=default)
     parser.add_argument("--pipeline", default="web")
+    parser.add_argument("--set", action="append", default=[], metavar="PATH=VALUE")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", action="store_true", help="end with one JSON object on one line")
     given = parser.parse_args()
-    pipeline = load_pipeline(ROOT / "pipelines.yaml", given.pipeline, [])
+    pipeline = load_pipeline(ROOT / "pipelines.yaml", given.pipeline, given.set)
     decodes, curations = [], []
     with MediaWorker(pipeline.media) as worker:
-        curate_s(given.video, worker, given.pipeline)  # warm: imports are not the video's cost
+        curate_s(given.video, worker, pipeline)  # warm: imports are not the video's cost
         for _ in range(given.rounds):
             decodes.append(decode_s(given.video))
-            curations.append(curate_s(given.video, worker, given.pipeline))
+            curations.append(curate_s(given.video, worker, pipeline))
     decode = statistics.median(decodes)
     totals = [sum(stages.values()) for stages, _ in curations]
     ratio = statistics.median(t / d for t, d in zip(totals, decodes, strict=True))
-    print(f"{given.video}, pipeline {given.pipeline}, {given.rounds} rounds, medians")
+    settings = " ".join([f"pipeline {given.pipeline}", *given.set])
+    print(f"{given.video}, {settings}, {given.rounds} rounds, medians")
     print(f"{'ffmpeg decode, 2 threads':28} {decode:8.2f} CPU s")
     for stage in curations[0][0]:
         print(f"{stage:28} {statistics.median(s[stage] for s, _ in curations):8.2f} CPU s")

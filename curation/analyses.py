@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import bisect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import av
@@ -13,7 +14,9 @@ import numpy as np
 
 from curation import scores
 from curation.captions import SOURCE_TEXT
-from curation.frames import Probe, Timeline, decode, small_bgr
+from curation.frames import MediaError, Probe, Timeline, decode, small_bgr
+from curation.looks import LookTrack
+from curation.motions import MotionTrack
 from curation.pipelines import Pipeline
 from curation.previews import Previews
 from curation.samples import OVERLAY_STEP_S, CaptionFrames, Spread, overlay_luma
@@ -39,6 +42,8 @@ class Analysis:
     watermark: Watermark
     caption_frames: CaptionFrames
     previews: Previews
+    motion: MotionTrack | None
+    look: LookTrack | None
 
     def black_bars(self, start_s: float, end_s: float) -> float | None:
         """The black_bars score of a stretch, from the looks inside it; None without a look."""
@@ -48,6 +53,15 @@ class Analysis:
         rows = np.max([look[1] for look in inside], axis=0)
         columns = np.max([look[2] for look in inside], axis=0)
         return scores.black_bars(rows, columns)
+
+
+@contextmanager
+def scoring() -> Iterator[None]:
+    """Whatever goes wrong in a scorer fails what it scores, as MediaError scorer, and no more."""
+    try:
+        yield
+    except Exception as error:
+        raise MediaError("scorer", f"{type(error).__name__}: {error}") from error
 
 
 class Analyser:
@@ -71,6 +85,8 @@ class Analyser:
         self.steps: list[float] = []
         self.line_max: list[tuple[float, np.ndarray, np.ndarray]] = []
         self.last_gray: np.ndarray | None = None
+        self.motion = MotionTrack() if pipeline.scorers.motion else None
+        self.look = LookTrack() if pipeline.scorers.look else None
 
     def add(self, timeline: Timeline, frame: av.VideoFrame) -> None:
         now_s = timeline.time_s(timeline.num_frames - 1)
@@ -92,6 +108,11 @@ class Analyser:
                     self.pictures.close_scene(cut_s)
         if self.takes_pictures:
             self.pictures.add(now_s, frame, changed)
+        with scoring():
+            if self.motion is not None:
+                self.motion.add(now_s, gray)
+            if self.look is not None:
+                self.look.add(now_s, frame, small)
 
     def finish(self, timeline: Timeline) -> Analysis:
         outside: list[Span] = []
@@ -111,6 +132,8 @@ class Analyser:
             watermark_evidence(overlays),
             self.pictures,
             self.previews,
+            self.motion,
+            self.look,
         )
 
     def found_spans(self, timeline: Timeline) -> list[tuple[int, int]]:
@@ -139,7 +162,7 @@ def analyse(
 ) -> Analysis:
     """Decode a source's video once; `beat` gets the position in seconds about once a second.
 
-    Raises MediaError corrupt or truncated, as frames.decode does.
+    Raises MediaError corrupt or truncated, as frames.decode does, and scorer.
     """
     assert source.path is not None
     analyser = Analyser(source, probe, pipeline)

@@ -70,6 +70,11 @@ def make_plan(
             "is a copy that Ray deletes; give an absolute path that every node shares, or a URI"
         )
     check_checkpoint(pipeline.captions)
+    if pipeline.scorers.aesthetic == "laion":
+        raise ConfigError(
+            "scorers.aesthetic laion is for vf-clean, which scores kept clips; "
+            "in a curation run give --set scorers.aesthetic=technical_quality or leave it out"
+        )
     return Plan(pipeline, sources, Dataset.at(output or f"runs/{name}"))
 
 

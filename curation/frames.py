@@ -30,7 +30,7 @@ class MediaError(Exception):
     """An input that cannot be curated; `error_class` goes to the ledger.
 
     Classes of this file: missing, empty, not_video, no_video_stream, corrupt, truncated,
-    size_changes; others add private_address, download_failed, encode, caption.
+    size_changes; others add private_address, download_failed, encode, caption, scorer.
     """
 
     def __init__(self, error_class: str, message: str) -> None:

@@ -6,10 +6,17 @@ import difflib
 import hashlib
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from curation.shards import SCORES
 
@@ -46,6 +53,20 @@ class Rule(Section):
 
 class Scorers(Section):
     watermark: Literal["gradients"] = "gradients"
+    # None: not scored, its columns stay null.
+    motion: Literal["flow"] | None = None
+    look: Literal["pixels"] | None = None
+    aesthetic: Literal["laion", "technical_quality"] | None = None
+    aesthetic_checkpoint: str | None = None  # of laion: CLIP's file, folder or hub id
+    aesthetic_head: str | None = None  # of laion: a .pth file
+
+
+# The scorer that a rule needs, where there is one to switch on.
+SCORER_OF = {
+    **dict.fromkeys(("motion", "camera_motion", "zoom", "slideshow", "flicker"), "motion"),
+    **dict.fromkeys(("sharpness", "exposure", "colourfulness", "blockiness"), "look"),
+    "aesthetic": "aesthetic",
+}
 
 
 class Cut(Section):
@@ -106,11 +127,30 @@ class Pipeline(Section):
                 raise ValueError(f"unknown rule {name!r}{nearest(name, SCORES)}")
         return rules
 
+    @model_validator(mode="after")
+    def scored_rules(self) -> Pipeline:
+        """Every rule has the scorer that it needs, and every scorer what it is made from."""
+        for name in self.rules:
+            scorer = SCORER_OF.get(name)
+            if scorer and getattr(self.scorers, scorer) is None:
+                allowed = get_args(get_args(Scorers.model_fields[scorer].annotation)[0])
+                raise ValueError(
+                    f"rules.{name} needs scorers.{scorer}, which is not set; "
+                    f"add --set scorers.{scorer}={' or '.join(allowed)}"
+                )
+        if self.scorers.aesthetic == "technical_quality" and self.scorers.look is None:
+            raise ValueError(
+                "scorers.aesthetic technical_quality is made from the look; "
+                "add --set scorers.look=pixels"
+            )
+        return self
+
     def fingerprints(self) -> dict[str, str]:
         """Short hashes of what each stage's results depend on, by stage, rules included."""
         stages: dict[str, Any] = {
             "scenes": self.scenes.model_dump(),
-            "scores": self.scorers.model_dump(),
+            # A scorer that is not set changes nothing of what older versions stored.
+            "scores": self.scorers.model_dump(exclude_none=True),
             # In config order: the first failing rule is the one that is recorded.
             "rules": [[name, rule.model_dump()] for name, rule in self.rules.items()],
             "cut": self.cut.model_dump(),

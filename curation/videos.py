@@ -6,6 +6,7 @@ Runs inside a media worker (workers.py), so a crash or a hang here costs one vid
 from __future__ import annotations
 
 import hashlib
+import math
 import resource
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,12 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from curation import frames
-from curation.analyses import Analysis, analyse
+from curation.analyses import Analysis, analyse, scoring
 from curation.captions import SOURCE_TEXT, read_cues, source_caption
 from curation.clips import Clip, cut
 from curation.decisions import decided, video_verdict
 from curation.downloads import download
 from curation.frames import MediaError, Probe
+from curation.looks import technical_quality
 from curation.pipelines import Pipeline
 from curation.rules import Verdict, judge, judge_headers
 from curation.scores import header_scores, static
@@ -102,7 +104,7 @@ def curate_file(source: Source, pipeline: Pipeline, watch: Stopwatch, beat: Beat
     with watch.stage("decode"):
         analysis = analyse(source, probe, pipeline, lambda at_s: beat("decode", at_s))
     candidates = judge_clips(source, analysis, header, pipeline)
-    kept = [c for c in candidates if c.verdict is None]
+    kept = [c for c in candidates if c.is_kept]
     with watch.stage("cut"):
         clips = cut(
             path,
@@ -129,6 +131,11 @@ class Candidate:
     end_s: float
     scores: dict[str, float | None]
     verdict: Verdict | None
+    error: MediaError | None = None  # it could not be scored
+
+    @property
+    def is_kept(self) -> bool:
+        return self.verdict is None and self.error is None
 
 
 def judge_clips(
@@ -144,6 +151,11 @@ def judge_clips(
             "black_bars": analysis.black_bars(start_s, end_s),
             "watermark": analysis.watermark.score,
         }
+        error = None
+        try:
+            scores |= track_scores(analysis, start_s, end_s, pipeline)
+        except MediaError as met:
+            error = met
         candidates.append(
             Candidate(
                 clip_id=clip_id(source.id or "", start_s, end_s),
@@ -152,10 +164,33 @@ def judge_clips(
                 start_s=start_s,
                 end_s=end_s,
                 scores=scores,
-                verdict=judge(scores, pipeline.rules),
+                verdict=None if error else judge(scores, pipeline.rules),
+                error=error,
             )
         )
     return candidates
+
+
+def track_scores(
+    analysis: Analysis, start_s: float, end_s: float, pipeline: Pipeline
+) -> dict[str, float | None]:
+    """The scores of a clip that scorers.motion, look and aesthetic switch on.
+
+    Raises MediaError scorer, also for a score that is no number.
+    """
+    scores: dict[str, float | None] = {}
+    with scoring():
+        if analysis.motion is not None:
+            scores |= analysis.motion.between(start_s, end_s)
+        if analysis.look is not None:
+            look = analysis.look.between(start_s, end_s)
+            scores |= look
+            if pipeline.scorers.aesthetic == "technical_quality":
+                scores["aesthetic"] = technical_quality(look)
+        for name, value in scores.items():
+            if value is not None and not math.isfinite(value):
+                raise ValueError(f"{name} is {value}")
+    return scores
 
 
 def clip_id(video_id: str, start_s: float, end_s: float) -> str:
@@ -177,7 +212,8 @@ def collect(
     stage_s: dict[str, float],
 ) -> VideoResult:
     """The rows of a decided video: the video's, every candidate's, and the kept clips'."""
-    verdict = video_verdict([c.verdict for c in candidates], pipeline.rules)
+    scored = [c for c in candidates if c.error is None]
+    verdict = video_verdict([c.verdict for c in scored], pipeline.rules)
     box = analysis.watermark.box
     scores = dict(header) | {
         "duration": analysis.timeline.duration_s,
@@ -187,6 +223,8 @@ def collect(
     result.ledger += outside_rows(source, analysis)
     if not candidates:
         result.ledger[0] |= outside_error(analysis)
+    elif not scored:
+        result.ledger[0] |= scorer_error(candidates[0])
     cues = read_cues(source.path or "")
     media = iter(clips)
     for candidate in candidates:
@@ -195,7 +233,7 @@ def collect(
             caption = None
         preview = analysis.previews.of_clip(candidate.start_s, candidate.end_s)
         result.ledger.append(clip_row(source, candidate, caption, box, preview))
-        if candidate.verdict is None:
+        if candidate.is_kept:
             clip = next(media)
             row = shard_row(source, probe, candidate, clip)
             if pipeline.captions.model == SOURCE_TEXT:
@@ -245,8 +283,15 @@ def clip_row(
         watermark_box=box,
         preview=preview,
         **candidate.scores,
-        **decided(candidate.verdict),
+        **(scorer_error(candidate) if candidate.error else decided(candidate.verdict)),
     )
+
+
+def scorer_error(candidate: Candidate) -> dict[str, Any]:
+    """The outcome of a clip that could not be scored, or of a video that has no other."""
+    assert candidate.error is not None
+    message = candidate.error.message[:2000]
+    return {"decision": FAILED, "error_class": candidate.error.error_class, "message": message}
 
 
 def failed_row(source: Source, error_class: str, message: str, **known: Any) -> dict[str, Any]:

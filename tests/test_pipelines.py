@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from curation.pipelines import ConfigError, Pipeline, load_pipeline
+from curation.pipelines import SCORER_OF, ConfigError, Pipeline, Scorers, load_pipeline
+from curation.shards import SCORES
 
 CONFIG = Path(__file__).parents[1] / "pipelines.yaml"
 NAMES = ["web", "demo", "hd-vg", "webvid"]
@@ -77,6 +78,12 @@ def test_every_threshold_has_a_comment() -> None:
         ("cut.crf.deep=3", "'crf' holds a value, not keys"),
         ("extends=demo", "unknown key 'extends'"),
         ("rules.watermark.max=.nan", "rules.watermark.max is nan: "),
+        ("rules.motion.min=0.1", "rules.motion needs scorers.motion.*--set scorers.motion=flow$"),
+        ("rules.zoom.max=0.5", "rules.zoom needs scorers.motion"),
+        ("rules.sharpness.min=0.1", "needs scorers.look.*--set scorers.look=pixels$"),
+        ("rules.aesthetic.min=5", "scorers.aesthetic=laion or technical_quality$"),
+        ("scorers.aesthetic=technical_quality", "made from the look; add --set scorers.look"),
+        ("scorers.motion=slow", "scorers.motion is 'slow': .*'flow'"),
         ("rules.duration.min", "not path=value, such as rules.watermark.max=0.5"),
         ("=3", "not path=value"),
         ("rules..max=3", "not path=value"),
@@ -189,3 +196,26 @@ def test_the_order_of_rules_is_part_of_their_fingerprint(tmp_path: Path) -> None
 
 def test_an_equal_number_is_no_change() -> None:
     assert changed_stages("rules.duration.min=2", "rules.watermark.max=0.50") == set()
+
+
+# -- scorers
+
+
+def test_a_rule_is_accepted_with_its_scorer() -> None:
+    pipeline = load("web", "scorers.motion=flow", "rules.motion.min=0.01", "rules.zoom.max=0.5")
+    assert pipeline.rules["motion"].min == 0.01
+    assert load("web", "scorers.look=pixels", "scorers.aesthetic=technical_quality")
+
+
+def test_every_motion_and_look_score_has_a_scorer_and_a_column() -> None:
+    assert set(SCORER_OF) <= set(SCORES)
+    assert set(SCORER_OF.values()) <= set(Scorers.model_fields)
+    measured = SCORES[SCORES.index("motion") :]
+    assert set(measured) <= set(SCORER_OF)
+
+
+def test_scorers_that_are_off_leave_old_scores_valid() -> None:
+    assert changed_stages("scorers.motion=null", "scorers.aesthetic_head=null") == set()
+    assert changed_stages("scorers.motion=flow") == {"scores"}
+    dumped = load().scorers.model_dump(exclude_none=True)
+    assert dumped == {"watermark": "gradients"}
