@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from curation.shards import DROPPED, FAILED, KEPT, Dataset
+from curation.subsets import Step
 
 FUNNEL_COLUMNS = ["level", "decision", "rule", "error_class", "duration", "stage_s"]
 
@@ -111,3 +112,43 @@ def show(funnel: Funnel, dataset: Dataset, console: Console) -> None:
             f"{funnel.cpu_s / funnel.source_s:.2f} CPU seconds per second of decoded video "
             f"({funnel.source_s:.0f} s decoded; CPU seconds: {stages})"
         )
+
+
+def show_steps(
+    title: str, num_clips: int, seconds: float, steps: Iterable[Step], console: Console
+) -> None:
+    """Print a recipe's funnel: clips and hours before and after each rule."""
+    table = Table(title=f"[bold]{title}[/bold]", title_justify="left")
+    for name in ("", "bound", "clips before", "dropped", "failed", "clips after", "hours after"):
+        table.add_column(name, justify="left" if name in ("", "bound") else "right")
+    table.add_row("in", "", "", "", "", str(num_clips), hours(seconds), style="bold")
+    steps = list(steps)
+    if any(step.not_scored for step in steps):
+        table.add_column("not scored", justify="right", style="yellow")
+    left, left_s = num_clips, seconds
+    for step in steps:
+        cells = [step.rule, bound(step), step.came, step.dropped, step.failed or "", step.left]
+        table.add_row(*map(str, cells), hours(step.left_s), str(step.not_scored or ""))
+        left, left_s = step.left, step.left_s
+    share = f"{left / num_clips:.1%}" if num_clips else ""
+    table.add_section()
+    table.add_row("kept", share, "", "", "", str(left), hours(left_s), style="bold green")
+    console.print(table)
+
+
+def hours(seconds: float) -> str:
+    return f"{seconds / 3600:.4g}"
+
+
+def bound(step: Step) -> str:
+    """A rule's bounds, and what the user wrote where that was not a number: >= 0.31 (p20)."""
+    asked = {side: text for side, text in step.asked.items() if isinstance(text, str)}
+    parts = []
+    for side, sign in (("min", ">="), ("max", "<=")):
+        value = getattr(step, side)
+        if value is not None or side in asked:
+            number = "?" if value is None else f"{value:.4g}"
+            parts.append(f"{sign} {number}" + (f" ({asked[side]})" if side in asked else ""))
+    if "keep" in step.asked:
+        parts.append(f"the best {step.asked['clips']} ({step.asked['keep']:g})")
+    return ", ".join(parts)
