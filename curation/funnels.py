@@ -118,21 +118,30 @@ def show_steps(
     title: str, num_clips: int, seconds: float, steps: Iterable[Step], console: Console
 ) -> None:
     """Print a recipe's funnel: clips and hours before and after each rule."""
-    table = Table(title=f"[bold]{title}[/bold]", title_justify="left")
-    for name in ("", "bound", "clips before", "dropped", "failed", "clips after", "hours after"):
-        table.add_column(name, justify="left" if name in ("", "bound") else "right")
-    table.add_row("in", "", "", "", "", str(num_clips), hours(seconds), style="bold")
     steps = list(steps)
+    names = ["bound", "before", "dropped", "failed", "after", "hours after"]
     if any(step.not_scored for step in steps):
-        table.add_column("not scored", justify="right", style="yellow")
-    left, left_s = num_clips, seconds
+        names.insert(4, "not scored")
+    table = Table(title=f"[bold]{title}[/bold]", title_justify="left")
+    table.add_column("")
+    for name in names:
+        table.add_column(name, justify="left" if name == "bound" else "right")
+
+    def add(first: str, style: str = "", **cells: Any) -> None:
+        table.add_row(first, *[str(cells.get(name.split()[0], "")) for name in names], style=style)
+
+    add("clips", "bold", after=num_clips, hours=hours(seconds))
     for step in steps:
-        cells = [step.rule, bound(step), step.came, step.dropped, step.failed or "", step.left]
-        table.add_row(*map(str, cells), hours(step.left_s), str(step.not_scored or ""))
-        left, left_s = step.left, step.left_s
-    share = f"{left / num_clips:.1%}" if num_clips else ""
+        add(
+            step.rule,
+            **{"bound": bound(step), "before": step.came, "dropped": step.dropped},
+            **{"failed": step.failed or "", "not": step.not_scored or ""},
+            **{"after": step.left, "hours": hours(step.left_s)},
+        )
     table.add_section()
-    table.add_row("kept", share, "", "", "", str(left), hours(left_s), style="bold green")
+    left, left_s = (steps[-1].left, steps[-1].left_s) if steps else (num_clips, seconds)
+    share = f"{left / num_clips:.1%}" if num_clips else ""
+    add("kept", "bold green", bound=share, after=left, hours=hours(left_s))
     console.print(table)
 
 

@@ -30,6 +30,7 @@ from curation.subsets import Clips, score_schema, stored_scores
 from curation.workers import MediaWorker, WorkerDiedError, attempt
 
 MAX_COMMITS_IN_FLIGHT = 8
+START_TIMEOUT_S = 600.0  # of a model, weights read and all
 MAX_RESTARTS = 100  # of a model's actor, by pictures that kill it or hang in it
 
 # What a scorer found of one clip: its columns, and `error` when it could not score it.
@@ -136,8 +137,11 @@ def ask(actor: Any, clips: dict[str, list[bytes]], timeout_s: float) -> dict[str
     except ray.exceptions.GetTimeoutError:
         ray.kill(actor, no_restart=False)  # a hanging call would hold all that wait behind it
         error = f"timeout: no score after {timeout_s:g} s"
-    except ray.exceptions.ActorError as death:
+    except ray.exceptions.RayActorError as death:
         error = f"crashed: the scorer's process died: {death}"[:500]
+    # It starts anew; that is no hang of the clip that is asked about next.
+    is_up = actor.ready.options(max_task_retries=MAX_RESTARTS).remote()
+    ray.get(is_up, timeout=START_TIMEOUT_S)
     if len(clips) == 1:
         return {clip: {"error": error} for clip in clips}
     alone = [ask(actor, {clip: jpegs}, timeout_s) for clip, jpegs in clips.items()]
@@ -251,7 +255,7 @@ def start_actors(make: Callable[[], Model], recipe: Recipe) -> list[Any]:
     )(ScorerActor)
     actors = [actor.remote(make) for _ in range(number)]
     try:
-        ray.get([a.ready.remote() for a in actors])
+        ray.get([a.ready.remote() for a in actors], timeout=START_TIMEOUT_S)
     except ray.exceptions.RayError as error:
         cause = getattr(error, "cause", None) or error
         raise RunError(f"a scorer did not start: {str(cause).strip().splitlines()[-1]}") from None
