@@ -7,11 +7,13 @@ vf-clean s3://bucket/mine --output s3://bucket/mine-index --index-only
 
 from __future__ import annotations
 
+import sys
 import time
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -36,16 +38,28 @@ def clean(
     index_only: Annotated[
         bool, typer.Option(help="Write ids and HD-VG's json instead of media.")
     ] = False,
+    retry_failed: Annotated[
+        bool, typer.Option(help="Score again what a scorer could not score before.")
+    ] = False,
     ray_address: Annotated[
         str | None,
         typer.Option(help="Ray cluster to join; default: RAY_ADDRESS, else a new one here."),
     ] = None,
 ) -> None:
     """Write the clips of a dataset that a recipe keeps. The same command again resumes."""
+    from curation import plans
+
+    started = time.time()
+    order = plans.Order(dataset, output, recipe, config, set_ or [], index_only, retry_failed)
+    with plans.told_mistakes():
+        plan = plans.make_plan(order, dry_run)
+        if dry_run:
+            plans.show_plan(plan, Console(soft_wrap=not sys.stdout.isatty()))
+            return
+    # Not above: a dry run is done before Ray is imported.
     from curation import cleanings
 
-    order = cleanings.Order(dataset, output, recipe, config, set_ or [], index_only)
-    cleanings.clean(order, dry_run, ray_address, time.time())
+    cleanings.clean(plan, ray_address, started)
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""The body of `vf-clean`: check what the user asked for, score, decide, write, tell."""
+"""The body of `vf-clean` behind its checked plan: score, decide, write, tell."""
 
 from __future__ import annotations
 
@@ -6,21 +6,18 @@ import hashlib
 import json
 import sys
 import time
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import ray
 from rich.console import Console
 
-from curation.commands import output_dataset, told_errors
-from curation.decisions import is_subset
+from curation.commands import told_errors
 from curation.extracts import write_extract
 from curation.funnels import FUNNEL_COLUMNS, count, show_steps
-from curation.indexes import INDEX, write_index
-from curation.pipelines import ConfigError
-from curation.recipes import Recipe, load_recipe, score_folder
+from curation.indexes import write_index
+from curation.plans import Plan
+from curation.recipes import Recipe, score_folder
 from curation.rescores import score_missing
 from curation.runs import (
     MAX_COMMITS_IN_FLIGHT,
@@ -31,10 +28,7 @@ from curation.runs import (
     start_ray,
 )
 from curation.scorers import build_scoring
-from curation.shards import (
-    Dataset,
-    commit_name,
-)
+from curation.shards import commit_name
 from curation.subsets import (
     Clips,
     Decisions,
@@ -47,84 +41,11 @@ from curation.subsets import (
 )
 
 
-@dataclass(frozen=True)
-class Order:
-    """What the user asked for, unchecked."""
-
-    dataset: str
-    output: str | None
-    recipe: str
-    config: Path
-    overrides: list[str]
-    index_only: bool = False
-
-
-@dataclass(frozen=True)
-class Plan:
-    """A checked run."""
-
-    recipe: Recipe
-    dataset: Dataset
-    subset: Dataset | None  # None: a dry run that named none
-    index_only: bool
-
-
-def make_plan(order: Order, dry_run: bool = False) -> Plan:
-    """Check everything that can be checked before any work; ConfigError or DatasetError."""
-    recipe = load_recipe(order.config, order.recipe, order.overrides)
-    dataset = Dataset.at(order.dataset).require()
-    if order.output is None:
-        if not dry_run:
-            raise ConfigError("--output is missing: the folder or URI of the subset")
-        return Plan(recipe, dataset, None, order.index_only)
-    subset = output_dataset(order.output)
-    ours, theirs = (
-        Path(d.root).resolve() if d.is_local else Path(d.root) for d in (subset, dataset)
-    )
-    if dataset.is_local == subset.is_local and (ours == theirs or theirs in ours.parents):
-        raise ConfigError(
-            f"--output {order.output} is the dataset itself or lies inside it; "
-            "a subset is a dataset of its own: give another folder"
-        )
-    check_output(subset, order.index_only)
-    return Plan(recipe, dataset, subset, order.index_only)
-
-
-def check_output(subset: Dataset, index_only: bool) -> None:
-    """Refuse a folder that holds something else than an earlier run of the same kind."""
-    commits = subset.commits()
-    if any(not is_subset(commit) for commit in commits):
-        raise ConfigError(f"{subset.uri} is a curated dataset, not a subset; give another --output")
-    if index_only and commits:
-        raise ConfigError(f"{subset.uri} holds a subset with media; give another --output")
-    if not index_only and subset.exists(INDEX):
-        raise ConfigError(f"{subset.uri} holds an index without media; give another --output")
-
-
-def clean(order: Order, dry_run: bool, ray_address: str | None, started: float) -> None:
-    """Run `vf-clean`; exits 2 for a user's mistake and 1 for a run that failed."""
+def clean(plan: Plan, ray_address: str | None, started: float) -> None:
+    """Run a plan; exits 2 for a user's mistake and 1 for a run that failed."""
     console = Console(soft_wrap=not sys.stdout.isatty())
     with told_errors():
-        plan = make_plan(order, dry_run)
-        if dry_run:
-            show_plan(plan, console)
-            return
         execute(plan, console, started, ray_address)
-
-
-def show_plan(plan: Plan, console: Console) -> None:
-    """Print the funnel as stored scores have it, and what a run would have to score first."""
-    clips = gather(plan.dataset, plan.recipe)
-    title = f"{plan.dataset.uri}, recipe {plan.recipe.name}"
-    show_steps(title, len(clips), clips.duration_s.sum(), decide(clips, plan.recipe).steps, console)
-    missing = {key: int(mask.sum()) for key, mask in needs(clips, plan.recipe).items()}
-    for key, number in missing.items():
-        if number:
-            console.print(
-                f"not scored yet: {key} ({getattr(plan.recipe.scorers, key)}) "
-                f"of {number} clips; without --dry-run they are scored first",
-                style="yellow",
-            )
 
 
 def execute(
@@ -157,7 +78,7 @@ def execute(
 
 def score(plan: Plan, console: Console, ray_address: str | None) -> tuple[Clips, dict[str, int]]:
     """The clips with every score that the recipe needs; and by key, how many were scored now."""
-    clips = gather(plan.dataset, plan.recipe)
+    clips = gather(plan.dataset, plan.recipe, forget_failed=plan.retry_failed)
     missing = {key: mask for key, mask in needs(clips, plan.recipe).items() if mask.any()}
     counts = {key: int(mask.sum()) for key, mask in missing.items()}
     if not missing:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
 import time
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from curation.captions import check_checkpoint
 from curation.decisions import Holdings, is_subset, take_over
 from curation.funnels import show
 from curation.pipelines import ConfigError, Pipeline, load_pipeline
+from curation.plans import output_dataset, told_mistakes
 from curation.progress import Display, Tally
 from curation.runs import (
     RunError,
@@ -31,10 +31,10 @@ from curation.runs import (
 from curation.runs import (
     curate as run_flow,
 )
-from curation.shards import Dataset, DatasetError
+from curation.shards import Dataset
 from curation.sources import Source, expand
 
-USAGE, FAILED_RUN = 2, 1
+FAILED_RUN = 1
 
 
 @dataclass(frozen=True)
@@ -74,17 +74,6 @@ def make_plan(
         )
     check_checkpoint(pipeline.captions)
     return Plan(pipeline, sources, dataset)
-
-
-def output_dataset(output: str) -> Dataset:
-    """Where to write; ConfigError for a place that is gone when a Ray job ends."""
-    is_relative = not ("://" in output or Path(output).is_absolute())
-    if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ and is_relative:
-        raise ConfigError(
-            f"--output {output} is relative, and this is a Ray job: its folder "
-            "is a copy that Ray deletes; give an absolute path that every node shares, or a URI"
-        )
-    return Dataset.at(output)
 
 
 def show_plan(plan: Plan, console: Console) -> None:
@@ -170,10 +159,8 @@ def told_errors() -> Iterator[None]:
     """Tell a user's mistake and exit 2, or a failed run and exit 1; Ray is left at the end."""
     errors = Console(stderr=True, soft_wrap=True)
     try:
-        yield
-    except (ConfigError, DatasetError) as error:
-        errors.print(f"error: {error}", style="red", markup=False, highlight=False)
-        raise SystemExit(USAGE) from None
+        with told_mistakes():
+            yield
     except (RunError, ray.exceptions.RayError, ConnectionError) as error:
         errors.print(f"the run failed: {error}", style="red", markup=False, highlight=False)
         errors.print("what is committed stays; the same command goes on from there")

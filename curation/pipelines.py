@@ -13,9 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from curation.shards import SCORES
 
-# The key of `scorers` that a rule's score comes from; the others come with curation itself.
+# The scorer that a rule needs, where there is one to switch on.
 SCORER_OF = {
-    "watermark": "watermark",
     "text": "text",
     **dict.fromkeys(("motion", "camera_motion", "zoom", "slideshow", "flicker"), "motion"),
     **dict.fromkeys(("sharpness", "exposure", "colourfulness", "blockiness"), "look"),
@@ -61,7 +60,8 @@ class Scorers(Section):
     motion: Literal["flow"] | None = None
     look: Literal["pixels"] | None = None
     aesthetic: Literal["laion", "technical_quality"] | None = None
-    aesthetic_checkpoint: str | None = None  # hub id or folder; needed by laion
+    aesthetic_checkpoint: str | None = None  # of laion: CLIP's file, folder or hub id
+    aesthetic_head: str | None = None  # of laion: a .pth file
 
 
 class Cut(Section):

@@ -49,7 +49,7 @@ class Bounds(Section):
 class Models(Section):
     """How the scorers that are models run."""
 
-    num_workers: int | None = Field(None, ge=1)  # None: one per GPU, else one per four CPUs
+    num_workers: int | None = Field(None, ge=1)  # of each; None: by the CPUs, or GPUs, there are
     timeout_s: float = Field(600, gt=0)  # for the pictures of one row group
 
 
@@ -75,9 +75,9 @@ class Recipe(Section):
             raise ValueError(f"keep is {self.keep:g}: give a share up to 1 or a whole number")
         if self.keep is not None and not self.ranked:
             raise ValueError("keep ranks clips by the rules that have one bound; there is none")
-        for rule in self.rules:
+        for rule, bounds in self.rules.items():
             key = SCORER_OF.get(rule)
-            if key and getattr(self.scorers, key) is None:
+            if key and bounds != Bounds() and getattr(self.scorers, key) is None:
                 raise ValueError(f"rules.{rule} needs scorers.{key}; allowed: {allowed(key)}")
         return self
 
@@ -104,7 +104,8 @@ def allowed(key: str) -> str:
 
 def scorer_settings(scorers: dict[str, Any], key: str) -> dict[str, Any]:
     """What the scores of a key depend on: its implementation and its own further keys."""
-    return {k: v for k, v in sorted(scorers.items()) if k == key or k.startswith(f"{key}_")}
+    ours = {k: v for k, v in sorted(scorers.items()) if k == key or k.startswith(f"{key}_")}
+    return {k: v for k, v in ours.items() if v is not None}  # a key may be younger than a run
 
 
 def score_folder(scorers: Scorers, key: str) -> str:

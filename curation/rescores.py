@@ -192,7 +192,7 @@ def score_missing(
 ) -> None:
     """Score what is missing, commit by commit; RunError when a model does not start."""
     sweep(dataset)
-    pools = {key: cycle(start_actors(make, recipe)) for key, make in scoring.models.items()}
+    pools = {k: cycle(start_actors(k, make, recipe)) for k, make in scoring.models.items()}
     one_group = ray.remote(num_cpus=recipe.media.cpus, max_retries=TASK_RETRIES)(score_group)
     one_commit = ray.remote(num_cpus=0, max_retries=TASK_RETRIES)(write_scores)
     todo = {name: wanted_of(clips, missing, name) for name in clips.commits}
@@ -244,11 +244,15 @@ def num_clips(wanted: dict[str, set[str]]) -> int:
     return len(set().union(*wanted.values()))
 
 
-def start_actors(make: Callable[[], Model], recipe: Recipe) -> list[Any]:
-    """The actors of one model, built and ready; RunError when it cannot be built."""
+def start_actors(key: str, make: Callable[[], Model], recipe: Recipe) -> list[Any]:
+    """The actors of one model, built and ready; RunError when it cannot be built.
+
+    The text detector runs on CPUs, a thread each; the aesthetic one on a GPU where there is one.
+    """
     have = ray.cluster_resources()
-    gpus = int(have.get("GPU", 0))
-    number = recipe.models.num_workers or gpus or max(1, int(have.get("CPU", 1)) // 4)
+    gpus = int(have.get("GPU", 0)) if key == "aesthetic" else 0
+    cpus = int(have.get("CPU", 1))
+    number = recipe.models.num_workers or gpus or max(1, cpus // 2 if key == "text" else 1)
     # An actor that held CPUs could starve the tasks that feed it on a small machine.
     actor = ray.remote(
         num_cpus=0, num_gpus=1 if gpus else 0, max_restarts=MAX_RESTARTS, max_task_retries=0

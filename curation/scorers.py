@@ -22,7 +22,7 @@ from curation.samples import jpeg
 from curation.scenes import analysis_size
 from curation.videos import Beat
 
-# Short side of the pictures that models see. Ours: the text detector reads subtitles of 720 lines.
+# Short side of the pictures that models see: what the text detector wants; CLIP takes less. Ours.
 PICTURE_SIDE_PX = 720
 
 
@@ -58,6 +58,9 @@ def build_scoring(scorers: Scorers, keys: Sequence[str]) -> Scoring:
             case "aesthetic", "technical_quality":
                 scoring.tracks[key] = TechnicalQuality
             case "aesthetic", "laion":
+                from curation.aesthetics import check_aesthetic
+
+                check_aesthetic(scorers)
                 scoring.models[key] = partial(Aesthetic, scorers)
                 scoring.times_s[key] = middle_s
             case "text", "rapidocr":
@@ -100,7 +103,7 @@ class Aesthetic:
     def __init__(self, scorers: Scorers) -> None:
         from curation.aesthetics import Laion
 
-        self.laion = Laion(scorers.aesthetic_checkpoint)
+        self.laion = Laion(scorers)
 
     def __call__(self, clips: Sequence[Sequence[np.ndarray]]) -> list[dict[str, Any]]:
         values = iter(self.laion([picture for pictures in clips for picture in pictures]))
@@ -120,8 +123,9 @@ class Text:
         from curation.texts import text_score
 
         found = iter(self.detector([picture for pictures in clips for picture in pictures]))
-        boxes = [[next(found) for _ in pictures] for pictures in clips]
-        return [text_score(per_picture) for per_picture in boxes]
+        looks = [[next(found) for _ in pictures] for pictures in clips]
+        scores = [text_score(of_clip) for of_clip in looks]
+        return [{"text": score, "text_boxes": boxes} for score, boxes in scores]
 
 
 # -- one clip, in the media worker

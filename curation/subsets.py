@@ -55,8 +55,11 @@ def trusted(dataset: Dataset, recipe: Recipe) -> set[str]:
     }
 
 
-def gather(dataset: Dataset, recipe: Recipe) -> Clips:
-    """Every clip that a dataset keeps, with the scores that the recipe needs as far as stored."""
+def gather(dataset: Dataset, recipe: Recipe, *, forget_failed: bool = False) -> Clips:
+    """Every clip that a dataset keeps, with the scores that the recipe needs as far as stored.
+
+    With `forget_failed` a clip that a scorer could not score counts as not scored yet.
+    """
     known = trusted(dataset, recipe)
     names = dataset.names("manifest", ".json")
     with ThreadPoolExecutor(NUM_READERS) as pool:
@@ -64,7 +67,7 @@ def gather(dataset: Dataset, recipe: Recipe) -> Clips:
     ends = np.cumsum([len(table) for table in tables]).tolist()
     commits = {n: slice(e - len(t), e) for n, e, t in zip(names, ends, tables, strict=True)}
     whole = pa.concat_tables(tables)
-    return Clips(
+    clips = Clips(
         ids=whole["clip_id"],
         duration_s=floats(whole["duration"]),
         scores={rule: floats(whole[rule]) for rule in recipe.rules},
@@ -72,6 +75,10 @@ def gather(dataset: Dataset, recipe: Recipe) -> Clips:
         failed={key: whole[f"{key} failed"].to_numpy() for key in recipe.keys},
         commits=commits,
     )
+    if forget_failed:
+        clips.scored = {key: mask & ~clips.failed[key] for key, mask in clips.scored.items()}
+        clips.failed = {key: np.zeros_like(mask) for key, mask in clips.failed.items()}
+    return clips
 
 
 def floats(column: pa.ChunkedArray) -> np.ndarray:

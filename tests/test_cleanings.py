@@ -19,7 +19,6 @@ from typing import Any
 import cv2
 import numpy as np
 import psutil
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import Shot, num_packets, read_frames
@@ -29,9 +28,10 @@ from test_workers import MARK, marked
 from typer.testing import CliRunner
 
 from curation import clean, cleanings, commands, rescores, validate, why
-from curation.cleanings import Order, execute, make_plan
+from curation.cleanings import execute
 from curation.decisions import decided
 from curation.pipelines import ConfigError, Media
+from curation.plans import Order, make_plan
 from curation.recipes import load_recipe
 from curation.rescores import score_group
 from curation.rules import Verdict
@@ -148,9 +148,11 @@ def clean_it(
     recipe: str = "small",
     scoring: Scoring | None = None,
     index_only: bool = False,
+    retry_failed: bool = False,
 ) -> str:
     """Run the command's body in this process, with fake scorers; returns what it printed."""
-    order = Order(dataset.root, subset.root, recipe, config, list(overrides), index_only)
+    places = dataset.root, subset.root, recipe, config, list(overrides)
+    order = Order(*places, index_only=index_only, retry_failed=retry_failed)
     console = Console(record=True, width=120, file=io.StringIO())
     with pytest.MonkeyPatch.context() as patch:
         chosen = scoring or fakes()
@@ -336,10 +338,10 @@ def test_a_clip_that_could_not_be_scored_is_failed_or_dropped(
     [row] = [r for r in subset.ledger().to_pylist() if r["clip_id"] == "c_0"]
     assert row["message"] == "look: the scorer gave nan for sharpness"
     assert is_valid(subset)
-    for path in Path(again.root, "scores").glob("look-*/*.parquet"):
-        table = pq.read_table(path)
-        pq.write_table(table.set_column(2, "error", pa.nulls(len(table), pa.string())), path)
-    run(again, "rules.text={}", recipe="sharp", scoring=Scoring())
+    assert "to score first" not in run(again, "rules.text={}", recipe="sharp", scoring=Scoring())
+    nothing = fakes(look="null")
+    said = run(again, "rules.text={}", recipe="sharp", scoring=nothing, retry_failed=True)
+    assert "to score first: look of 1 clips" in said
     assert outcomes(subset)["c_0"] == (DROPPED, "sharpness")
     done = CliRunner().invoke(why.app, [subset.root, "c_0"])
     assert "dropped by sharpness: not scored is below the bound 0.4" in done.output
@@ -378,7 +380,7 @@ def test_a_model_that_raises_hangs_or_crashes_costs_one_clip(
     original: Path, local_ray: None, config: Path, how: str
 ) -> None:
     recipe = load_recipe(config, "small", ["models.num_workers=1"])
-    [actor] = rescores.start_actors(fakes(text=how).models["text"], recipe)
+    [actor] = rescores.start_actors("text", fakes(text=how).models["text"], recipe)
     jpegs = {}
     for row in Dataset.at(original).rows():
         picture = np.full((row["height"], 96, 3), 128, np.uint8)
@@ -410,8 +412,8 @@ def test_a_killed_run_goes_on(
         "from pathlib import Path; from curation import cleanings; from fake_scorers import fakes\n"
         f"cleanings.build_scoring = lambda *_: fakes('gate', {str(tmp_path / 'gate')!r})\n"
         f"places = {dataset.root!r}, {subset.root!r}, 'sharp', Path({str(config)!r}), []\n"
-        "order = cleanings.Order(*places)\n"
-        "cleanings.execute(cleanings.make_plan(order), Console(), time.time(), 'local')\n"
+        "from curation.plans import Order, make_plan\n"
+        "cleanings.execute(make_plan(Order(*places)), Console(), time.time(), 'local')\n"
     )
     mark = uuid.uuid4().hex
     process = subprocess.Popen(
