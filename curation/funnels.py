@@ -119,29 +119,26 @@ def show_steps(
 ) -> None:
     """Print a recipe's funnel: clips and hours before and after each rule."""
     steps = list(steps)
-    names = ["bound", "before", "dropped", "failed", "after", "hours after"]
+    names = ["bound", "before", "dropped", "failed", "after", "hours"]
     if any(step.not_scored for step in steps):
         names.insert(4, "not scored")
     table = Table(title=f"[bold]{title}[/bold]", title_justify="left")
-    table.add_column("")
+    table.add_column("", no_wrap=True)
     for name in names:
         table.add_column(name, justify="left" if name == "bound" else "right")
 
-    def add(first: str, style: str = "", **cells: Any) -> None:
-        table.add_row(first, *[str(cells.get(name.split()[0], "")) for name in names], style=style)
+    def add(first: str, cells: dict[str, Any], style: str = "") -> None:
+        table.add_row(first, *[str(cells.get(name, "")) for name in names], style=style)
 
-    add("clips", "bold", after=num_clips, hours=hours(seconds))
+    add("clips", {"after": num_clips, "hours": hours(seconds)}, "bold")
     for step in steps:
-        add(
-            step.rule,
-            **{"bound": bound(step), "before": step.came, "dropped": step.dropped},
-            **{"failed": step.failed or "", "not": step.not_scored or ""},
-            **{"after": step.left, "hours": hours(step.left_s)},
-        )
+        cells = {"bound": bound(step), "before": step.came, "dropped": step.dropped}
+        cells |= {"failed": step.failed or "", "not scored": step.not_scored or ""}
+        add(step.rule, cells | {"after": step.left, "hours": hours(step.left_s)})
     table.add_section()
     left, left_s = (steps[-1].left, steps[-1].left_s) if steps else (num_clips, seconds)
     share = f"{left / num_clips:.1%}" if num_clips else ""
-    add("kept", "bold green", bound=share, after=left, hours=hours(left_s))
+    add("kept", {"bound": share, "after": left, "hours": hours(left_s)}, "bold green")
     console.print(table)
 
 

@@ -175,7 +175,7 @@ def load_named(
     try:
         if "name" in merged:  # the key above it is the name
             raise ConfigError(f"{config}: {kind}.{name}: unknown key 'name'")
-        return section(name=name, **merged)
+        return section.model_validate({"name": name, **merged})
     except ValidationError as error:
         raise ConfigError(f"{config}: {kind}.{name}: {explain(error, section)}") from None
 

@@ -254,7 +254,7 @@ def start_actors(key: str, make: Callable[[], Model], recipe: Recipe) -> list[An
     cpus = int(have.get("CPU", 1))
     number = recipe.models.num_workers or gpus or max(1, cpus // 2 if key == "text" else 1)
     # An actor that held CPUs could starve the tasks that feed it on a small machine.
-    actor = ray.remote(
+    actor: Any = ray.remote(
         num_cpus=0, num_gpus=1 if gpus else 0, max_restarts=MAX_RESTARTS, max_task_retries=0
     )(ScorerActor)
     actors = [actor.remote(make) for _ in range(number)]

@@ -164,7 +164,7 @@ def score_clip(
         return ClipScores(errors=dict.fromkeys(keys, str(error)))
     for key, track in tracks.items():
         if key not in out.errors:
-            with_errors(out, key, lambda track=track: track.between(0.0, timeline.duration_s))
+            with_errors(out, key, partial(track.between, 0.0, timeline.duration_s))
     out.pictures = {key: taker.finish() for key, taker in takers.items()}
     return out
 

@@ -7,7 +7,6 @@ been scored yet from those that a scorer could not score.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -308,10 +307,11 @@ def apply_keep(clips: Clips, out: Decisions, recipe: Recipe) -> Step:
         order = pc.sort_indices(table, [("rank", "descending"), ("id", "ascending")]).to_numpy()
         standing = np.full(len(clips), np.nan)
         standing[places[order]] = 1 - np.arange(n) / n
-        limits["min"] = float(1 - (target - 1) / n)
+        threshold = 1 - (target - 1) / n
+        limits["min"] = threshold
         worse = np.zeros_like(came)
         worse[places[order[target:]]] = True
-        out.drop(worse, KEEP, standing, limits["min"])
+        out.drop(worse, KEEP, standing, threshold)
     return step(clips, out, KEEP, limits, {"keep": recipe.keep, "clips": target}, came)
 
 
@@ -362,8 +362,3 @@ def rows(clips: Clips, out: Decisions, name: str) -> pa.Table:
 
 def as_json(steps: list[Step]) -> list[dict[str, Any]]:
     return [asdict(step) for step in steps]
-
-
-def commits_in(clips: Clips) -> Iterator[str]:
-    """The names of the commits that have clips."""
-    return (name for name, where in clips.commits.items() if where.stop > where.start)

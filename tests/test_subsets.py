@@ -124,6 +124,9 @@ def test_keep_takes_the_best_by_the_mean_of_their_ranks() -> None:
     rules = {"text": {"max": 1}, "motion": {"min": 0}}
     for keep, kept in ((3, [0, 1, 2]), (2, [1, 2]), (1.0, [0, 1, 2, 3]), (9, [0, 1, 2, 3])):
         assert np.flatnonzero(decide(clips, make_recipe(rules, keep)).kept).tolist() == kept
+    even = make_clips({"text": [0.1] * 4}, ids=["d", "a", "c", "b"])
+    best = decide(even, make_recipe({"text": {"max": 1}}, 2)).kept
+    assert best.tolist() == [False, True, False, True]
     row = rows(clips, decide(clips, make_recipe(rules, 2)), "one").to_pylist()[3]
     assert (row["rule"], row["value"], row["threshold"]) == ("keep", 0.25, 0.75)
 
@@ -182,6 +185,9 @@ def test_only_clips_that_may_come_to_a_rule_are_scored_for_it() -> None:
     found = needs(clips, make_recipe(rules))
     assert found["text"].tolist() == [False, True, False, False]
     assert found["motion"].tolist() == [False, True, True, False]
+    clips.failed["text"][2] = True  # it will fail there, so nothing later needs it
+    assert needs(clips, make_recipe(rules))["motion"].tolist() == [False, True, False, False]
+    clips.failed["text"][2] = False
     out = decide(clips, make_recipe(rules))  # a dry run
     assert [(s.came, s.dropped, s.not_scored, s.left) for s in out.steps] == [
         (4, 1, 0, 3),
