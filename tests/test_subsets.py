@@ -11,10 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from curation.extracts import fill
 from curation.pipelines import ConfigError, Rule, Scorers
 from curation.recipes import Recipe
 from curation.rules import judge
-from curation.subsets import Clips, decide, needs, rows
+from curation.shards import conform
+from curation.subsets import Clips, decide, needs, rows, score_schema
 
 SCORERS = Scorers(text="rapidocr", motion="flow", look="pixels", aesthetic="technical_quality")
 RULES = ("text", "motion", "resolution")
@@ -201,3 +203,15 @@ def test_a_rule_without_bounds_needs_nothing_and_drops_nothing() -> None:
     clips = make_clips({"motion": [np.nan, 1]}, scored={"motion": none}, failed={"motion": ~none})
     assert not needs(clips, make_recipe({"motion": {}}))["motion"].any()
     assert decide(clips, make_recipe({"motion": {}})).kept.all()
+
+
+def test_scores_of_two_scorers_are_never_in_one_column() -> None:
+    table = pa.table({"clip_id": ["a", "b", None], "text": [0.5, None, 0.7]})
+    new = {"clip_id": ["b", "a"], "scored": [True, True], "text": [0.2, 0.1]}
+    stored = conform(pa.table(new), score_schema("text"))
+    for found, known, text in [
+        (stored, {"text"}, [0.5, 0.2, 0.7]),  # the same scorer: what is there stays
+        (stored, set(), [0.1, 0.2, None]),  # another's
+        (None, set(), [None, None, None]),
+    ]:
+        assert fill(table, {"text": found}, known)["text"].to_pylist() == text
