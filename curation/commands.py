@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import os
+import contextlib
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,9 +14,10 @@ import yaml
 from rich.console import Console
 
 from curation.captions import check_checkpoint
-from curation.decisions import Holdings, take_over
+from curation.decisions import Holdings, is_subset, take_over
 from curation.funnels import show
 from curation.pipelines import ConfigError, Pipeline, load_pipeline
+from curation.plans import output_dataset, told_mistakes
 from curation.progress import Display, Tally
 from curation.runs import (
     RunError,
@@ -32,7 +34,7 @@ from curation.runs import (
 from curation.shards import Dataset
 from curation.sources import Source, expand
 
-USAGE, FAILED_RUN = 2, 1
+FAILED_RUN = 1
 
 
 @dataclass(frozen=True)
@@ -64,10 +66,11 @@ def make_plan(
     sources = expand(wanted, folder)[:limit]
     if not sources:
         raise ConfigError(f"no videos found in {', '.join(wanted)}")
-    if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ and is_relative(output):
+    dataset = output_dataset(output or f"runs/{name}")
+    if any(is_subset(commit) for commit in dataset.commits()):
         raise ConfigError(
-            f"--output {output or f'runs/{name}'} is relative, and this is a Ray job: its folder "
-            "is a copy that Ray deletes; give an absolute path that every node shares, or a URI"
+            f"{dataset.uri} is a subset that vf-clean wrote, and curating into it would delete it; "
+            "give another --output"
         )
     check_checkpoint(pipeline.captions)
     if pipeline.scorers.aesthetic == "laion":
@@ -75,11 +78,7 @@ def make_plan(
             "scorers.aesthetic laion is for vf-clean, which scores kept clips; "
             "in a curation run give --set scorers.aesthetic=technical_quality or leave it out"
         )
-    return Plan(pipeline, sources, Dataset.at(output or f"runs/{name}"))
-
-
-def is_relative(output: str | None) -> bool:
-    return output is None or not ("://" in output or Path(output).is_absolute())
+    return Plan(pipeline, sources, dataset)
 
 
 def show_plan(plan: Plan, console: Console) -> None:
@@ -148,8 +147,7 @@ def curate(
 ) -> None:
     """Run `curation/run.py`; exits 2 for a user's mistake and 1 for a run that failed."""
     console = Console(soft_wrap=not sys.stdout.isatty())
-    errors = Console(stderr=True, soft_wrap=True)
-    try:
+    with told_errors():
         plan = make_plan(given, name, config, output, overrides, limit)
         if dry_run:
             show_plan(plan, console)
@@ -159,9 +157,15 @@ def curate(
         )
         start_ray(ray_address)
         execute(plan, console, started)
-    except ConfigError as error:
-        errors.print(f"error: {error}", style="red", markup=False, highlight=False)
-        raise SystemExit(USAGE) from None
+
+
+@contextlib.contextmanager
+def told_errors() -> Iterator[None]:
+    """Tell a user's mistake and exit 2, or a failed run and exit 1; Ray is left at the end."""
+    errors = Console(stderr=True, soft_wrap=True)
+    try:
+        with told_mistakes():
+            yield
     except (RunError, ray.exceptions.RayError, ConnectionError) as error:
         errors.print(f"the run failed: {error}", style="red", markup=False, highlight=False)
         errors.print("what is committed stays; the same command goes on from there")

@@ -24,6 +24,11 @@ class Holdings:
     changed: set[str] = field(default_factory=set)  # stages whose config changed
 
 
+def is_subset(commit: Mapping[str, Any]) -> bool:
+    """Whether a commit was written by vf-clean from another dataset's, and not by curation."""
+    return "decisions" in commit["fingerprints"]
+
+
 def take_over(dataset: Dataset, pipeline: Pipeline, *, dry_run: bool = False) -> Holdings:
     """Bring every commit up to the pipeline: keep, re-decide from its scores, or give up.
 

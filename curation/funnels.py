@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from curation.shards import DROPPED, FAILED, KEPT, Dataset
+from curation.subsets import Step
 
 FUNNEL_COLUMNS = ["level", "decision", "rule", "error_class", "duration", "stage_s"]
 
@@ -111,3 +112,49 @@ def show(funnel: Funnel, dataset: Dataset, console: Console) -> None:
             f"{funnel.cpu_s / funnel.source_s:.2f} CPU seconds per second of decoded video "
             f"({funnel.source_s:.0f} s decoded; CPU seconds: {stages})"
         )
+
+
+def show_steps(
+    title: str, num_clips: int, seconds: float, steps: Iterable[Step], console: Console
+) -> None:
+    """Print a recipe's funnel: clips and hours before and after each rule."""
+    steps = list(steps)
+    names = ["bound", "before", "dropped", "failed", "after", "hours"]
+    if any(step.not_scored for step in steps):
+        names.insert(4, "not scored")
+    table = Table(title=f"[bold]{title}[/bold]", title_justify="left")
+    table.add_column("", no_wrap=True)
+    for name in names:
+        table.add_column(name, justify="left" if name == "bound" else "right")
+
+    def add(first: str, cells: dict[str, Any], style: str = "") -> None:
+        table.add_row(first, *[str(cells.get(name, "")) for name in names], style=style)
+
+    add("clips", {"after": num_clips, "hours": hours(seconds)}, "bold")
+    for step in steps:
+        cells = {"bound": bound(step), "before": step.came, "dropped": step.dropped}
+        cells |= {"failed": step.failed or "", "not scored": step.not_scored or ""}
+        add(step.rule, cells | {"after": step.left, "hours": hours(step.left_s)})
+    table.add_section()
+    left, left_s = (steps[-1].left, steps[-1].left_s) if steps else (num_clips, seconds)
+    share = f"{left / num_clips:.1%}" if num_clips else ""
+    add("kept", {"bound": share, "after": left, "hours": hours(left_s)}, "bold green")
+    console.print(table)
+
+
+def hours(seconds: float) -> str:
+    return f"{seconds / 3600:.4g}"
+
+
+def bound(step: Step) -> str:
+    """A rule's bounds, and what the user wrote where that was not a number: >= 0.31 (p20)."""
+    asked = {side: text for side, text in step.asked.items() if isinstance(text, str)}
+    parts = []
+    for side, sign in (("min", ">="), ("max", "<=")):
+        value = getattr(step, side)
+        if value is not None or side in asked:
+            number = "?" if value is None else f"{value:.4g}"
+            parts.append(f"{sign} {number}" + (f" ({asked[side]})" if side in asked else ""))
+    if "keep" in step.asked:
+        parts.append(f"the best {step.asked['clips']} ({step.asked['keep']:g})")
+    return ", ".join(parts)

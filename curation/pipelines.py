@@ -6,7 +6,7 @@ import difflib
 import hashlib
 import json
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import yaml
 from pydantic import (
@@ -19,6 +19,14 @@ from pydantic import (
 )
 
 from curation.shards import SCORES
+
+# The scorer that a rule needs, where there is one to switch on.
+SCORER_OF = {
+    "text": "text",
+    **dict.fromkeys(("motion", "camera_motion", "zoom", "slideshow", "flicker"), "motion"),
+    **dict.fromkeys(("sharpness", "exposure", "colourfulness", "blockiness"), "look"),
+    "aesthetic": "aesthetic",
+}
 
 # Raise a number when the code of a stage changes what it produces: old results are then redone.
 STAGE_VERSIONS = {"scenes": 1, "scores": 1, "cut": 2, "captions": 1}
@@ -52,21 +60,15 @@ class Rule(Section):
 
 
 class Scorers(Section):
+    """Which implementation gives each score; None: none does."""
+
     watermark: Literal["gradients"] = "gradients"
-    # None: not scored, its columns stay null.
+    text: Literal["rapidocr"] | None = None
     motion: Literal["flow"] | None = None
     look: Literal["pixels"] | None = None
     aesthetic: Literal["laion", "technical_quality"] | None = None
     aesthetic_checkpoint: str | None = None  # of laion: CLIP's file, folder or hub id
     aesthetic_head: str | None = None  # of laion: a .pth file
-
-
-# The scorer that a rule needs, where there is one to switch on.
-SCORER_OF = {
-    **dict.fromkeys(("motion", "camera_motion", "zoom", "slideshow", "flicker"), "motion"),
-    **dict.fromkeys(("sharpness", "exposure", "colourfulness", "blockiness"), "look"),
-    "aesthetic": "aesthetic",
-}
 
 
 class Cut(Section):
@@ -122,10 +124,7 @@ class Pipeline(Section):
     @field_validator("rules")
     @classmethod
     def known_rules(cls, rules: dict[str, Rule]) -> dict[str, Rule]:
-        for name in rules:
-            if name not in SCORES:
-                raise ValueError(f"unknown rule {name!r}{nearest(name, SCORES)}")
-        return rules
+        return check_rules(rules)
 
     @model_validator(mode="after")
     def scored_rules(self) -> Pipeline:
@@ -173,45 +172,67 @@ def nearest(name: str, known: Any) -> str:
     return f"; did you mean {close[0]!r}?" if close else f"; allowed: {', '.join(known)}"
 
 
+def check_rules(rules: dict[str, Any]) -> dict[str, Any]:
+    """The same rules, if each one's name is a score; ValueError otherwise."""
+    for name in rules:
+        if name not in SCORES:
+            raise ValueError(f"unknown rule {name!r}{nearest(name, SCORES)}")
+    return rules
+
+
 def load_pipeline(config: Path, name: str, overrides: list[str]) -> Pipeline:
     """The pipeline called `name` in a pipelines.yaml, with `path=value` overrides applied.
 
     Raises ConfigError for a missing file, pipeline or key, and for a value out of range.
     """
-    merged = resolve(read_config(config)["pipelines"], name)
+    return load_named(config, "pipelines", name, overrides, Pipeline)
+
+
+Named = TypeVar("Named", bound=Section)
+
+
+def load_named(
+    config: Path, kind: str, name: str, overrides: list[str], section: type[Named]
+) -> Named:
+    """One of the `pipelines` or `recipes` of a config, as `section`, with overrides applied."""
+    merged = resolve(read_config(config, kind), name, kind)
     for override in overrides:
         set_path(merged, override)
     try:
         if "name" in merged:  # the key above it is the name
-            raise ConfigError(f"{config}: pipelines.{name}: unknown key 'name'")
-        return Pipeline(name=name, **merged)
+            raise ConfigError(f"{config}: {kind}.{name}: unknown key 'name'")
+        return section.model_validate({"name": name, **merged})
     except ValidationError as error:
-        raise ConfigError(f"{config}: pipelines.{name}: {explain(error)}") from None
+        raise ConfigError(f"{config}: {kind}.{name}: {explain(error, section)}") from None
 
 
-def read_config(config: Path) -> dict[str, Any]:
+def read_config(config: Path, kind: str) -> dict[str, Any]:
+    """The map of pipelines or recipes of a config file."""
     if not config.is_file():
         raise ConfigError(f"no config file {config}; run from the repository or give --config")
     try:
         tree = yaml.safe_load(config.read_text())
     except yaml.YAMLError as error:
         raise ConfigError(f"{config} is not valid YAML: {error}") from None
-    if not isinstance(tree, dict) or not isinstance(tree.get("pipelines"), dict):
-        raise ConfigError(f"{config} holds no map of pipelines")
-    return tree
+    if not isinstance(tree, dict) or not isinstance(tree.get(kind), dict):
+        raise ConfigError(f"{config} holds no map of {kind}")
+    return tree[kind]
 
 
-def resolve(tree: dict[str, Any], name: str, extended_by: tuple[str, ...] = ()) -> dict[str, Any]:
-    """A pipeline's own keys over those of the pipeline it extends."""
+def resolve(
+    tree: dict[str, Any], name: str, kind: str, extended_by: tuple[str, ...] = ()
+) -> dict[str, Any]:
+    """The own keys of a pipeline or recipe over those of the one it extends."""
+    one = kind.removesuffix("s")
     if name not in tree:
-        raise ConfigError(f"unknown pipeline {name!r}{nearest(name, tree)}")
+        raise ConfigError(f"unknown {one} {name!r}{nearest(name, tree)}")
     if name in extended_by:
-        raise ConfigError(f"the pipeline {name!r} extends itself")
+        raise ConfigError(f"the {one} {name!r} extends itself")
     if not isinstance(tree[name] or {}, dict):
-        raise ConfigError(f"pipelines.{name} is not a map of keys")
+        raise ConfigError(f"{kind}.{name} is not a map of keys")
     own = dict(tree[name] or {})
     base = own.pop("extends", None)
-    return merge(resolve(tree, base, (*extended_by, name)), own) if base else own
+    return merge(resolve(tree, base, kind, (*extended_by, name)), own) if base else own
 
 
 def merge(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
@@ -243,18 +264,18 @@ def set_path(tree: dict[str, Any], override: str) -> None:
     tree[last] = value
 
 
-def explain(error: ValidationError) -> str:
+def explain(error: ValidationError, section: type[BaseModel]) -> str:
     """The first problem of a validation error: key, value, what is allowed."""
     problem = error.errors()[0]
     path = [str(part) for part in problem["loc"]]
     if problem["type"] == "extra_forbidden":
-        section: type[BaseModel] = Pipeline
+        known: Any = section
         for part in path[:-1]:
-            if section is Pipeline and part == "rules":
-                section = Rule
-            elif part in section.model_fields:
-                section = section.model_fields[part].annotation  # type: ignore[assignment]
-        return f"unknown key {'.'.join(path)!r}{nearest(path[-1], section.model_fields)}"
+            if isinstance(known, type) and issubclass(known, BaseModel):
+                known = known.model_fields[part].annotation
+            else:
+                known = get_args(known)[1]  # the values of a map
+        return f"unknown key {'.'.join(path)!r}{nearest(path[-1], known.model_fields)}"
     if problem["type"] == "value_error":  # our own words name the key
         return problem["msg"].removeprefix("Value error, ")
     return f"{'.'.join(path)} is {problem['input']!r}: {problem['msg']}"

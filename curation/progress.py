@@ -120,3 +120,39 @@ def now(look: dict[str, Any], stage: str) -> str:
     inside = [(video, s) for video, (at, s) in look["current"].items() if at == stage]
     shown = [f"{video.rsplit('/', 1)[-1]} {s:.0f} s" for video, s in inside[:2]]
     return ", ".join(shown) + (f" and {len(inside) - 2} more" if len(inside) > 2 else "")
+
+
+class Count:
+    """How much of some work is done, as its driver counts it: a bar, or plain lines in a log."""
+
+    def __init__(self, title: str, total: int, console: Console) -> None:
+        self.title = title
+        self.total = total
+        self.console = console
+        self.done = 0
+        columns = (TextColumn("{task.description:>8}"), BarColumn(bar_width=30))
+        self.bar = Progress(
+            *columns,
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self.task = self.bar.add_task(title, total=total)
+
+    def __enter__(self) -> Count:
+        self.started = self.told = time.monotonic()
+        self.bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.stop()
+
+    def add(self, number: int) -> None:
+        self.done += number
+        self.bar.update(self.task, completed=self.done)
+        now = time.monotonic()
+        if not self.console.is_terminal and now - self.told >= LOG_EVERY_S:
+            self.told = now
+            elapsed_s = now - self.started
+            self.console.print(f"{elapsed_s:.0f} s: {self.title}: {self.done} of {self.total}")

@@ -14,10 +14,11 @@ import hashlib
 import json
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -158,18 +159,20 @@ class Dataset:
 
     def ledgers(self, columns: list[str] | None = None) -> Iterator[pa.Table]:
         """The ledger of every commit, one after another."""
-
-        schema = pa.schema([LEDGER_SCHEMA.field(name) for name in columns or LEDGER_SCHEMA.names])
-
-        def read(name: str) -> pa.Table:
-            path = self.path("ledger", f"{name}.parquet")
-            with pq.ParquetFile(path, filesystem=self.filesystem) as file:
-                # A column younger than the file comes back null.
-                there = [name for name in schema.names if name in file.schema_arrow.names]
-                return conform(file.read(there), schema)
-
         with ThreadPoolExecutor(NUM_READERS) as pool:
-            yield from pool.map(read, [commit["name"] for commit in self.commits()])
+            names = [commit["name"] for commit in self.commits()]
+            yield from pool.map(partial(self.ledger_of, columns=columns), names)
+
+    def ledger_of(self, name: str, columns: list[str] | None = None) -> pa.Table:
+        """The ledger of one commit; a column younger than the file comes back null."""
+        schema = pa.schema(
+            [LEDGER_SCHEMA.field(name) for name in columns or LEDGER_SCHEMA.names],
+            metadata=LEDGER_SCHEMA.metadata,
+        )
+        path = self.path("ledger", f"{name}.parquet")
+        with pq.ParquetFile(path, filesystem=self.filesystem) as file:
+            there = [name for name in schema.names if name in file.schema_arrow.names]
+            return conform(file.read(there), schema)
 
     def ledger(self, columns: list[str] | None = None) -> pa.Table:
         """Every committed ledger row, in commit order."""
@@ -280,46 +283,75 @@ def write_commit(
     `clips` are dicts of SHARD_SCHEMA, `ledger` of LEDGER_SCHEMA; whole videos only. The name is a
     hash of the videos and fingerprints, so the same commit written twice is one commit.
     """
-    videos = sorted(row["video_id"] for row in ledger if row["level"] == "video")
-    name = hashlib.sha256(json.dumps([videos, fingerprints]).encode()).hexdigest()[:16]
+    videos = [row["video_id"] for row in ledger if row["level"] == "video"]
+    table = pa.Table.from_pylist(ledger, schema=LEDGER_SCHEMA)
+    clips = sorted(clips, key=lambda row: (row["video_id"], row["start_s"]))
+    return write_tables(dataset, videos, row_groups(clips), table, fingerprints)
+
+
+def commit_name(videos: list[str], fingerprints: dict[str, str]) -> str:
+    return hashlib.sha256(json.dumps([sorted(videos), fingerprints]).encode()).hexdigest()[:16]
+
+
+def write_tables(
+    dataset: Dataset,
+    videos: list[str],
+    clips: Iterable[pa.Table],
+    ledger: pa.Table,
+    fingerprints: dict[str, str],
+) -> dict[str, Any]:
+    """Write tables of kept clips, a row group each, and a ledger as one commit.
+
+    Returns its manifest.
+    """
+    name = commit_name(videos, fingerprints)
     if dataset.exists("manifest", f"{name}.json"):
         return json.loads(dataset.read_bytes("manifest", f"{name}.json"))  # a task that ran twice
-    clips = sorted(clips, key=lambda row: (row["video_id"], row["start_s"]))
+    groups = iter(clips)
+    first = next(groups, None)
+    num_clips, duration_s = 0, 0.0
+
+    def counted() -> Iterator[pa.Table]:
+        nonlocal num_clips, duration_s
+        for group in chain([first], groups):
+            num_clips += len(group)
+            duration_s += pc.sum(group["duration_s"]).as_py()
+            yield group
+
+    files = {}
+    if first is not None:
+        files["shards"] = write_table(dataset, "shards", name, counted(), SHARD_SCHEMA)
+    files["ledger"] = write_table(dataset, "ledger", name, [ledger], LEDGER_SCHEMA)
     manifest: dict[str, Any] = {
         "name": name,
         "schema_version": SCHEMA_VERSION,
         "fingerprints": fingerprints,
-        "video_ids": videos,
-        "num_clips": len(clips),
+        "video_ids": sorted(videos),
+        "num_clips": num_clips,
         "num_ledger_rows": len(ledger),
-        "duration_s": sum(row["duration_s"] for row in clips),
-        "files": {},
+        "duration_s": duration_s,
+        "files": files,
     }
-    if clips:
-        manifest["files"]["shards"] = write_shard(dataset, name, clips)
-    manifest["files"]["ledger"] = write_table(
-        dataset, "ledger", name, [pa.Table.from_pylist(ledger, schema=LEDGER_SCHEMA)], LEDGER_SCHEMA
-    )
     dataset.write_bytes(json.dumps(manifest, indent=1).encode(), "manifest", f"{name}.json")
     return manifest
 
 
-def write_shard(dataset: Dataset, name: str, clips: list[dict[str, Any]]) -> dict[str, Any]:
-    """Write kept clips in row groups bounded by rows and bytes; returns bytes and sha256."""
-    groups: list[list[dict[str, Any]]] = [[]]
+def row_groups(clips: list[dict[str, Any]]) -> Iterator[pa.Table]:
+    """Rows of kept clips as tables bounded by rows and bytes of media."""
+    group: list[dict[str, Any]] = []
     size = 0
     for row in clips:
         size += len(row["clip"]["bytes"])
-        if groups[-1] and (len(groups[-1]) >= MAX_GROUP_ROWS or size > MAX_GROUP_BYTES):
-            groups.append([])
-            size = len(row["clip"]["bytes"])
-        groups[-1].append(row)
-    tables = [pa.Table.from_pylist(group, schema=SHARD_SCHEMA) for group in groups]
-    return write_table(dataset, "shards", name, tables, SHARD_SCHEMA)
+        if group and (len(group) >= MAX_GROUP_ROWS or size > MAX_GROUP_BYTES):
+            yield pa.Table.from_pylist(group, schema=SHARD_SCHEMA)
+            group, size = [], len(row["clip"]["bytes"])
+        group.append(row)
+    if group:
+        yield pa.Table.from_pylist(group, schema=SHARD_SCHEMA)
 
 
 def write_table(
-    dataset: Dataset, folder: str, name: str, groups: list[pa.Table], schema: pa.Schema
+    dataset: Dataset, folder: str, name: str, groups: Iterable[pa.Table], schema: pa.Schema
 ) -> dict[str, Any]:
     """Write one Parquet file, a row group per table; returns its bytes and sha256."""
     # Video does not compress, so its column is stored plain and can be memory-mapped.

@@ -19,6 +19,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from functools import partial
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -30,6 +31,8 @@ from curation.pipelines import Media, Pipeline
 from curation.sources import Source
 from curation.videos import Beat, VideoResult, curate_video, failed_row
 
+# What a worker runs: given a scratch folder and a beat, it returns something that pickles.
+Job = Callable[[Path, Beat], Any]
 POLL_S = 0.5
 SCRATCH_PREFIX = "videofactory-"
 ROOT = Path(__file__).resolve().parents[1]
@@ -81,11 +84,19 @@ class MediaWorker:
 
     def curate(self, source: Source, pipeline: Pipeline, beat: Beat) -> VideoResult:
         """Run one video; WorkerDiedError when it was killed or took its process along."""
+        return self.run(partial(curate_video, source, pipeline), beat)
+
+    def run(self, job: Job, beat: Beat) -> Any:
+        """A job's result, which the child calls with a scratch folder and its beat.
+
+        The job is pickled by name, so what it calls must be importable there. Raises
+        WorkerDiedError when it was killed or took its process along, RuntimeError when it raised.
+        """
         if self.process is None or self.num_done >= self.limits.recycle_after:
             self.stop()
             self.start()
         try:
-            self.connection.send((source, pipeline))
+            self.connection.send(job)
             result = self.wait(beat)
         except (EOFError, OSError) as error:
             raise WorkerDiedError("crashed", self.last_words()) from error
@@ -97,7 +108,7 @@ class MediaWorker:
         self.num_done += 1
         return result
 
-    def wait(self, beat: Beat) -> VideoResult:
+    def wait(self, beat: Beat) -> Any:
         """The worker's answer, under the limits of time, progress and memory."""
         started = last_beat = time.monotonic()
         while True:
@@ -172,30 +183,40 @@ def curate_isolated(
 
     Always returns a result: a mistake of our own becomes a failed video of class internal.
     """
+    result, attempts = attempt(worker, partial(curate_video, source, pipeline), beat)
+    if isinstance(result, WorkerDiedError):
+        replay = f"replay: vf-curate {source.url!r} --pipeline {pipeline.name} --output replay"
+        message = f"{result.message}; {replay}"
+        return VideoResult([failed_row(source, result.error_class, message, attempts=attempts)])
+    if isinstance(result, RuntimeError):
+        return VideoResult([failed_row(source, "internal", str(result), attempts=attempts)])
+    for row in result.ledger:
+        row["attempts"] = attempts
+    return result
+
+
+def attempt(worker: MediaWorker, job: Job, beat: Beat) -> tuple[Any, int]:
+    """A job's result, or the error that ended it, and how often it was tried.
+
+    It is tried again if it killed its process once.
+    """
     attempts = 0
     while True:
         attempts += 1
         try:
-            result = worker.curate(source, pipeline, beat)
+            return worker.run(job, beat), attempts
         except WorkerDiedError as death:
-            if death.error_class in RETRIED and attempts == 1:
-                continue
-            replay = f"replay: vf-curate {source.url!r} --pipeline {pipeline.name} --output replay"
-            error_class, message = death.error_class, f"{death.message}; {replay}"
+            if death.error_class not in RETRIED or attempts > 1:
+                return death, attempts
         except RuntimeError as error:
-            error_class, message = "internal", str(error)
-        else:
-            for row in result.ledger:
-                row["attempts"] = attempts
-            return result
-        return VideoResult([failed_row(source, error_class, message, attempts=attempts)])
+            return error, attempts
 
 
 # -- the child's side
 
 
 def main() -> None:
-    """Serve videos until the parent closes the connection. Arguments: two file descriptors."""
+    """Serve jobs until the parent closes the connection. Arguments: two file descriptors."""
     import av
     import cv2
 
@@ -205,17 +226,17 @@ def main() -> None:
     cv2.setNumThreads(1)  # a video has the CPUs that Ray gave it
     while True:
         try:
-            source, pipeline = connection.recv()
+            job = connection.recv()
         except EOFError:
             return
-        connection.send(serve(source, pipeline, beats_to(connection)))
+        connection.send(serve(job, beats_to(connection)))
 
 
-def serve(source: Source, pipeline: Pipeline, beat: Beat) -> tuple[str, Any]:
+def serve(job: Job, beat: Beat) -> tuple[str, Any]:
     folder = Path(tempfile.mkdtemp(dir=Path.cwd()))
     try:
-        return "done", curate_video(source, pipeline, folder, beat)
-    except Exception:  # told to the parent, which puts it in the ledger as internal
+        return "done", job(folder, beat)
+    except Exception:  # told to the parent, which puts it in the ledger
         return "error", traceback.format_exc()
     finally:
         shutil.rmtree(folder, ignore_errors=True)

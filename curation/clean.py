@@ -1,0 +1,70 @@
+"""The cleaned subset of a dataset: score what is missing, decide, write what is kept.
+
+vf-clean runs/demo --recipe hd-vg-clean --output runs/demo-clean
+vf-clean runs/demo --output runs/demo-clean --set rules.text.max=0.05 --dry-run
+vf-clean s3://bucket/mine --output s3://bucket/mine-index --index-only
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+
+@app.command(epilog="Example: vf-clean runs/demo --recipe hd-vg-clean --output runs/demo-clean")
+def clean(
+    dataset: Annotated[str, typer.Argument(help="A dataset folder or URI.")],
+    output: Annotated[
+        str | None, typer.Option(help="Folder or URI of the subset; a dry run needs none.")
+    ] = None,
+    recipe: Annotated[str, typer.Option(help="A recipe of the config.")] = "hd-vg-clean",
+    config: Annotated[Path, typer.Option(help="Where recipes are defined.")] = Path(
+        "pipelines.yaml"
+    ),
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="path=value inside the recipe; may be repeated."),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option(help="Show the funnel from stored scores and stop.")
+    ] = False,
+    index_only: Annotated[
+        bool, typer.Option(help="Write ids and HD-VG's json instead of media.")
+    ] = False,
+    retry_failed: Annotated[
+        bool, typer.Option(help="Score again what a scorer could not score before.")
+    ] = False,
+    ray_address: Annotated[
+        str | None,
+        typer.Option(help="Ray cluster to join; default: RAY_ADDRESS, else a new one here."),
+    ] = None,
+) -> None:
+    """Write the clips of a dataset that a recipe keeps. The same command again resumes."""
+    from curation import plans
+
+    started = time.time()
+    order = plans.Order(dataset, output, recipe, config, set_ or [], index_only, retry_failed)
+    with plans.told_mistakes():
+        plan = plans.make_plan(order, dry_run)
+        if dry_run:
+            plans.show_plan(plan, Console(soft_wrap=not sys.stdout.isatty()))
+            return
+    # Not above: a dry run is done before Ray is imported.
+    from curation import cleanings
+
+    cleanings.clean(plan, ray_address, started)
+
+
+def main() -> None:
+    app()
+
+
+if __name__ == "__main__":
+    main()
