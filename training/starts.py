@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
@@ -73,7 +73,7 @@ def make_text(config: Config, device: torch.device) -> TextEncoder:
         _ = text.tower
     except FileNotFoundError as error:
         raise ConfigError(f"text_path: {error}") from None
-    return cast(TextEncoder, text)  # its width is read-only
+    return text
 
 
 def make_start(config: Config, init: str | None) -> Start:
