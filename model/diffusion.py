@@ -113,8 +113,8 @@ def min_snr_weight(snr: Tensor, prediction_type: str, gamma: float = 5.0) -> Ten
 
 
 def diffusion_loss(prediction: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
-    """Squared error of each clip [B], fp32 or wider: mean over all but the batch, times weight."""
-    dtype = torch.promote_types(prediction.dtype, torch.float32)
+    """Squared error of each clip [B], in fp32 or wider: mean over the rest, times weight [B]."""
+    dtype = torch.promote_types(torch.promote_types(prediction.dtype, target.dtype), torch.float32)
     error = (prediction.to(dtype) - target.to(dtype)).square().flatten(1).mean(1)
     return error if weight is None else weight.to(error) * error
 

@@ -1,9 +1,11 @@
 """From prompts to video: text states, guided sampling in latents, pixels, an mp4."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
@@ -11,9 +13,34 @@ from rich.progress import track
 from torch import Tensor
 
 from model.diffusion import SAMPLERS, Sampler, guide
-from model.latents import Codec, to_raw
-from model.texts import TextEncoder
+from model.latents import Codec, SpaceToDepth, StableDiffusionLatents, to_raw
+from model.texts import OpenCLIPText, TextEncoder, TinyText
 from model.unet import SpaceTimeUNet
+
+# What rebuilds each codec and text encoder. Large ones are saved as a reference to their weights.
+CODECS: dict[type, tuple[str, ...]] = {
+    SpaceToDepth: ("factor",),
+    StableDiffusionLatents: ("path_or_id",),
+}
+TEXTS: dict[type, tuple[str, ...]] = {
+    TinyText: ("width", "layers", "heads", "seed"),
+    OpenCLIPText: ("weights", "model"),
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a call of the pipeline takes where it is told nothing else.
+
+    The defaults are those of the preset videofactory with ModelScope T2V's usual guidance.
+    """
+
+    num_frames: int = 16
+    height: int = 192  # px
+    width: int = 344  # px
+    fps: float = 8.0
+    num_inference_steps: int = 50
+    guidance_scale: float = 9.0
 
 
 @dataclass(frozen=True)
@@ -33,10 +60,16 @@ class VideoFactoryPipeline:
     """Samples clips from prompts, called like a diffusers pipeline.
 
     schedule: the one the U-Net was trained with (`noise_schedule`); it says epsilon or v.
+    settings: sizes, steps and guidance of a call that does not name them.
     """
 
     def __init__(
-        self, unet: SpaceTimeUNet, codec: Codec, text: TextEncoder, schedule: DDPMScheduler
+        self,
+        unet: SpaceTimeUNet,
+        codec: Codec,
+        text: TextEncoder,
+        schedule: DDPMScheduler,
+        settings: Settings = Settings(),
     ) -> None:
         takes = (unet.config["in_channels"], unet.config["cross_attention_dim"])
         if takes != (codec.channels, text.width):
@@ -49,25 +82,26 @@ class VideoFactoryPipeline:
         self.codec = codec
         self.text = text
         self.schedule = schedule
+        self.settings = settings
 
     @torch.no_grad()
     def __call__(
         self,
         prompt: str | Sequence[str],
         *,
-        num_frames: int = 16,
-        height: int = 192,
-        width: int = 344,
-        fps: float = 8.0,
-        num_inference_steps: int = 50,
-        guidance_scale: float = 9.0,
+        num_frames: int | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        fps: float | None = None,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
         guidance_rescale: float = 0.0,
         negative_prompt: str = "",
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
         sampler: Sampler = "dpm",
         progress: bool = True,
     ) -> VideoOutput:
-        """One clip for each prompt.
+        """One clip for each prompt; None stands for the pipeline's own settings.
 
         height, width: pixels, multiples of the codec's factor.
         fps: of the mp4, and told to the U-Net where it has `fps_conditioning`.
@@ -81,31 +115,92 @@ class VideoFactoryPipeline:
         Raises ValueError for a size the codec cannot make and for a wrong number of generators.
         """
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-        self._check(prompts, height, width, generator, sampler)
+        named = {"num_frames": num_frames, "height": height, "width": width, "fps": fps,
+                 "num_inference_steps": num_inference_steps,
+                 "guidance_scale": guidance_scale}  # fmt: skip
+        use = replace(self.settings, **{k: v for k, v in named.items() if v is not None})
+        scale = use.guidance_scale
+        self._check(prompts, use.height, use.width, generator, sampler)
         f, unet = self.codec.factor, self.unet
-        shape = (self.codec.channels, num_frames, height // f, width // f)
+        shape = (self.codec.channels, use.num_frames, use.height // f, use.width // f)
         noise = draw_noise(shape, len(prompts), generator).to(unet.device)
         wanted = self.text.encode(prompts).to(unet.device, unet.dtype)
         unwanted = self.text.encode([negative_prompt]).to(wanted).expand_as(wanted)
-        rate = {"fps": fps} if unet.config["fps_conditioning"] else {}
+        rate = {"fps": use.fps} if unet.config["fps_conditioning"] else {}
 
         def denoise(x: Tensor, steps: Tensor) -> Tensor:
             x = x.to(unet.dtype)
-            if guidance_scale == 1:
+            if scale == 1:
                 return unet(x, steps, wanted, **rate).sample.float()
             both = unet(x.repeat(2, 1, 1, 1, 1), steps.repeat(2), torch.cat([wanted, unwanted]),
                         **rate)  # fmt: skip
             conditional, unconditional = both.sample.float().chunk(2)
-            return guide(conditional, unconditional, guidance_scale, guidance_rescale)
+            return guide(conditional, unconditional, scale, guidance_rescale)
 
         def bar(steps: Iterable[int]) -> Iterable[int]:
             return track(list(steps), "sampling", transient=True, disable=not progress)
 
         was_training = unet.training
         unet.eval()
-        latents = SAMPLERS[sampler](denoise, noise, self.schedule, num_inference_steps, bar)
+        count = use.num_inference_steps
+        latents = SAMPLERS[sampler](denoise, noise, self.schedule, count, bar)
         unet.train(was_training)
-        return VideoOutput(to_raw(self.codec.decode(latents)).cpu(), fps)
+        return VideoOutput(to_raw(self.codec.decode(latents)).cpu(), use.fps)
+
+    def save_pretrained(self, folder: str | Path, about: Mapping[str, Any] | None = None) -> None:
+        """Write model_index.json, unet/, scheduler/, codec/ and text/, as diffusers lays them out.
+
+        The U-Net is saved whole; a codec or text encoder with weights of its own as where those
+        lie, one without as what rebuilds it to the bit.
+        about: what else export.json, beside the settings, tells of this model.
+
+        Raises ValueError for a codec or text encoder that is not one of `model`'s.
+        """
+        folder = Path(folder)
+        codec, text = config_of(self.codec, CODECS), config_of(self.text, TEXTS)
+        self.unet.save_pretrained(folder / "unet")
+        self.schedule.save_pretrained(folder / "scheduler")
+        write_json(folder / "codec" / "config.json", codec)
+        write_json(folder / "text" / "config.json", text)
+        write_json(folder / "export.json", {"sampling": asdict(self.settings), **(about or {})})
+        index = {
+            "_class_name": type(self).__name__,
+            "unet": ["model", type(self.unet).__name__],
+            "scheduler": ["diffusers", type(self.schedule).__name__],
+            "codec": ["model", codec["_class_name"]],
+            "text": ["model", text["_class_name"]],
+        }
+        write_json(folder / "model_index.json", index)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        folder: str | Path,
+        *,
+        device: torch.device | str = "cpu",
+        codec: Codec | None = None,
+        text: TextEncoder | None = None,
+    ) -> "VideoFactoryPipeline":
+        """What `save_pretrained` or vf-export wrote: the same model to the bit, in fp32.
+
+        codec, text: instead of those it names, where their weights lie elsewhere now.
+
+        Raises FileNotFoundError for a folder that is no export, ValueError for a text encoder
+        that this torch does not rebuild as it was.
+        """
+        folder = Path(folder)
+        if not is_export(folder):
+            raise FileNotFoundError(
+                f"{folder} holds no exported model (model_index.json of a {cls.__name__}): give "
+                "the --output of vf-export, or the folder of save_pretrained."
+            )
+        unet = SpaceTimeUNet.from_pretrained(str(folder), subfolder="unet")
+        schedule = DDPMScheduler.from_pretrained(str(folder), subfolder="scheduler")
+        codec = codec or rebuild(folder / "codec" / "config.json", CODECS, device)
+        text = text or rebuild(folder / "text" / "config.json", TEXTS, device)
+        about = json.loads((folder / "export.json").read_text())
+        unet.to(device).eval()
+        return cls(unet, codec, text, schedule, Settings(**about["sampling"]))
 
     def _check(
         self,
@@ -128,6 +223,53 @@ class VideoFactoryPipeline:
             raise ValueError(f"sampler={sampler!r}: choose one of {', '.join(SAMPLERS)}.")
 
 
+def is_export(folder: Path) -> bool:
+    """Whether a folder was written by `VideoFactoryPipeline.save_pretrained`."""
+    index = folder / "model_index.json"
+    try:
+        found = json.loads(index.read_text())
+    except (OSError, ValueError):
+        return False
+    return isinstance(found, dict) and found.get("_class_name") == VideoFactoryPipeline.__name__
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value, indent=1) + "\n")
+
+
+def config_of(part: Any, known: Mapping[type, tuple[str, ...]]) -> dict[str, Any]:
+    """Class and arguments of a codec or text encoder; a path that exists is made absolute."""
+    if type(part) not in known:
+        names = ", ".join(kind.__name__ for kind in known)
+        raise ValueError(f"{type(part).__name__} cannot be saved: only {names} can.")
+    config: dict[str, Any] = {"_class_name": type(part).__name__}
+    for key in known[type(part)]:
+        value = getattr(part, key)
+        is_path = isinstance(value, str | Path) and Path(value).exists()
+        config[key] = str(Path(value).resolve()) if is_path else value
+    if isinstance(part, TinyText):
+        config["fingerprint"] = part.fingerprint()
+    return config
+
+
+def rebuild(path: Path, known: Mapping[type, tuple[str, ...]], device: torch.device | str) -> Any:
+    """The codec or text encoder of a config; those with weights load them on first use."""
+    config = json.loads(path.read_text())
+    kinds = {kind.__name__: kind for kind in known}
+    if config["_class_name"] not in kinds:
+        raise ValueError(f"{path}: {config['_class_name']} is none of {', '.join(kinds)}.")
+    kind = kinds[config["_class_name"]]
+    own = {} if kind in (SpaceToDepth, TinyText) else {"device": device}
+    part = kind(**{key: config[key] for key in known[kind]}, **own)
+    if isinstance(part, TinyText) and part.fingerprint() != config["fingerprint"]:
+        raise ValueError(
+            f"{path}: torch {torch.__version__} draws other random weights from seed "
+            f"{config['seed']} than the torch that trained this model. Use that one."
+        )
+    return part
+
+
 def draw_noise(
     shape: tuple[int, ...],
     clips: int,
@@ -144,7 +286,7 @@ def draw_noise(
 
 
 def write_mp4(frames: Tensor, path: Path, fps: float) -> None:
-    """Write frames uint8 [T, H, W, 3] as H.264, yuv420p, crf 18 (ours), into existing folders.
+    """Write frames uint8 [T, H, W, 3] as H.264, yuv420p, crf 18 (ours); folders are made.
 
     Raises ValueError for odd sides, which yuv420p does not have.
     """
@@ -153,6 +295,7 @@ def write_mp4(frames: Tensor, path: Path, fps: float) -> None:
     _, height, width, _ = frames.shape
     if height % 2 or width % 2:
         raise ValueError(f"{width}x{height} frames: an mp4 needs even sides. Crop or resize.")
+    path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"

@@ -4,6 +4,7 @@ Both pad to 77 tokens with zeros and mask nothing, as Stable Diffusion 2 and Mod
 the padding's states carry the end of the prompt, and the model attends to all 77.
 """
 
+import hashlib
 from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,7 +18,8 @@ CONTEXT = 77
 class TextEncoder(Protocol):
     """What training and sampling need of a text encoder: D and one direction."""
 
-    width: int
+    @property
+    def width(self) -> int: ...
 
     def encode(self, prompts: list[str]) -> Tensor:
         """Text states [len(prompts), 77, D]; "" gives the empty prompt's."""
@@ -112,7 +114,7 @@ class TinyText:
     def __init__(self, width: int = 64, *, layers: int = 2, heads: int = 4, seed: int = 0) -> None:
         from open_clip.transformer import TextTransformer
 
-        self.width = width
+        self.width, self.layers, self.heads, self.seed = width, layers, heads, seed
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             tower = TextTransformer(
@@ -130,6 +132,13 @@ class TinyText:
         """As `TextEncoder.encode`."""
         device = self.tower.positional_embedding.device
         return self.tower(tokenize(prompts).to(device))
+
+    def fingerprint(self) -> str:
+        """A hash of the weights: whether another machine drew the same ones from the seed."""
+        found = hashlib.sha256()
+        for parameter in self.tower.parameters():
+            found.update(parameter.cpu().numpy().tobytes())
+        return found.hexdigest()[:16]
 
 
 @cache

@@ -179,6 +179,15 @@ def test_loss_per_clip():
     assert diffusion_loss(prediction, target, torch.tensor([1.0, 0.5])).tolist() == [5.0, 2.0]
 
 
+@pytest.mark.parametrize(("dtype", "kept"), [(torch.bfloat16, torch.float32),
+                                             (torch.float64, torch.float64)])  # fmt: skip
+def test_the_loss_is_fp32_or_wider(dtype, kept):
+    target = torch.zeros(1, 2, dtype=dtype)
+    loss = diffusion_loss(target + 1 + 2**-40, target, torch.ones(1))
+    assert loss.dtype == kept
+    assert (loss == 1).item() == (dtype is torch.bfloat16)
+
+
 def test_dropped_captions_become_the_empty_prompt():
     text, empty = torch.randn(3, 7, 5), torch.randn(1, 7, 5)
     out = drop_captions(text, empty, torch.tensor([True, False, True]))

@@ -18,7 +18,7 @@ import pytest
 import torch
 from training_media import TINY, clip, mp4, small_dataset, write_dataset
 
-from training import commands
+from training import commands, samples
 from training.checkpoints import latest, steps_of
 
 ROOT = Path(__file__).parents[1]
@@ -253,7 +253,7 @@ def test_sampling_a_run(data: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     def sampled(**changes: Any) -> bytes:
         wanted = {"prompt": "clip c1", "seed": 0, "steps": 2, "guidance": 3.0, "weights": "ema"}
         out = tmp_path / "out.mp4"
-        commands.sample(run, output=out, **{**wanted, **changes})
+        samples.sample(run, output=out, **{**wanted, **changes})
         with av.open(str(out)) as container:
             frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
         assert len(frames) == 2 and frames[0].shape == (16, 16, 3)
@@ -273,7 +273,7 @@ def test_sampling_a_run(data: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     ):
         given: dict[str, Any] = {"run": run, "output": tmp_path / "o.mp4", "weights": "ema",
                                  "prompt": "", "seed": 0, "steps": 2, "guidance": 1.0}  # fmt: skip
-        call = lambda given={**given, **wrong}: commands.sample(**given)  # noqa: E731
+        call = lambda given={**given, **wrong}: samples.sample(**given)  # noqa: E731
         assert told in refused(capsys, call)
 
 

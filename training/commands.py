@@ -1,4 +1,4 @@
-"""The bodies of vf-train and vf-sample: check what the user asked for, do it, tell what came."""
+"""The body of vf-train: check what the user asked for, do it, tell what came."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import fcntl
 import json
 import os
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -17,15 +16,15 @@ import torch
 import yaml
 from rich.console import Console
 
-from model import SpaceTimeUNet, VideoFactoryPipeline
+from model import SpaceTimeUNet
 from training import loops
 from training.batches import Batches, TooManyBadError, bucket_table
 from training.buckets import shapes_of
 from training.checkpoints import compare, latest, make_card, sweep, write_whole
-from training.configs import Config, ConfigError, load_config, validated
+from training.configs import Config, ConfigError, load_config
 from training.losses import Objective
 from training.parallel import ALONE, Team
-from training.reports import Board, Display, Metrics, Reports, contact_sheet
+from training.reports import Board, Display, Metrics, Reports
 from training.rows import Rows, open_rows, parse_data, use_latents
 from training.signals import interrupt_on_signals, stop_on_signals
 from training.starts import (
@@ -294,76 +293,3 @@ def facts_of(datasets: list[Rows]) -> dict[str, Any]:
         }
         for rows in datasets
     }
-
-
-def sample(
-    run: Path,
-    prompt: str,
-    output: Path,
-    seed: int,
-    steps: int | None,
-    guidance: float | None,
-    weights: str,
-) -> None:
-    """The body of `vf-sample`."""
-
-    def body(console: Console) -> None:
-        started = time.monotonic()
-        checkpoint = check_sample(run, output, weights)
-        config, pipe = load_pipeline(checkpoint, weights)
-        count = steps or config.sample_steps
-        bf16 = config.precision == "bf16"
-        try:
-            with torch.autocast(pipe.unet.device.type, torch.bfloat16, enabled=bf16):
-                clips = pipe(
-                    prompt,
-                    num_frames=config.num_frames,
-                    height=config.height,
-                    width=config.width,
-                    fps=config.fps,
-                    num_inference_steps=count,
-                    guidance_scale=config.guidance if guidance is None else guidance,
-                    generator=torch.Generator().manual_seed(seed),
-                    progress=console.is_terminal,
-                )
-        except ValueError as error:
-            raise ConfigError(str(error)) from None
-        clips.save(output)
-        contact_sheet(clips.frames, output.with_suffix(".png"))
-        console.print(
-            f"{output}: {config.num_frames} frames of {config.width}x{config.height} from "
-            f"{checkpoint.name}, {weights} weights, {count} steps "
-            f"({time.monotonic() - started:.0f} s); {output.with_suffix('.png')} shows them",
-            markup=False,
-            highlight=False,
-        )
-
-    guarded(body)
-
-
-def load_pipeline(checkpoint: Path, weights: str) -> tuple[Config, VideoFactoryPipeline]:
-    """The config of a run and the pipeline that samples one of its checkpoints."""
-    card = json.loads((checkpoint / "card.json").read_text())
-    config = validated(card["config"], str(checkpoint))
-    device = device_of(config)
-    if config.num_threads:
-        torch.set_num_threads(config.num_threads)
-    unet = SpaceTimeUNet.from_pretrained(
-        str(checkpoint / {"ema": "unet_ema", "raw": "unet"}[weights])
-    )
-    codec, text = make_codec(config, device), make_text(config, device)
-    unet.to(device).eval()
-    return config, VideoFactoryPipeline(unet, codec, text, schedule_of(card["noise"]))
-
-
-def check_sample(run: Path, output: Path, weights: str) -> Path:
-    """The checkpoint to sample from; ConfigError for what cannot be."""
-    if weights not in ("ema", "raw"):
-        raise ConfigError(f"--weights {weights}: choose ema or raw")
-    checkpoint = latest(run)
-    if checkpoint is None:
-        raise ConfigError(f"{run} holds no checkpoint: give the --output of a vf-train")
-    if output.suffix != ".mp4":
-        raise ConfigError(f"--output {output}: give a name that ends in .mp4")
-    output.parent.mkdir(parents=True, exist_ok=True)
-    return checkpoint

@@ -6,6 +6,7 @@ python -m training.sample runs/tiny --prompt "a rabbit in a meadow" --output out
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -17,7 +18,7 @@ EXAMPLE = 'Example: vf-sample runs/tiny --prompt "a rabbit in a meadow" --output
 
 @app.command(epilog=EXAMPLE)
 def sample(
-    run: Annotated[Path, typer.Argument(help="The --output of a vf-train.")],
+    run: Annotated[Path, typer.Argument(help="The --output of a vf-train or vf-export.")],
     prompt: Annotated[str, typer.Option(help='What to show; "" is the empty prompt.')],
     output: Annotated[Path, typer.Option(help="The mp4 to write.")],
     seed: Annotated[int, typer.Option(min=0, help="Another seed is another clip.")] = 0,
@@ -27,10 +28,12 @@ def sample(
     ] = None,
     weights: Annotated[str, typer.Option(help="ema, or raw as the last step left them.")] = "ema",
 ) -> None:
-    """Sample one clip from the latest checkpoint of a run."""
-    from training import commands
+    """Sample one clip from the latest checkpoint of a run, or from what was exported."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is imported
 
-    commands.sample(run, prompt, output, seed, steps, guidance, weights)
+    from training import samples
+
+    samples.sample(run, prompt, output, seed, steps, guidance, weights)
 
 
 def main() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
@@ -59,10 +59,9 @@ def make_codec(config: Config, device: torch.device, lazy: bool = False) -> Code
     if config.latents == "space_to_depth":
         return SpaceToDepth(4)
     codec = StableDiffusionLatents(config.latents_path, device=device)
-    if lazy:
-        return codec
     try:
-        _ = codec.vae  # before any work, not in its middle
+        if not lazy:
+            _ = codec.vae  # before any work, not in its middle
     except (FileNotFoundError, ValueError) as error:
         raise ConfigError(f"latents_path: {error}") from None
     return codec
@@ -78,7 +77,7 @@ def make_text(config: Config, device: torch.device, lazy: bool = False) -> TextE
             _ = text.tower
     except FileNotFoundError as error:
         raise ConfigError(f"text_path: {error}") from None
-    return cast(TextEncoder, text)  # its width is read-only
+    return text
 
 
 def make_start(config: Config, init: str | None) -> Start:

@@ -1,0 +1,498 @@
+"""Does it learn? Three answers that can be wrong, each from the trainer's own pieces.
+
+    python benchmarks/learning.py [--part overfit|motion|gaussian] [--quick] [--json]
+
+overfit   the tiny preset learns one window of one real, curated clip by heart: PSNR of what it
+          samples against the clip.
+motion    eight things, each moving left and right; the caption alone says which. Swapping the
+          caption must swap the direction of what is sampled from the same noise. Trained on
+          captions whose direction is drawn at random, the same test must fail.
+gaussian  on Gaussian clips the least possible loss is known (`optimum`). In every timestep bin
+          the trained loss must come close to it and must not go below it.
+
+--quick is the form of CI: the same code on smaller problems, with bars of its own. The jobs run
+two at a time, on one thread each: tensors this small gain nothing from two. Exit code 1: a bar is
+missed.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch; and threads that wait do not spin
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import argparse
+import json
+import math
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from multiprocessing import get_context
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from model import VideoFactoryPipeline
+from model.diffusion import alpha_sigma
+from model.latents import Codec
+from training.batches import Batches, Sample, sampling_of
+from training.configs import Config, load_config
+from training.loops import State, make_state, train_step
+from training.losses import Objective
+from training.orders import draw
+from training.reports import contact_sheet
+from training.rows import open_rows
+from training.starts import (
+    DTYPES,
+    choose_trained,
+    device_of,
+    make_codec,
+    make_start,
+    make_text,
+    schedule_of,
+)
+
+ROOT = Path(__file__).parents[1]
+JOBS = {"overfit": ("overfit",), "motion": ("motion", "shuffled"), "gaussian": ("gaussian",)}
+ALL = ("num_threads=1", "device=cpu", "schedule=cosine", "held_out=0")
+SMALL = ("unet.block_out_channels=[32, 32]", "unet.norm_num_groups=8")
+# One level, for problems that need no more.
+FLAT = (
+    *("unet.block_out_channels=[32]", "unet.norm_num_groups=8", "unet.attention_head_dim=8"),
+    *(
+        'unet.down_block_types=["CrossAttnDownBlock3D"]',
+        'unet.up_block_types=["CrossAttnUpBlock3D"]',
+    ),
+)
+LATENTS_3 = ("unet.in_channels=3", "unet.out_channels=3")
+# Overrides of the preset tiny, found by trying. The first key: whether it is the quick form.
+OVERRIDES: dict[bool, dict[str, tuple[str, ...]]] = {
+    False: {
+        "overfit": ("num_frames=4", "width=56", "height=32", "max_steps=500",
+                    "learning_rate=3e-3", "caption_dropout=0"),
+        "motion": (*SMALL, "num_frames=4", "width=32", "height=16", "batch_size=16",
+                   "max_steps=300", "learning_rate=4e-3"),
+        "gaussian": (*LATENTS_3, *SMALL, "num_frames=4", "width=8", "height=8", "batch_size=16",
+                     "max_steps=320", "learning_rate=3e-3", "caption_dropout=0"),
+    },
+    True: {
+        "overfit": ("num_frames=2", "width=28", "height=16", "batch_size=4", "max_steps=160",
+                    "learning_rate=3e-3", "caption_dropout=0"),
+        "motion": (*FLAT, "num_frames=4", "width=32", "height=16", "batch_size=16",
+                   "max_steps=200", "learning_rate=4e-3"),
+        "gaussian": (*LATENTS_3, *FLAT, "num_frames=2", "width=8", "height=8", "batch_size=16",
+                     "max_steps=200", "learning_rate=4e-3", "caption_dropout=0"),
+    },
+}  # fmt: skip
+PSNR_BAR_DB = {False: 25.0, True: 18.0}
+MOTION_BAR = 0.9  # share of samples that move as their caption says; chance is a half
+EXCESS_BAR = {False: 0.02, True: 0.05}  # of the target's variance
+STANDARD_ERRORS = 3.0
+COLORS = {"red": (220, 40, 40), "green": (40, 200, 60), "blue": (50, 80, 230),
+          "yellow": (230, 210, 40)}  # fmt: skip
+SHAPES = ("square", "disc")
+SPEED_PX = 3  # a frame
+BACKGROUND = 110
+
+
+def cpu_s() -> float:
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
+
+
+# -- training with the trainer's pieces
+
+
+def config_of(part: str, quick: bool) -> Config:
+    return load_config("tiny", [*ALL, *OVERRIDES[quick][part]])
+
+
+def trainer(config: Config, codec: Codec | None = None) -> tuple[State, Objective]:
+    """What vf-train makes of a config before its first step."""
+    torch.set_num_threads(config.num_threads or 1)
+    start, device = make_start(config, None), device_of(config)
+    choose_trained(start.unet, config.trainable)
+    codec, text = codec or make_codec(config, device), make_text(config, device)
+    schedule, dtype = schedule_of(start.noise), DTYPES[config.precision]
+    objective = Objective(config, schedule, codec, text, device, dtype)
+    return make_state(start.unet, config, device), objective
+
+
+def fit(
+    name: str,
+    state: State,
+    objective: Objective,
+    config: Config,
+    batch: Callable[[int], list[Sample]],
+) -> None:
+    """Train on batch(step) to the last step; tells the mean loss of every eighth of the way."""
+    started, losses, every = time.monotonic(), [], max(1, config.max_steps // 8)
+    for step in range(config.max_steps):
+        losses.append(train_step(state, objective, batch(step), config)[0].mean().item())
+        if len(losses) == every or step == config.max_steps - 1:
+            print(
+                f"{name}: step {step + 1}/{config.max_steps}, loss {np.mean(losses):.4f}, "
+                f"{time.monotonic() - started:.0f} s, {cpu_s():.0f} CPU s",
+                flush=True,
+            )
+            losses = []
+
+
+def sampled(
+    state: State, objective: Objective, config: Config, prompts: list[str], seeds: list[int],
+    guidance: float,
+) -> Tensor:  # fmt: skip
+    """Clips of the EMA weights, uint8 [B, T, H, W, 3]."""
+    pipe = VideoFactoryPipeline(state.unet, objective.codec, objective.text, objective.schedule)
+    with state.ema.swapped(state.unet):
+        return pipe(
+            prompts,
+            num_frames=config.num_frames,
+            height=config.height,
+            width=config.width,
+            num_inference_steps=config.sample_steps,
+            guidance_scale=guidance,
+            generator=[torch.Generator().manual_seed(seed) for seed in seeds],
+            progress=False,
+        ).frames
+
+
+# -- overfit
+
+
+def curate(video: Path, folder: Path) -> None:
+    """A dataset folder of a video's clips, by curation's own worker and writer."""
+    from curation.pipelines import load_pipeline
+    from curation.shards import Dataset, write_commit
+    from curation.sources import Source, content_id
+    from curation.workers import MediaWorker
+
+    pipeline = load_pipeline(ROOT / "pipelines.yaml", "demo", [])
+    source = Source(url=str(video), path=str(video), id=content_id(str(video)))
+    with MediaWorker(pipeline.media) as worker:
+        found = worker.curate(source, pipeline, lambda stage, at_s: None)
+    clips = [
+        row | {"clip": {"bytes": data, "path": f"{row['clip_id']}.mp4"}}
+        for row, data in zip(found.clips, found.media, strict=True)
+    ]
+    write_commit(Dataset.at(folder), clips, found.ledger, pipeline.fingerprints())
+
+
+def psnr_db(clip: Tensor, other: Tensor) -> float:
+    """Peak signal to noise ratio of two clips uint8 of one shape; infinite when equal."""
+    error = (clip.double() - other.double()).square().mean().item()
+    return 10 * math.log10(255**2 / error) if error else math.inf
+
+
+def run_overfit(quick: bool, sheets: Path | None) -> dict[str, Any]:
+    """Learn the first sample of a run by heart: one window of one clip, read as vf-train does."""
+    config = config_of("overfit", quick)
+    with tempfile.TemporaryDirectory() as folder:
+        curate(ROOT / "examples/media/meadow.mp4", Path(folder))
+        rows = open_rows(folder, "meadow", 1.0, sampling_of(config), 1, 0)
+        target = Batches([rows], config).read(0)
+    assert isinstance(target, Sample) and target.raw is not None, target
+    state, objective = trainer(config)
+
+    def batch(step: int) -> list[Sample]:
+        # The window stays that of the first draw; noise and timestep are new each time.
+        numbers = range(step * config.batch_size, (step + 1) * config.batch_size)
+        return [
+            replace(target, epoch=n, draws=draw(0, "overfit", n, target.clip_id)) for n in numbers
+        ]
+
+    fit("overfit", state, objective, config, batch)
+    prompts, seeds = [target.caption] * 2, [1, 2]
+    clips = sampled(state, objective, config, prompts, seeds, guidance=1.0)
+    if sheets:
+        contact_sheet(torch.cat([clips, target.raw[None]]), sheets / "overfit.png")
+    # What a single colour would reach.
+    flat = target.raw.double().mean((0, 1, 2)).round().to(torch.uint8).expand_as(target.raw)
+    return {
+        "psnr_db": min(psnr_db(clip, target.raw) for clip in clips),
+        "flat_psnr_db": psnr_db(flat, target.raw),
+    }
+
+
+# -- motion
+
+
+def moving(shape: str, color: str, direction: int, config: Config) -> Tensor:
+    """A clip uint8 [T, H, W, 3] of a thing that starts in the middle and goes left at -1."""
+    T, H, W = config.num_frames, config.height, config.width
+    clip = np.full((T, H, W, 3), BACKGROUND, np.uint8)
+    y, x = np.mgrid[0:H, 0:W] + 0.5
+    for t in range(T):
+        dx, dy = x - W / 2 - direction * SPEED_PX * t, y - H / 2
+        inside = dx**2 + dy**2 < 4.6**2 if shape == "disc" else np.maximum(abs(dx), abs(dy)) < 4
+        clip[t][inside] = COLORS[color]
+    return torch.from_numpy(clip)
+
+
+def speed_px(clip: Tensor) -> float:
+    """Horizontal speed in px a frame, left negative: the slope of the path of the centroid.
+
+    The centroid is of what differs from the clip's median colour by more than 30 levels.
+    """
+    pixels = clip.double()
+    background = pixels.flatten(0, 2).median(0).values
+    weight = ((pixels - background).abs().amax(-1) - 30).clamp(min=0)
+    x = torch.arange(clip.shape[2], dtype=torch.float64)
+    path = (weight.sum(1) * x).sum(1) / weight.sum((1, 2)).clamp(min=1e-9)
+    if bool((weight.sum((1, 2)) == 0).any()):
+        return 0.0  # a frame with nothing in it moves nowhere
+    t = torch.arange(len(clip), dtype=torch.float64) - (len(clip) - 1) / 2
+    return float((path * t).sum() / t.square().sum())
+
+
+def share_right(clips: Tensor, directions: list[int]) -> float:
+    """Share of clips that move as they should, at half the true speed or more."""
+    right = [speed_px(c) * d >= SPEED_PX / 2 for c, d in zip(clips, directions, strict=True)]
+    return sum(right) / len(right)
+
+
+def run_motion(quick: bool, shuffled: bool, sheets: Path | None) -> dict[str, Any]:
+    """Train on all things in both directions; sample both captions of each from one noise."""
+    config, name = config_of("motion", quick), "shuffled" if shuffled else "motion"
+    state, objective = trainer(config)
+    things = [(shape, color) for shape in SHAPES for color in COLORS]
+    rows = [(*thing, direction) for thing in things for direction in (-1, 1)]
+    clips = [moving(*row, config) for row in rows]
+    random = np.random.default_rng(0)
+
+    def caption(shape: str, color: str, direction: int) -> str:
+        return f"a {color} {shape} moves {'left' if direction < 0 else 'right'}"
+
+    def batch(step: int) -> list[Sample]:
+        out = []
+        for n in range(step * config.batch_size, (step + 1) * config.batch_size):
+            which = n % len(rows)
+            shape, color, direction = rows[which]
+            told = int(random.choice((-1, 1))) if shuffled else direction
+            draws = draw(0, "motion", n, str(which))
+            out.append(Sample("motion", str(which), n, caption(shape, color, told), clips[which],
+                              draws))  # fmt: skip
+        return out
+
+    fit(name, state, objective, config, batch)
+    prompts, seeds = [caption(*row) for row in rows], [n // 2 for n in range(len(rows))]
+    made = sampled(state, objective, config, prompts, seeds, config.guidance)
+    if sheets:
+        contact_sheet(made, sheets / f"{name}.png")
+    return {"share_right": share_right(made, [row[2] for row in rows])}
+
+
+# -- gaussian
+
+
+class Scaled:
+    """Pixels times 4, so that Gaussian clips of unit variance fit into bytes up to 4 sigma."""
+
+    channels, factor = 3, 1
+
+    def encode(self, pixels: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        return pixels * 4
+
+    def decode(self, latents: Tensor) -> Tensor:
+        return latents / 4
+
+
+ROUNDING = (4 / 127.5) ** 2 / 12  # variance that writing a latent as a byte adds to it
+
+
+def covariance(frames: int) -> Tensor:
+    """Covariance of the 3 channels and T frames of a pixel, [3T, 3T]; pixels are independent.
+
+    Two channels agree, frames follow each other (correlation 0.9): what a model that mixes no
+    channels, or no frames, cannot reach.
+    """
+    channels = torch.tensor([[1.0, 0.8, 0], [0.8, 1, 0], [0, 0, 0.5]], dtype=torch.float64)
+    t = torch.arange(frames, dtype=torch.float64)
+    return torch.kron(channels, 0.9 ** (t[:, None] - t).abs())
+
+
+def optimum(eigenvalues: Tensor, alpha: Tensor, prediction_type: str) -> Tensor:
+    """Least mean squared error of any prediction, for each alpha [B], sigma^2 = 1 - alpha^2.
+
+    Along an eigenvector of x_0's covariance with eigenvalue l, x = alpha x_0 + sigma e has
+    variance V = alpha^2 l + sigma^2. All is Gaussian, so the best prediction of a target y is
+    linear, cov(y, x) / V times x, with error var(y) - cov(y, x)^2 / V.
+
+    epsilon: var = 1, cov = sigma; error 1 - sigma^2 / V = alpha^2 l / V.
+    v = alpha e - sigma x_0: var = alpha^2 + sigma^2 l, cov = alpha sigma (1 - l);
+        V var = l (alpha^4 + sigma^4) + alpha^2 sigma^2 (1 + l^2), and without cov^2 there is left
+        l (alpha^4 + 2 alpha^2 sigma^2 + sigma^4) = l; error l / V.
+    """
+    squared = alpha[:, None] ** 2
+    error = eigenvalues / (squared * eigenvalues + 1 - squared)
+    return (error if prediction_type == "v_prediction" else squared * error).mean(1)
+
+
+class Optimal:
+    """The best denoiser of v for Gaussian clips, called as a U-Net is."""
+
+    def __init__(self, cov: Tensor, objective: Objective) -> None:
+        self.config = {"fps_conditioning": False}
+        self.values, self.vectors = torch.linalg.eigh(cov)
+        self.schedule = objective.schedule
+
+    def __call__(self, x: Tensor, steps: Tensor, text: Tensor) -> SimpleNamespace:
+        alpha, sigma = (each.flatten().double() for each in alpha_sigma(self.schedule, steps, x))
+        alpha, sigma, values = alpha[:, None], sigma[:, None], self.values
+        gain = alpha * sigma * (1 - values) / (alpha**2 * values + sigma**2)
+        parts = torch.einsum("bnhw,nk->bkhw", x.double().flatten(1, 2), self.vectors)
+        found = torch.einsum("bkhw,nk->bnhw", parts * gain[..., None, None], self.vectors)
+        return SimpleNamespace(sample=found.reshape(x.shape))
+
+
+def gaussian_samples(numbers: range, root: Tensor, config: Config) -> list[Sample]:
+    """Clips with covariance root root^T, as bytes."""
+    out = []
+    for n in numbers:
+        random = torch.Generator().manual_seed(n)
+        pixels = config.height * config.width
+        z = root @ torch.randn(len(root), pixels, generator=random, dtype=torch.float64)
+        z = z.view(3, config.num_frames, config.height, config.width).permute(1, 2, 3, 0)
+        raw = ((z / 4 + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+        out.append(Sample("gaussian", str(n), 0, "", raw, draw(0, "gaussian", 0, str(n))))
+    return out
+
+
+def bins_of(error: Tensor, best: Tensor, known: Tensor, variance: Tensor, steps: Tensor,
+            bins: int = 5) -> list[dict[str, float]]:  # fmt: skip
+    """Per range of timesteps: the excess over the optimum with its standard error, as shares of
+    the target's variance.
+
+    The excess is measured against the optimal denoiser on the same draws, which has the closed
+    form for its mean and takes nearly all of the noise away; `formula` is its distance from
+    the closed form in standard errors.
+    """
+    rows = []
+    for n in range(bins):
+        here = (steps * bins).div(1000, rounding_mode="floor") == n
+        scale, root = variance[here].mean(), here.sum().sqrt()
+        excess, off = (error - best)[here], (best - known)[here]
+        rows.append(
+            {
+                "optimum": known[here].mean().item(),
+                "excess": (excess.mean() / scale).item(),
+                "standard_error": (excess.std() / root / scale).item(),
+                "formula": (off.mean() / (off.std() / root)).item(),
+            }
+        )
+    return rows
+
+
+@torch.no_grad()
+def measured(
+    unet: Any, cov: Tensor, objective: Objective, samples: list[Sample]
+) -> tuple[Tensor, ...]:
+    """Error of each clip, of the optimal denoiser there, the closed form, the target's variance,
+    the timestep."""
+    steps = objective.timesteps([sample.draws.timestep for sample in samples])
+    kept = torch.zeros(len(samples), dtype=torch.bool)
+    best: Any = Optimal(cov, objective)
+    error, optimal = (objective.errors(each, samples, steps, kept) for each in (unet, best))
+    alpha = objective.schedule.alphas_cumprod[steps].double().sqrt()
+    variance = alpha**2 + (1 - alpha**2) * best.values.mean()
+    known = optimum(best.values, alpha, "v_prediction")
+    return error.double(), optimal.double(), known, variance, steps.double()
+
+
+def run_gaussian(quick: bool, sheets: Path | None) -> dict[str, Any]:
+    """Train on fresh Gaussian clips at every step; then the loss per bin on other ones."""
+    config = config_of("gaussian", quick)
+    state, objective = trainer(config, Scaled())
+    cov = covariance(config.num_frames)
+    root, size = torch.linalg.cholesky(cov), config.batch_size
+    fit(
+        "gaussian",
+        state,
+        objective,
+        config,
+        lambda step: gaussian_samples(range(step * size, (step + 1) * size), root, config),
+    )
+    cov = cov + ROUNDING * torch.eye(len(cov), dtype=cov.dtype)
+    state.unet.eval()
+    found = []
+    with state.ema.swapped(state.unet):
+        for n in range(10**9, 10**9 + (256 if quick else 768), 32):
+            samples = gaussian_samples(range(n, n + 32), root, config)
+            found.append(torch.stack(measured(state.unet, cov, objective, samples)))
+    return {"bins": bins_of(*torch.cat(found, 1))}
+
+
+# -- all of it
+
+
+def run(job: str, quick: bool, sheets: Path | None) -> dict[str, Any]:
+    """One job with its seconds."""
+    started, before = time.monotonic(), cpu_s()
+    if job in ("motion", "shuffled"):
+        found = run_motion(quick, job == "shuffled", sheets)
+    else:
+        found = {"overfit": run_overfit, "gaussian": run_gaussian}[job](quick, sheets)
+    return {**found, "wall_s": time.monotonic() - started, "cpu_s": cpu_s() - before}
+
+
+def verdicts(found: dict[str, dict[str, Any]], quick: bool) -> list[tuple[str, str, str, bool]]:
+    """(what, measured, bar, met) of every bar."""
+    rows = []
+    if "overfit" in found:
+        psnr, flat = found["overfit"]["psnr_db"], found["overfit"]["flat_psnr_db"]
+        rows.append((f"overfit: PSNR (its mean colour alone: {flat:.1f} dB)", f"{psnr:.1f} dB",
+                     f"> {PSNR_BAR_DB[quick]:.0f} dB", psnr > PSNR_BAR_DB[quick]))  # fmt: skip
+    if "motion" in found:
+        right, control = (found[job]["share_right"] for job in ("motion", "shuffled"))
+        rows += [
+            ("motion: samples that go the caption's way", f"{right:.0%}", f">= {MOTION_BAR:.0%}",
+             right >= MOTION_BAR),
+            ("motion: the same, trained on shuffled captions", f"{control:.0%}",
+             f"< {MOTION_BAR:.0%}", control < MOTION_BAR),
+        ]  # fmt: skip
+    bar = EXCESS_BAR[quick]
+    for n, each in enumerate(found.get("gaussian", {}).get("bins", [])):
+        error, low = each["standard_error"], -STANDARD_ERRORS * each["standard_error"]
+        met = low <= each["excess"] <= bar and abs(each["formula"]) <= STANDARD_ERRORS
+        rows.append(
+            (f"gaussian, timesteps {200 * n} to {200 * n + 199}: excess over {each['optimum']:.3f}",
+             f"{each['excess']:+.4f} +- {error:.4f}", f"{low:.4f} to {bar}", met)
+        )  # fmt: skip
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--part", choices=JOBS, help="default: all three")
+    parser.add_argument("--quick", action="store_true", help="two minutes on two cores")
+    parser.add_argument("--sheets", type=Path, help="a folder for contact sheets of the samples")
+    parser.add_argument("--json", action="store_true", help="end with one JSON object on one line")
+    given = parser.parse_args()
+    jobs = [job for part in JOBS if given.part in (None, part) for job in JOBS[part]]
+    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
+        futures = {job: pool.submit(run, job, given.quick, given.sheets) for job in jobs}
+        found = {job: future.result() for job, future in futures.items()}
+    rows = verdicts(found, given.quick)
+    print(f"\n{'what':62}{'measured':>18}{'bar':>18}")
+    for what, measured, bar, met in rows:
+        print(f"{what:62}{measured:>18}{bar:>18}{'' if met else '   MISSED'}")
+    for job, each in found.items():
+        print(f"{job}: {each['wall_s']:.0f} s, {each['cpu_s']:.0f} CPU s")
+    if given.json:
+        print(json.dumps({"quick": given.quick, "met": all(row[3] for row in rows), **found}))
+    sys.exit(not all(met for *_, met in rows))
+
+
+if __name__ == "__main__":
+    main()
