@@ -44,7 +44,8 @@ from torch import Tensor
 from model import VideoFactoryPipeline
 from model.diffusion import alpha_sigma
 from model.latents import Codec
-from training.batches import Batches, Sample, sampling_of
+from training.batches import Batches, Sample
+from training.buckets import shapes_of
 from training.configs import Config, load_config
 from training.loops import State, make_state, train_step
 from training.losses import Objective
@@ -198,7 +199,7 @@ def run_overfit(quick: bool, sheets: Path | None) -> dict[str, Any]:
     config = config_of("overfit", quick)
     with tempfile.TemporaryDirectory() as folder:
         curate(ROOT / "examples/media/meadow.mp4", Path(folder))
-        rows = open_rows(folder, "meadow", 1.0, sampling_of(config), 1, 0)
+        rows = open_rows(folder, "meadow", 1.0, shapes_of(config), 1, 0)
         target = Batches([rows], config).read(0)
     assert isinstance(target, Sample) and target.raw is not None, target
     state, objective = trainer(config)

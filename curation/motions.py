@@ -183,7 +183,7 @@ class MotionTrack:
 
     def steps(self, before: np.ndarray, after: np.ndarray, cells: np.ndarray) -> np.ndarray:
         """How far the middles of cells went, [N, 2] in px."""
-        flow = self.flow.calc(before, after, None)
+        flow = self.flow.calc(before, after, None)  # type: ignore[call-overload]
         columns, rows = cells.astype(int).T
         return flow[rows, columns]
 
