@@ -15,6 +15,7 @@ from rich.console import Console
 from curation.captions import check_checkpoint
 from curation.decisions import Holdings, take_over
 from curation.funnels import show
+from curation.overlays import check_classifier
 from curation.pipelines import ConfigError, Pipeline, load_pipeline
 from curation.progress import Display, Tally
 from curation.runs import (
@@ -70,6 +71,7 @@ def make_plan(
             "is a copy that Ray deletes; give an absolute path that every node shares, or a URI"
         )
     check_checkpoint(pipeline.captions)
+    check_classifier(pipeline.scorers)
     return Plan(pipeline, sources, Dataset.at(output or f"runs/{name}"))
 
 

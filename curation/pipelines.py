@@ -6,15 +6,26 @@ import difflib
 import hashlib
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from curation.shards import SCORES
 
 # Raise a number when the code of a stage changes what it produces: old results are then redone.
-STAGE_VERSIONS = {"scenes": 1, "scores": 1, "cut": 2, "captions": 1}
+STAGE_VERSIONS = {"scenes": 1, "scores": 2, "cut": 2, "captions": 1}
+
+
+# Scores that are made only when asked for: the rule, and the key of `scorers` that asks.
+SCORER_OF = {"text": "text"}
 
 
 class ConfigError(ValueError):
@@ -45,7 +56,11 @@ class Rule(Section):
 
 
 class Scorers(Section):
-    watermark: Literal["gradients"] = "gradients"
+    watermark: Literal["gradients", "classifier"] = "gradients"
+    watermark_unsure: Literal["pass", "drop"] = "pass"  # drop: no score where too little changes
+    watermark_checkpoint: str | None = None  # hub id or folder; needed by classifier
+    text: Literal["rapidocr"] | None = None
+    num_workers: int = Field(1, ge=1)  # of the models: text, and a watermark classifier
 
 
 class Cut(Section):
@@ -106,11 +121,27 @@ class Pipeline(Section):
                 raise ValueError(f"unknown rule {name!r}{nearest(name, SCORES)}")
         return rules
 
+    @model_validator(mode="after")
+    def scored_rules(self) -> Pipeline:
+        for name, rule in self.rules.items():
+            key = SCORER_OF.get(name)
+            if key is None or rule == Rule() or getattr(self.scorers, key) is not None:
+                continue
+            named, _ = get_args(Scorers.model_fields[key].annotation)
+            raise ValueError(f"rules.{name} needs scorers.{key}: {' | '.join(get_args(named))}")
+        return self
+
+    @property
+    def late_scores(self) -> set[str]:
+        """Scores made by models behind the media stage, of clips that all other rules keep."""
+        late = {"text": self.scorers.text, "watermark": self.scorers.watermark == "classifier"}
+        return {name for name, is_set in late.items() if is_set}
+
     def fingerprints(self) -> dict[str, str]:
         """Short hashes of what each stage's results depend on, by stage, rules included."""
         stages: dict[str, Any] = {
             "scenes": self.scenes.model_dump(),
-            "scores": self.scorers.model_dump(),
+            "scores": self.scorers.model_dump(exclude={"num_workers"}),
             # In config order: the first failing rule is the one that is recorded.
             "rules": [[name, rule.model_dump()] for name, rule in self.rules.items()],
             "cut": self.cut.model_dump(),
