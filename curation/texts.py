@@ -13,6 +13,10 @@ Box = tuple[float, float, float, float]  # x0, y0, x1, y1, fractions of the pict
 # Short side of the frames that are looked at: PP-OCR's own is 736 (rapidocr's config). Ours.
 TEXT_SIDE_PX = 720
 
+# Below this the detector is not sure: a globe at night and a dark meadow gave one box of 0.54 over
+# the whole picture, lines of text give 0.62 up. rapidocr's own is 0.5. Measured.
+SURE_BOX = 0.6
+
 
 def text_times_s(start_s: float, end_s: float) -> list[float]:
     """The times of a clip at which text is looked for, seconds: 3 to 5, in the middle of as many
@@ -47,7 +51,9 @@ class TextDetector:
     def boxes(self, picture: np.ndarray) -> list[Box]:
         height, width = picture.shape[:2]
         found: Any = self.model(picture, use_det=True, use_cls=False, use_rec=False)
-        corners = np.zeros((0, 4, 2)) if found.boxes is None else np.asarray(found.boxes)
+        if found.boxes is None:
+            return []
+        corners = np.asarray(found.boxes)[np.asarray(found.scores) >= SURE_BOX]
         corners = np.clip(corners / (width, height), 0, 1)
         return [
             (float(x0), float(y0), float(x1), float(y1))

@@ -48,7 +48,7 @@ SURE = (4.2, 5.0)  # nats a pixel, mean over a group. Measured.
 SHIFT = 8  # px; how far looks are moved against each other. Ours.
 NEXT_TO = 4.0  # px; a shift under this still meets the same stroke. Ours.
 SHARP = (0.5, 0.8)  # agreement when moved / in place: text 0.2 to 0.5, chance 0.7 up. Measured.
-TRIM = (3, 97)  # percent; chance edges beside a mark do not widen its box. Ours.
+TRIM = (7, 93)  # percent; chance edges beside a mark do not widen its box. Ours.
 HALF = 80.0  # px of evidence at score 0.5; logos give 100 to 1000. Measured.
 
 
