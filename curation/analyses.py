@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 
 import av
 import cv2
@@ -19,9 +20,17 @@ from curation.looks import LookTrack
 from curation.motions import MotionTrack
 from curation.pipelines import Pipeline
 from curation.previews import Previews
-from curation.samples import OVERLAY_STEP_S, CaptionFrames, Spread, overlay_luma
+from curation.samples import (
+    CAPTION_SIDE_PX,
+    OVERLAY_STEP_S,
+    ClipFrames,
+    Spread,
+    caption_times_s,
+    overlay_luma,
+)
 from curation.scenes import CutFinder, analysis_size, build_detector
 from curation.sources import Source, Span
+from curation.texts import TEXT_SIDE_PX, text_times_s
 from curation.watermarks import Watermark, watermark_evidence
 
 # Bars are looked for this often, and in every frame that differs much from the one before, so
@@ -40,7 +49,8 @@ class Analysis:
     steps: np.ndarray  # [T - 1] mean absolute luma step to the next frame, grey levels
     line_max: list[tuple[float, np.ndarray, np.ndarray]]  # time, brightest of each row and column
     watermark: Watermark
-    caption_frames: CaptionFrames
+    caption_frames: ClipFrames
+    overlay_frames: ClipFrames  # for models of text and watermarks
     previews: Previews
     motion: MotionTrack | None
     look: LookTrack | None
@@ -76,10 +86,14 @@ class Analyser:
         self.size = analysis_size(*stored)
         detector = build_detector(settings.detector, settings.threshold, settings.min_scene_s)
         self.finder = CutFinder(detector, probe.fps)
-        self.takes_pictures = pipeline.captions.model != SOURCE_TEXT
         end_s = math.inf if probe.duration_s is None else probe.duration_s
         spans = [replace(span, end_s=min(span.end_s, end_s)) for span in source.spans]
-        self.pictures = CaptionFrames(pipeline.captions.num_frames, probe.rotation, spans)
+        times_s = partial(caption_times_s, pipeline.captions.num_frames)
+        self.for_captions = ClipFrames(times_s, CAPTION_SIDE_PX, probe.rotation, spans)
+        self.for_overlays = ClipFrames(text_times_s, TEXT_SIDE_PX, probe.rotation, spans)
+        self.takers = [self.for_captions] * (pipeline.captions.model != SOURCE_TEXT)
+        self.takers += [self.for_overlays] * bool(pipeline.late_scores)
+        self.scorers = pipeline.scorers
         self.overlays: Spread[np.ndarray] = Spread(OVERLAY_STEP_S)
         self.previews = Previews(probe.rotation)
         self.steps: list[float] = []
@@ -95,24 +109,26 @@ class Analyser:
         if self.last_gray is not None:
             self.steps.append(cv2.norm(gray, self.last_gray, cv2.NORM_L1) / gray.size)
         self.last_gray = gray
-        if self.overlays.wants(now_s):
+        if self.scorers.watermark == "gradients" and self.overlays.wants(now_s):
             self.overlays.add(now_s, overlay_luma(frame, self.rotation))
         changed = bool(self.steps) and self.steps[-1] > BAR_CHANGE
         if changed or not self.line_max or now_s - self.line_max[-1][0] >= BAR_STEP_S:
             self.line_max.append((now_s, gray.max(axis=1), gray.max(axis=0)))
         self.previews.add(now_s, small, changed)
         if not self.source.spans:
-            new_cuts_s = self.finder.add(timeline, small)
-            if self.takes_pictures:
-                for cut_s in new_cuts_s:
-                    self.pictures.close_scene(cut_s)
-        if self.takes_pictures:
-            self.pictures.add(now_s, frame, changed)
+            for cut_s in self.finder.add(timeline, small):
+                self.close_scene(cut_s)
+        for taker in self.takers:
+            taker.add(now_s, frame, changed)
         with scoring():
             if self.motion is not None:
                 self.motion.add(now_s, gray)
             if self.look is not None:
                 self.look.add(now_s, frame, small)
+
+    def close_scene(self, cut_s: float) -> None:
+        for taker in self.takers:
+            taker.close_scene(cut_s)
 
     def finish(self, timeline: Timeline) -> Analysis:
         outside: list[Span] = []
@@ -120,28 +136,34 @@ class Analyser:
             spans, outside = self.given_spans(timeline)
         else:
             spans = self.found_spans(timeline)
-        if self.takes_pictures:
-            self.pictures.finish(timeline.duration_s)
-        overlays = np.stack([picture for _, picture in self.overlays.items])
+        for taker in self.takers:
+            taker.finish(timeline.duration_s)
         return Analysis(
             timeline,
             spans,
             outside,
             np.array(self.steps),
             self.line_max,
-            watermark_evidence(overlays),
-            self.pictures,
+            self.watermark(),
+            self.for_captions,
+            self.for_overlays,
             self.previews,
             self.motion,
             self.look,
         )
 
+    def watermark(self) -> Watermark:
+        """What the gradients tell, or no score when a model is to tell or the evidence is thin."""
+        if not self.overlays.items:
+            return Watermark(None, None)
+        found = watermark_evidence(np.stack([picture for _, picture in self.overlays.items]))
+        return found if self.scorers.watermark_unsure == "drop" else found.or_clean()
+
     def found_spans(self, timeline: Timeline) -> list[tuple[int, int]]:
         known = len(self.finder.cut_times_s)
         cuts = self.finder.finish(timeline)
-        if self.takes_pictures:
-            for cut_s in self.finder.cut_times_s[known:]:
-                self.pictures.close_scene(cut_s)
+        for cut_s in self.finder.cut_times_s[known:]:
+            self.close_scene(cut_s)
         return list(zip(cuts, [*cuts[1:], timeline.num_frames], strict=True))
 
     def given_spans(self, timeline: Timeline) -> tuple[list[tuple[int, int]], list[Span]]:

@@ -16,6 +16,7 @@ from rich.console import Console
 from curation.captions import check_checkpoint
 from curation.decisions import Holdings, is_subset, take_over
 from curation.funnels import show
+from curation.overlays import check_classifier
 from curation.pipelines import ConfigError, Pipeline, load_pipeline
 from curation.plans import output_dataset, told_mistakes
 from curation.progress import Display, Tally
@@ -73,6 +74,7 @@ def make_plan(
             "give another --output"
         )
     check_checkpoint(pipeline.captions)
+    check_classifier(pipeline.scorers)
     if pipeline.scorers.aesthetic == "laion":
         raise ConfigError(
             "scorers.aesthetic laion is for vf-clean, which scores kept clips; "

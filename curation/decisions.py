@@ -98,8 +98,11 @@ def redecide_video(
         return None
     verdicts = [judge(row, rules) for row in judged]
     new = [row | decided(v) for row, v in zip(judged, verdicts, strict=True)]
-    if any(b["decision"] == KEPT != a["decision"] for a, b in zip(judged, new, strict=True)):
+    pairs = list(zip(judged, new, strict=True))
+    if any(b["decision"] == KEPT != a["decision"] for a, b in pairs):
         return None
+    if any(b["rule"] and b["value"] is None and b["rule"] != a["rule"] for a, b in pairs):
+        return None  # it was rejected before this score was made
     failed = [row for row in clips if row["decision"] == FAILED]
     return [video | decided(video_verdict(verdicts, rules)), *new, *failed]
 

@@ -29,7 +29,7 @@ SCORER_OF = {
 }
 
 # Raise a number when the code of a stage changes what it produces: old results are then redone.
-STAGE_VERSIONS = {"scenes": 1, "scores": 1, "cut": 2, "captions": 1}
+STAGE_VERSIONS = {"scenes": 1, "scores": 2, "cut": 2, "captions": 1}
 
 
 class ConfigError(ValueError):
@@ -62,13 +62,16 @@ class Rule(Section):
 class Scorers(Section):
     """Which implementation gives each score; None: none does."""
 
-    watermark: Literal["gradients"] = "gradients"
+    watermark: Literal["gradients", "classifier"] = "gradients"
+    watermark_unsure: Literal["pass", "drop"] = "pass"  # drop: no score where too little changes
+    watermark_checkpoint: str | None = None  # of classifier: hub id or folder
     text: Literal["rapidocr"] | None = None
     motion: Literal["flow"] | None = None
     look: Literal["pixels"] | None = None
     aesthetic: Literal["laion", "technical_quality"] | None = None
     aesthetic_checkpoint: str | None = None  # of laion: CLIP's file, folder or hub id
     aesthetic_head: str | None = None  # of laion: a .pth file
+    num_workers: int = Field(1, ge=1)  # of the models: text, and a watermark classifier
 
 
 class Cut(Section):
@@ -129,9 +132,9 @@ class Pipeline(Section):
     @model_validator(mode="after")
     def scored_rules(self) -> Pipeline:
         """Every rule has the scorer that it needs, and every scorer what it is made from."""
-        for name in self.rules:
+        for name, rule in self.rules.items():
             scorer = SCORER_OF.get(name)
-            if scorer and getattr(self.scorers, scorer) is None:
+            if scorer and rule != Rule() and getattr(self.scorers, scorer) is None:
                 allowed = get_args(get_args(Scorers.model_fields[scorer].annotation)[0])
                 raise ValueError(
                     f"rules.{name} needs scorers.{scorer}, which is not set; "
@@ -144,12 +147,18 @@ class Pipeline(Section):
             )
         return self
 
+    @property
+    def late_scores(self) -> set[str]:
+        """Scores made by models behind the media stage, of clips that all other rules keep."""
+        late = {"text": self.scorers.text, "watermark": self.scorers.watermark == "classifier"}
+        return {name for name, is_set in late.items() if is_set}
+
     def fingerprints(self) -> dict[str, str]:
         """Short hashes of what each stage's results depend on, by stage, rules included."""
         stages: dict[str, Any] = {
             "scenes": self.scenes.model_dump(),
             # A scorer that is not set changes nothing of what older versions stored.
-            "scores": self.scorers.model_dump(exclude_none=True),
+            "scores": self.scorers.model_dump(exclude_none=True, exclude={"num_workers"}),
             # In config order: the first failing rule is the one that is recorded.
             "rules": [[name, rule.model_dump()] for name, rule in self.rules.items()],
             "cut": self.cut.model_dump(),

@@ -1,6 +1,6 @@
 """Sources -> a dataset folder: the whole flow on Ray.
 
-    sources -> [identify] -> media -> (captions) -> commits
+    sources -> [identify] -> media -> (overlays) -> (captions) -> commits
 
 Ray Data moves videos from stage to stage; what a stage passes on is encoded clips and caption
 frames, never raw ones. This driver handles references only, and groups finished videos into
@@ -32,11 +32,12 @@ from ray.data import DataContext
 from curation.captions import SOURCE_TEXT, Blip2, caption_each
 from curation.decisions import Holdings
 from curation.funnels import FUNNEL_COLUMNS, Funnel, count
+from curation.overlays import load_scorers, score_clips
 from curation.pipelines import Captions, ConfigError, Pipeline
 from curation.samples import picture_from_jpeg
 from curation.shards import Dataset, write_commit
 from curation.sources import Source, content_id
-from curation.videos import VideoResult, failed_row, with_captions
+from curation.videos import VideoResult, failed_row, with_captions, with_late_scores
 from curation.workers import MediaWorker, curate_isolated
 
 # Ray Data starts a lost task again for ever (max_retries -1 in 2.60, and the arguments that bound
@@ -155,6 +156,27 @@ def curate_batch(batch: pa.Table, pipeline: Pipeline, tally: Any) -> Iterator[pa
         yield to_row(result)
 
 
+class Overlays:
+    """The stage of models that look for text and watermarks: clips they reject go no further."""
+
+    def __init__(self, pipeline: Pipeline, tally: Any) -> None:
+        self.rules = pipeline.rules
+        self.scorers = load_scorers(pipeline.scorers)
+        self.tally = tally
+
+    def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
+        for result in from_rows(batch):
+            url = result.ledger[0]["source_url"]
+            if ray.get(self.tally.start.remote("overlays", url)) > MAX_STARTS:
+                raise RuntimeError(f"scoring {url} ended its process {MAX_STARTS} times")
+            began_s = time.process_time()
+            found = score_clips(self.scorers, result.overlay_frames)
+            result = with_late_scores(result, found, self.rules)
+            stages = result.ledger[0]["stage_s"] or {}
+            result.ledger[0]["stage_s"] = stages | {"overlays": time.process_time() - began_s}
+            yield to_row(result)
+
+
 class Captioner:
     """The caption stage: a BLIP-2 per actor, pictures of several videos in one batch."""
 
@@ -210,6 +232,15 @@ def flow(sources: list[Source], pipeline: Pipeline, tally: Any) -> ray.data.Data
         fn_kwargs={"pipeline": pipeline, "tally": tally},
         num_cpus=pipeline.media.cpus,
     )
+    if pipeline.late_scores:
+        results = results.map_batches(
+            Overlays,  # type: ignore[arg-type]
+            batch_size=1,  # a video's clips are decided together
+            batch_format="pyarrow",
+            fn_constructor_kwargs={"pipeline": pipeline, "tally": tally},
+            concurrency=pipeline.scorers.num_workers,
+            num_cpus=0,  # for the captioner's reason, below
+        )
     if pipeline.captions.model == SOURCE_TEXT:
         return results
     settings = pipeline.captions

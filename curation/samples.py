@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -61,29 +61,38 @@ class Spread(Generic[T]):
         return min(self.items, key=lambda i: abs(i[0] - time_s)) if self.items else None
 
 
-class CaptionFrames:
-    """Takes, while a video is decoded, the frames that its clips will be captioned from.
+def caption_times_s(num_frames: int, start_s: float, end_s: float) -> list[float]:
+    """The times of a clip's caption frames: (i + 1/2) / n of its length; n = 1 is the middle."""
+    return [start_s + (i + 0.5) / num_frames * (end_s - start_s) for i in range(num_frames)]
 
-    With n frames a clip they are those nearest to (i + 1/2) / n of its length; n = 1 is the middle
-    frame. Where clips are known beforehand their times are simply waited for; where scenes are
-    being found, samples of the current scene are held until its end is known.
+
+class ClipFrames:
+    """Takes, while a video is decoded, the frames of its clips that models will see.
+
+    `times_s` tells of a clip's start and end, seconds, which times are wanted; the nearest frames
+    are taken, short side at most `side_px`. Where clips are known beforehand their times are simply
+    waited for; where scenes are being found, samples of the current scene are held until its end
+    is known.
     """
 
-    def __init__(self, num_frames: int, rotation: int, spans: Sequence[Span]) -> None:
-        self.num_frames = num_frames
+    def __init__(
+        self,
+        times_s: Callable[[float, float], list[float]],
+        side_px: int,
+        rotation: int,
+        spans: Sequence[Span],
+    ) -> None:
+        self.times_s = times_s
+        self.side_px = side_px
         self.rotation = rotation
         self.waiting = sorted(
-            {(t, s.start_s, s.end_s) for s in spans for t in self.ideal_times(s.start_s, s.end_s)}
+            {(t, s.start_s, s.end_s) for s in spans for t in times_s(s.start_s, s.end_s)}
         )
         self.finds_scenes = not spans
         self.taken: list[tuple[float, bytes]] = []  # time and JPEG
         self.scene: Spread[av.VideoFrame] = Spread(CAPTION_STEP_S)
         self.held: deque[tuple[float, av.VideoFrame]] = deque(maxlen=HELD_FRAMES)
         self.start_s = 0.0
-
-    def ideal_times(self, start_s: float, end_s: float) -> list[float]:
-        n = self.num_frames
-        return [start_s + (i + 0.5) / n * (end_s - start_s) for i in range(n)]
 
     def add(self, time_s: float, frame: av.VideoFrame, changed: bool = False) -> None:
         """Take the next frame; `changed` says that it differs much from the one before.
@@ -92,7 +101,7 @@ class CaptionFrames:
         """
         if self.finds_scenes and (changed or self.scene.wants(time_s)):
             # A small copy: decoded frames of 4K video would fill the memory.
-            self.scene.add(time_s, shrink(frame))
+            self.scene.add(time_s, shrink(frame, self.side_px))
         self.held.append((time_s, frame))
         while self.waiting and time_s >= self.waiting[0][0]:
             self.take(*self.waiting.pop(0))
@@ -103,7 +112,7 @@ class CaptionFrames:
         if inside:
             time_s, frame = min(inside, key=lambda h: abs(h[0] - ideal_s))
             if not any(time_s == known for known, _ in self.taken[-2 * MAX_SAMPLES :]):
-                self.taken.append((time_s, jpeg(shrink(frame), self.rotation)))
+                self.taken.append((time_s, jpeg(shrink(frame, self.side_px), self.rotation)))
 
     def finish(self, end_s: float) -> None:
         """End the video; a given span that goes on behind its end makes do with the last frames."""
@@ -119,9 +128,10 @@ class CaptionFrames:
             held = [(t, f) for t, f in self.held if self.start_s - 5e-7 <= t < end_s - 5e-7]
             middle_s = (self.start_s + end_s) / 2
             scene.items = [
-                (t, shrink(f)) for t, f in sorted(held, key=lambda h: abs(h[0] - middle_s))[:1]
+                (t, shrink(f, self.side_px))
+                for t, f in sorted(held, key=lambda h: abs(h[0] - middle_s))[:1]
             ]
-        ideal = self.ideal_times(self.start_s, end_s)
+        ideal = self.times_s(self.start_s, end_s)
         chosen = dict(s for t in ideal if (s := scene.nearest(t)) is not None)
         self.taken += [(t, jpeg(f, self.rotation)) for t, f in chosen.items()]
         self.start_s = end_s
@@ -132,13 +142,13 @@ class CaptionFrames:
         if not inside:
             return []
         found = Spread(CAPTION_STEP_S, inside)
-        chosen = {found.nearest(t) for t in self.ideal_times(start_s, end_s)}
+        chosen = {found.nearest(t) for t in self.times_s(start_s, end_s)}
         return sorted(frame for frame in chosen if frame)
 
 
-def shrink(frame: av.VideoFrame) -> av.VideoFrame:
-    """A copy in RGB whose short side is at most CAPTION_SIDE_PX, with the file's own colours."""
-    scale = min(1.0, CAPTION_SIDE_PX / min(frame.width, frame.height))
+def shrink(frame: av.VideoFrame, side_px: int) -> av.VideoFrame:
+    """A copy in RGB whose short side is at most `side_px`, with the file's own colours."""
+    scale = min(1.0, side_px / min(frame.width, frame.height))
     width, height = round(frame.width * scale), round(frame.height * scale)
     return frame.reformat(width=width, height=height, format="rgb24")
 

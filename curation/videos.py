@@ -23,10 +23,10 @@ from curation.decisions import decided, video_verdict
 from curation.downloads import download
 from curation.frames import MediaError, Probe
 from curation.looks import technical_quality
-from curation.pipelines import Pipeline
+from curation.pipelines import Pipeline, Rule
 from curation.rules import Verdict, judge, judge_headers
 from curation.scores import header_scores, static
-from curation.shards import FAILED, LEDGER_SCHEMA, SHARD_SCHEMA
+from curation.shards import DROPPED, FAILED, KEPT, LEDGER_SCHEMA, SCORES, SHARD_SCHEMA
 from curation.sources import Source, content_id
 
 # Called with the stage and the position in the video, in seconds, whenever there is progress.
@@ -41,6 +41,7 @@ class VideoResult:
     clips: list[dict[str, Any]] = field(default_factory=list)  # SHARD_SCHEMA rows, clip still None
     media: list[bytes] = field(default_factory=list)  # mp4 per clip, same order
     caption_frames: dict[str, list[bytes]] = field(default_factory=dict)  # JPEGs by clip_id
+    overlay_frames: dict[str, list[bytes]] = field(default_factory=dict)  # likewise
 
 
 class Stopwatch:
@@ -143,6 +144,7 @@ def judge_clips(
 ) -> list[Candidate]:
     """Every scene, or given span, of a video with its scores and the first rule it breaks."""
     candidates = []
+    early = {n: rule for n, rule in pipeline.rules.items() if n not in pipeline.late_scores}
     for index, (first, last) in enumerate(analysis.spans):
         start_s, end_s = analysis.timeline.time_s(first), analysis.timeline.time_s(last)
         scores = dict(header) | {
@@ -164,7 +166,7 @@ def judge_clips(
                 start_s=start_s,
                 end_s=end_s,
                 scores=scores,
-                verdict=None if error else judge(scores, pipeline.rules),
+                verdict=None if error else judge(scores, early),
                 error=error,
             )
         )
@@ -242,6 +244,9 @@ def collect(
                 pictures = analysis.caption_frames.of_clip(candidate.start_s, candidate.end_s)
                 row["caption_frame_s"] = [t for t, _ in pictures]
                 result.caption_frames[candidate.clip_id] = [jpeg for _, jpeg in pictures]
+            if pipeline.late_scores:
+                looks = analysis.overlay_frames.of_clip(candidate.start_s, candidate.end_s)
+                result.overlay_frames[candidate.clip_id] = [jpeg for _, jpeg in looks]
             result.clips.append(row)
             result.media.append(clip.data)
     return result
@@ -352,6 +357,47 @@ def shard_row(source: Source, probe: Probe, candidate: Candidate, clip: Clip) ->
         scene_index=candidate.scene_index,
         **candidate.scores,
     )
+
+
+def with_late_scores(
+    result: VideoResult, found: Mapping[str, Any], rules: Mapping[str, Rule]
+) -> VideoResult:
+    """A result with the columns that models scored, joined by clip id, and decided anew.
+
+    `found` holds by clip id the ledger columns of a kept clip, or the exception that its scorer
+    met. A clip whose scorer failed is failed, of class scorer, and so is a video that keeps none
+    because of it; what a rule does not meet is dropped, its media with it.
+    """
+    kept = {row["clip_id"] for row in result.clips}
+    failed = 0
+    for row in result.ledger:
+        if row["clip_id"] not in kept:
+            continue
+        columns = found[row["clip_id"]]
+        if isinstance(columns, Exception):
+            failed += 1
+            message = f"{type(columns).__name__}: {columns}"[:2000]
+            row |= {"decision": FAILED, "error_class": "scorer", "message": message}
+            continue
+        row |= columns
+        row |= decided(judge(row, rules))
+    clip_rows = [row for row in result.ledger if row["level"] == "clip"]
+    by_clip = {row["clip_id"]: row for row in clip_rows}
+    pairs = [
+        (row | {name: by_clip[row["clip_id"]][name] for name in SCORES}, data)
+        for row, data in zip(result.clips, result.media, strict=True)
+        if by_clip[row["clip_id"]]["decision"] == KEPT
+    ]
+    if kept and not pairs:
+        judged = [row for row in clip_rows if row["decision"] == DROPPED]
+        verdicts: list[Verdict | None] = [
+            Verdict(row["rule"], row["value"], row["threshold"]) for row in judged
+        ]
+        lost = {"decision": FAILED, "error_class": "scorer"}
+        result.ledger[0] |= lost if failed else decided(video_verdict(verdicts, rules))
+    left = {row["clip_id"] for row, _ in pairs}
+    captions = {c: jpegs for c, jpegs in result.caption_frames.items() if c in left}
+    return VideoResult(result.ledger, [r for r, _ in pairs], [data for _, data in pairs], captions)
 
 
 def with_captions(

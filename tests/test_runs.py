@@ -32,7 +32,7 @@ from curation.captions import Blip2
 from curation.commands import Plan, execute, make_plan
 from curation.frames import decode
 from curation.pipelines import ConfigError
-from curation.samples import jpeg, picture_from_jpeg, shrink
+from curation.samples import CAPTION_SIDE_PX, jpeg, picture_from_jpeg, shrink
 from curation.shards import DROPPED, FAILED, KEPT, Dataset
 
 ROOT = Path(__file__).parents[1]
@@ -346,7 +346,7 @@ def frame_at(path: str, at_s: float) -> np.ndarray:
     """The picture a captioner gets of the frame of a video at a time."""
     for timeline, frame in decode(path, num_threads=1):
         if abs(timeline.time_s(timeline.num_frames - 1) - at_s) < 1e-6:
-            return picture_from_jpeg(jpeg(shrink(frame), 0))
+            return picture_from_jpeg(jpeg(shrink(frame, CAPTION_SIDE_PX), 0))
     raise AssertionError(f"no frame at {at_s} s")
 
 

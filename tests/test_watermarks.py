@@ -54,37 +54,44 @@ def decoded(name: str, start_s: float = 0.0) -> np.ndarray:
     return np.stack([cv2.resize(f, size, interpolation=cv2.INTER_AREA) for f in frames])
 
 
+def score(luma: np.ndarray) -> float:
+    """The score that a pipeline sees by default: 0 where the evidence is thin."""
+    found = watermark_evidence(luma).or_clean().score
+    assert found is not None
+    return found
+
+
 @pytest.mark.parametrize("alpha", [0.35, 1.0])
 @pytest.mark.parametrize("x,y", [(20, 40), (520, 40), (20, 340), (520, 340), (280, 190)])
 def test_a_logo_over_changing_scenes_is_found_where_it_is(x: int, y: int, alpha: float) -> None:
     luma, box = with_logo(scenes(12), x, y, alpha)
     found = watermark_evidence(luma)
-    assert found.score > 0.5
+    assert found.score is not None and found.score > 0.5
     assert overlap(found, box) > 0.5
 
 
 def test_changing_scenes_without_a_logo_pass() -> None:
-    assert watermark_evidence(scenes(24)).score < 0.5
+    assert score(scenes(24)) < 0.5
 
 
 def test_a_still_camera_gives_no_evidence() -> None:
     luma, _ = with_logo(scenes(1, hold=24), 520, 340, 1.0)  # a sign on the wall, not an overlay
     for i, sample in enumerate(luma):
         cv2.circle(sample, (20 + 25 * i, 325), 12, 255, -1)  # passes in front of it
-    assert watermark_evidence(luma).score < 0.5
+    assert score(luma) < 0.5
 
 
 def test_a_camera_that_returns_is_one_look() -> None:
     sign, _ = with_logo(scenes(1, hold=20), 520, 340, 1.0)
     other = scenes(5, seed=1)
     luma = np.concatenate([np.concatenate([sign[:4], shot[None]]) for shot in other])
-    assert watermark_evidence(luma).score < 0.5
+    assert score(luma) < 0.5
 
 
 def test_a_fade_of_a_still_title_is_no_new_look() -> None:
     title, _ = with_logo(scenes(1, hold=24), 280, 190, 1.0)
     gain = np.linspace(0.2, 1.0, len(title))[:, None, None]
-    assert watermark_evidence((title * gain).astype(np.uint8)).score < 0.5
+    assert score((title * gain).astype(np.uint8)) < 0.5
 
 
 @pytest.mark.parametrize("axes,width", [((1,), 50), ((2,), 50), ((1, 2), 8)])
@@ -93,7 +100,7 @@ def test_black_bars_are_no_overlay(axes: tuple[int, ...], width: int) -> None:
     for axis in axes:
         bars = np.moveaxis(luma, axis, 0)
         bars[:width] = bars[-width:] = 16
-    assert watermark_evidence(luma).score < 0.5
+    assert score(luma) < 0.5
     marked, box = with_logo(luma, 280, 190, 0.5)
     assert overlap(watermark_evidence(marked), box) > 0.5
 
@@ -104,21 +111,62 @@ def test_black_and_white_frames_neither_hide_a_logo_nor_make_one() -> None:
     for video in (luma, marked):
         video[::4] = 16
         video[1::4] = 235
-    assert watermark_evidence(luma).score < 0.5
+    assert score(luma) < 0.5
     found = watermark_evidence(marked)
-    assert found.score > 0.5
+    assert found.score is not None and found.score > 0.5
     assert overlap(found, box) > 0.5
 
 
-@pytest.mark.parametrize("samples", [0, 1, 3])
+@pytest.mark.parametrize("samples", [0, 1, 2])
 def test_few_samples_are_no_evidence(samples: int) -> None:
     luma, _ = with_logo(scenes(3), 520, 340, 1.0)
-    assert watermark_evidence(luma[:samples]) == Watermark(0.0, None)
+    assert watermark_evidence(luma[:samples]) == Watermark(None, None)
 
 
 def test_a_still_image_is_no_evidence() -> None:
     luma, _ = with_logo(scenes(1, hold=24), 520, 340, 1.0)
-    assert watermark_evidence(luma) == Watermark(0.0, None)
+    assert watermark_evidence(luma) == Watermark(None, None)
+    assert watermark_evidence(luma).or_clean() == Watermark(0.0, None)
+
+
+def test_a_grey_logo_is_found_on_light_and_on_dark() -> None:
+    """Its edges turn round from picture to picture."""
+    luma, box = with_logo(scenes(12), 520, 340, 1.0)
+    clean = scenes(12)
+    grey = np.where(luma == clean, clean, 120).astype(np.uint8)
+    assert overlap(watermark_evidence(grey), box) > 0.4
+
+
+def test_a_logo_of_half_the_time_and_one_that_hops_are_found() -> None:
+    calm = scenes(40) // 3 + 60
+    left, left_box = with_logo(calm, 20, 40, 1.0)
+    right, right_box = with_logo(calm, 520, 340, 1.0)
+    half = np.concatenate([left[:20], calm[20:]])
+    assert overlap(watermark_evidence(half), left_box) > 0.4
+    steps = np.arange(40) // 5 % 2 == 0
+    hops = np.where(steps[:, None, None], left, right)
+    found = watermark_evidence(hops)
+    assert max(overlap(found, left_box), overlap(found, right_box)) > 0.4
+
+
+def test_faint_text_tiled_over_the_picture_is_found() -> None:
+    luma = scenes(12)
+    for y in range(40, 360, 80):
+        for x in range(10, 600, 160):
+            luma, _ = with_logo(luma, x, y, 0.2)
+    assert score(luma) > 0.5
+
+
+def test_the_same_trees_in_other_light_are_one_view() -> None:
+    """A shot that returns brighter is no third look: textures match others by chance."""
+    rng = np.random.default_rng(0)
+    trees, meadow = (
+        cv2.GaussianBlur(rng.integers(0, 256, (HEIGHT, WIDTH)).astype(np.float32), (0, 0), 1.5)
+        for _ in range(2)
+    )
+    views = [trees * 1.5 - 60, meadow * 1.5 - 60, trees * 1.5 - 20]
+    luma = np.clip(np.stack(views).repeat(6, axis=0), 0, 255).astype(np.uint8)
+    assert score(luma) < 0.5
 
 
 def test_samples_of_another_shape_are_refused() -> None:
@@ -128,6 +176,6 @@ def test_samples_of_another_shape_are_refused() -> None:
 
 def test_the_sample_with_a_logo_is_found_and_its_clean_twin_passes() -> None:
     found = watermark_evidence(decoded("meadow_logo.mp4"))
-    assert found.score > 0.5
+    assert found.score is not None and found.score > 0.5
     assert overlap(found, [1095 / 1280, 679 / 720, 1252 / 1280, 695 / 720]) > 0.5
-    assert watermark_evidence(decoded("meadow.mp4", start_s=10.0)).score < 0.5
+    assert score(decoded("meadow.mp4", start_s=10.0)) < 0.5

@@ -1,0 +1,298 @@
+"""Models that look at kept clips: what they score, what a failing one costs, whole runs."""
+
+from __future__ import annotations
+
+import io
+import json
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from conftest import MakeVideo, Shot
+from rich.console import Console
+
+from curation.commands import execute, make_plan
+from curation.overlays import (
+    WatermarkClassifier,
+    check_classifier,
+    each_in_time,
+    marked_labels,
+    score_clips,
+)
+from curation.pipelines import ConfigError, Rule, Scorers
+from curation.shards import DROPPED, FAILED, KEPT, LEDGER_SCHEMA, SHARD_SCHEMA, Dataset
+from curation.videos import VideoResult, with_late_scores
+
+CONFIG = Path(__file__).parents[1] / "pipelines.yaml"
+RULES = {"duration": Rule(min=1), "text": Rule(max=0.01), "watermark": Rule(max=0.5)}
+
+
+def jpeg(level: int) -> bytes:
+    return cv2.imencode(".jpg", np.full((36, 64, 3), level, np.uint8))[1].tobytes()
+
+
+FRAMES = {"a": [jpeg(0), jpeg(100)], "b": [jpeg(200)]}
+LINE = (0.2, 0.8, 0.7, 0.9)
+
+
+def fake_detector(pictures: Sequence[np.ndarray]) -> list[list[tuple[float, ...]]]:
+    """Finds a line in pictures of level 100."""
+    return [[LINE] if 90 < picture.mean() < 110 else [] for picture in pictures]
+
+
+# -- scores of a video's clips
+
+
+def test_every_clip_gets_its_own_text() -> None:
+    assert score_clips({"text": fake_detector}, FRAMES) == {
+        "a": {"text": pytest.approx(0.05), "text_boxes": [LINE]},
+        "b": {"text": 0.0, "text_boxes": []},
+    }
+
+
+def test_a_classified_watermark_is_the_videos() -> None:
+    scorers = {"watermark": lambda pictures: [float(p.mean() / 200) for p in pictures]}
+    found = score_clips(scorers, FRAMES)
+    assert found["a"] == found["b"] == {"watermark": pytest.approx(0.5, abs=0.01)}
+
+
+def raises(_: object) -> None:
+    raise RuntimeError("out of memory")
+
+
+@pytest.mark.parametrize(
+    "scorers",
+    [
+        {"text": raises},
+        {"watermark": raises},
+        {"text": lambda pictures: [[(0.0, 0.0, float("nan"), 1.0)]]},
+        {"text": lambda pictures: []},
+        {"watermark": lambda pictures: [float("nan")]},
+        {"watermark": lambda pictures: []},
+        {"text": raises, "watermark": lambda pictures: [0.1]},
+    ],
+)
+def test_a_scorer_that_fails_never_lets_a_clip_pass(scorers: dict[str, Any]) -> None:
+    found = score_clips(scorers, FRAMES)
+    assert all(isinstance(found[clip_id], Exception) for clip_id in FRAMES)
+
+
+def test_a_scorer_that_hangs_is_given_up() -> None:
+    release = threading.Event()
+
+    def hangs_on_two(pictures: Sequence[np.ndarray]) -> int:
+        if len(pictures) == 2:
+            release.wait()
+        return len(pictures)
+
+    clips: Mapping[str, Any] = {"a": [0, 0], "b": [0], "c": [0, 0, 0]}
+    found = each_in_time(hangs_on_two, clips, timeout_s=0.05)
+    release.set()
+    assert isinstance(found.pop("a"), TimeoutError)
+    assert found == {"b": 1, "c": 3}
+
+
+# -- decisions
+
+
+def result(*clip_ids: str, dropped: str | None = None) -> VideoResult:
+    """A video of kept clips, and one that the media stage dropped for its duration."""
+    empty = dict.fromkeys(LEDGER_SCHEMA.names)
+    scores = {"duration": 3.0, "watermark": 0.1}
+    video = empty | {"level": "video", "decision": KEPT, "duration": 9.0}
+    rows = [
+        empty | scores | {"level": "clip", "clip_id": c, "decision": KEPT, "caption": c}
+        for c in clip_ids
+    ]
+    if dropped:
+        short = {"rule": "duration", "value": 0.5, "threshold": 1.0, "duration": 0.5}
+        rows.append(empty | short | {"level": "clip", "clip_id": dropped, "decision": DROPPED})
+    shard = dict.fromkeys(SHARD_SCHEMA.names)
+    clips = [shard | scores | {"clip_id": c, "caption": c} for c in clip_ids]
+    pictures = {c: [b"caption"] for c in clip_ids}
+    return VideoResult([video, *rows], clips, [c.encode() for c in clip_ids], pictures)
+
+
+def columns(text: float) -> dict[str, Any]:
+    return {"text": text, "text_boxes": [LINE] if text else []}
+
+
+def test_clips_with_text_are_dropped_with_their_media() -> None:
+    found = {"a": columns(0.05), "b": columns(0.0)}
+    done = with_late_scores(result("a", "b", dropped="c"), found, RULES)
+    video, a, b, c = done.ledger
+    assert (a["decision"], a["rule"], a["value"], a["threshold"]) == (DROPPED, "text", 0.05, 0.01)
+    assert a["text_boxes"] == [LINE]
+    assert (b["decision"], b["text"]) == (KEPT, 0.0)
+    assert (c["rule"], c["text"]) == ("duration", None)  # not looked at
+    assert video["decision"] == KEPT
+    assert [(row["clip_id"], row["text"]) for row in done.clips] == [("b", 0.0)]
+    assert (done.media, done.caption_frames) == ([b"b"], {"b": [b"caption"]})
+
+
+def test_the_first_rule_in_config_order_is_named() -> None:
+    found = {"a": columns(0.05) | {"watermark": 0.9}}
+    for order in (RULES, dict(reversed(RULES.items()))):
+        done = with_late_scores(result("a"), found, order)
+        assert done.ledger[1]["rule"] == next(n for n in order if n != "duration")
+    assert done.clips == []
+
+
+def test_a_video_that_keeps_no_clip_is_dropped_by_the_rule_that_came_furthest() -> None:
+    done = with_late_scores(result("a", dropped="c"), {"a": columns(0.05)}, RULES)
+    video = done.ledger[0]
+    assert (video["decision"], video["rule"], video["value"]) == (DROPPED, "text", 0.05)
+    assert done.media == []
+
+
+def test_a_clip_whose_scorer_failed_is_failed_and_so_is_its_video() -> None:
+    found: dict[str, Any] = {"a": RuntimeError("out of memory"), "b": columns(0.0)}
+    video, a, b = with_late_scores(result("a", "b"), found, RULES).ledger
+    assert (a["decision"], a["error_class"]) == (FAILED, "scorer")
+    assert a["message"] == "RuntimeError: out of memory"
+    assert (b["decision"], video["decision"]) == (KEPT, KEPT)
+    alone = with_late_scores(result("a", dropped="c"), found, RULES)
+    assert (alone.ledger[0]["decision"], alone.ledger[0]["error_class"]) == (FAILED, "scorer")
+    assert alone.clips == alone.media == []
+
+
+def test_a_score_that_is_no_number_does_not_pass() -> None:
+    for score in (float("nan"), None):
+        done = with_late_scores(result("a"), {"a": columns(0) | {"text": score}}, RULES)
+        assert (done.ledger[1]["decision"], done.ledger[1]["rule"]) == (DROPPED, "text")
+
+
+# -- a watermark classifier
+
+
+def build_classifier(folder: Path, labels: Sequence[str] = ("no_watermark", "watermark")) -> Path:
+    """A small random ViT of the real classes, saved as hub checkpoints are."""
+    import torch
+    from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
+
+    torch.manual_seed(0)
+    config = ViTConfig(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
+        image_size=32, patch_size=8, initializer_range=0.5, num_labels=len(labels),
+        id2label=dict(enumerate(labels)), label2id={n: i for i, n in enumerate(labels)},
+    )  # fmt: skip
+    ViTForImageClassification(config).save_pretrained(folder)
+    ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
+    return folder
+
+
+def classifier(folder: Path | None) -> Scorers:
+    return Scorers(watermark="classifier", watermark_checkpoint=folder and str(folder))
+
+
+def test_a_classifier_scores_pictures_by_its_watermark_label(tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    pictures = [rng.integers(0, 256, (48, 64, 3), dtype=np.uint8) for _ in range(3)]
+    first = WatermarkClassifier(classifier(build_classifier(tmp_path / "m")))
+    second = WatermarkClassifier(
+        classifier(build_classifier(tmp_path / "n", ("Watermark", "clean")))
+    )
+    scores = first(pictures)
+    assert len(scores) == len({round(s, 4) for s in scores}) == 3  # the picture matters
+    assert second(pictures) == pytest.approx([1 - s for s in scores], abs=1e-5)
+    assert first(pictures[:1]) == pytest.approx(scores[:1], abs=1e-5)
+    assert first([]) == []
+
+
+def test_labels_that_deny_are_no_watermark() -> None:
+    labels = {0: "not watermarked", 1: "Watermark", 2: "non-watermark", 3: "piano watermark"}
+    assert marked_labels("m", labels) == [1, 3]
+
+
+@pytest.mark.parametrize("labels", [("cat", "dog"), ("no_watermark", "clean"), ("watermark",) * 2])
+def test_a_classifier_of_something_else_is_refused(tmp_path: Path, labels: list[str]) -> None:
+    with pytest.raises(ConfigError, match="needs one that says watermark"):
+        check_classifier(classifier(build_classifier(tmp_path, labels)))
+
+
+def test_missing_weights_say_what_to_do_before_any_work(tmp_path: Path) -> None:
+    folder = build_classifier(tmp_path / "m")
+    check_classifier(classifier(folder))
+    (folder / "model.safetensors").unlink()
+    for scorers in (classifier(None), classifier(tmp_path / "none"), classifier(folder)):
+        with pytest.raises(ConfigError, match=r"scorers\.watermark_checkpoint.*=gradients"):
+            check_classifier(scorers)
+
+
+# -- whole runs
+
+
+@pytest.fixture(scope="module")
+def written(make_video: MakeVideo, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of two videos: clean.mp4, and lines.mp4 with a line of text in its second shot."""
+    folder = tmp_path_factory.mktemp("written")
+    picture = np.zeros((180, 320, 4), np.uint8)
+    cv2.putText(picture, "Wait for me", (60, 165), 0, 0.8, (255, 255, 255, 255), 2, cv2.LINE_AA)
+    cv2.imwrite(str(folder / "line.png"), picture)
+    shots = (Shot("fractal", 1.0), Shot("gradient", 1.2))
+    late = f"null[a];movie={folder / 'line.png'}[b];[a][b]overlay=enable='gte(t,1)'"
+    out = folder / "videos"
+    out.mkdir()
+    (out / "clean.mp4").write_bytes(make_video("clean.mp4", shots=shots).read_bytes())
+    lines = make_video("lines.mp4", shots=shots, filters=late)
+    (out / "lines.mp4").write_bytes(lines.read_bytes())
+    return out
+
+
+def curate(inputs: Path, output: Path, *overrides: str) -> Dataset:
+    small = ["rules.resolution.min=180", "rules.duration.min=0.5", *overrides]
+    plan = make_plan([str(inputs)], "web", CONFIG, str(output), small, None)
+    execute(plan, Console(file=io.StringIO()), time.time())
+    return Dataset.at(output)
+
+
+def test_clips_with_text_are_dropped_by_a_run(
+    local_ray: None, written: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "out"
+    dataset = curate(written, output, "scorers.text=rapidocr", "rules.text.max=0.005")
+    rows = [r for r in dataset.ledger().to_pylist() if r["level"] == "clip"]
+    told = {
+        (Path(r["source_url"]).stem, round(r["start_s"])): (r["decision"], r["rule"]) for r in rows
+    }
+    assert told == {
+        ("clean", 0): (KEPT, None),
+        ("clean", 1): (KEPT, None),
+        ("lines", 0): (KEPT, None),
+        ("lines", 1): (DROPPED, "text"),
+    }
+    [line] = [r for r in rows if r["rule"] == "text"]
+    assert 0.02 < line["text"] == line["value"] < 0.2
+    [[x0, y0, x1, y1]] = line["text_boxes"]
+    assert (x0, x1) == pytest.approx((60 / 320, 215 / 320), abs=0.06)
+    assert (y0 + y1) / 2 == pytest.approx(158 / 180, abs=0.05)
+    assert [row["text"] for row in dataset.rows(["text"])] == [0.0] * 3
+    funnel = json.loads(dataset.read_bytes("run.json"))["funnel"]
+    assert funnel["clips"]["dropped"] == {"text": 1}
+    said = curate(written, output, "scorers.text=rapidocr", "rules.text.max=0.5")
+    assert len(list(said.rows(["clip_id"]))) == 4  # its media was never stored: redone
+
+
+def test_a_run_scores_watermarks_with_a_named_classifier(
+    local_ray: None, written: Path, tmp_path: Path
+) -> None:
+    folder = build_classifier(tmp_path / "model")
+    how = ["scorers.watermark=classifier", f"scorers.watermark_checkpoint={folder}"]
+    dataset = curate(written, tmp_path / "out", *how, "rules.watermark.max=1")
+    clips = [r for r in dataset.ledger().to_pylist() if r["level"] == "clip"]
+    scores = {r["video_id"]: r["watermark"] for r in clips}
+    assert len(clips) == 4 and len(set(scores.values())) == 2  # a video's own, in every clip
+    assert all(r["watermark"] == scores[r["video_id"]] for r in clips)
+
+
+def test_a_rule_without_its_scorer_is_a_mistake(written: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"rules\.text needs scorers\.text: rapidocr"):
+        curate(written, tmp_path / "none", "rules.text.max=0.01")
+    with pytest.raises(ConfigError, match=r"scorers\.watermark_checkpoint"):
+        curate(written, tmp_path / "none", "scorers.watermark=classifier")
+    assert not (tmp_path / "none").exists()
