@@ -137,16 +137,10 @@ def test_a_grey_logo_is_found_on_light_and_on_dark() -> None:
     assert overlap(watermark_evidence(grey), box) > 0.4
 
 
-def test_a_logo_of_half_the_time_and_one_that_hops_are_found() -> None:
-    calm = scenes(40) // 3 + 60
-    left, left_box = with_logo(calm, 20, 40, 1.0)
-    right, right_box = with_logo(calm, 520, 340, 1.0)
-    half = np.concatenate([left[:20], calm[20:]])
-    assert overlap(watermark_evidence(half), left_box) > 0.4
-    steps = np.arange(40) // 5 % 2 == 0
-    hops = np.where(steps[:, None, None], left, right)
-    found = watermark_evidence(hops)
-    assert max(overlap(found, left_box), overlap(found, right_box)) > 0.4
+def test_a_logo_of_half_the_time_is_found() -> None:
+    left, box = with_logo(scenes(40), 20, 40, 1.0)
+    half = np.concatenate([left[:20], scenes(40)[20:]])
+    assert overlap(watermark_evidence(half), box) > 0.4
 
 
 def test_faint_text_tiled_over_the_picture_is_found() -> None:
