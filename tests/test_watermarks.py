@@ -14,13 +14,18 @@ HEIGHT, WIDTH = 360, 640
 
 
 def scenes(count: int, hold: int = 1, seed: int = 0) -> np.ndarray:
-    """Random soft-edged pictures, each held for `hold` samples: uint8 [count * hold, 360, 640]."""
+    """Random pictures of discs that hide one another, each held for `hold` samples.
+
+    Uint8 [count * hold, 360, 640]. Discs of every size are the simplest model with the edges of
+    natural pictures (Lee, Mumford and Huang 2001, "dead leaves").
+    """
     rng = np.random.default_rng(seed)
-    coarse = rng.integers(20, 220, (count, 18, 32), dtype=np.uint8)
-    size = (WIDTH, HEIGHT)
-    return np.stack([cv2.resize(c, size, interpolation=cv2.INTER_CUBIC) for c in coarse]).repeat(
-        hold, axis=0
-    )
+    pictures = np.zeros((count, HEIGHT, WIDTH), np.uint8)
+    for picture in pictures:
+        for radius in np.sort(6 / rng.uniform(0.03, 1, 250))[::-1]:
+            at = (int(rng.integers(WIDTH)), int(rng.integers(HEIGHT)))
+            cv2.circle(picture, at, int(radius), int(rng.integers(20, 220)), -1, cv2.LINE_AA)
+    return pictures.repeat(hold, axis=0)
 
 
 def with_logo(luma: np.ndarray, x: int, y: int, alpha: float) -> tuple[np.ndarray, list[float]]:
