@@ -234,7 +234,7 @@ def flow(sources: list[Source], pipeline: Pipeline, tally: Any) -> ray.data.Data
     )
     if pipeline.late_scores:
         results = results.map_batches(
-            Overlays,  # type: ignore[arg-type]
+            Overlays,
             batch_size=1,  # a video's clips are decided together
             batch_format="pyarrow",
             fn_constructor_kwargs={"pipeline": pipeline, "tally": tally},

@@ -28,15 +28,17 @@ AROUND = (5, 5)  # cells, what a look is judged by; 3x3 scores a still phone vid
 CHANGED_SHARE = 0.6  # of those cells: an animal that walks past a still edge is no look. Measured.
 VIEW = 97  # px; window in which two looks' edges are compared. Ours.
 ALIKE = 0.5  # agreement above which two looks are one view: other pictures 0.0, the same 0.8. Ours.
-BUSY = 0.12  # edge strength there, mean; a mark on a plain sky has less. Ours.
+BUSY = (
+    0.35  # edge strength there, mean: trees 0.5; a mark on a plain sky 0.25, with its halo. Ours.
+)
 MIN_LOOKS = 3  # fewer tell nothing: two pictures agree by chance somewhere. Measured.
 MAX_LOOKS = 24  # that cover most of the picture; more cost time and tell no more. Ours.
 STRETCH = 16  # samples; longer videos are also judged by halves, for marks that come and go. Ours.
 FINE = 17  # px; window of DENSE and of the shading that is taken away. Ours.
-EDGE = 2.5  # grey levels a pixel; coding noise stays under it. Measured.
+EDGE = 2.0  # grey levels a pixel; coding noise stays under it. Measured.
 SOFT = 2.0  # grey levels a pixel; weaker gradients count for less. Ours.
 SAME_WAY = 0.6  # cosine of the doubled angle: within 27 degrees of the mean orientation. Ours.
-CHANCE = (0.02, 0.35)  # that a pixel shows a given edge: floor, and share of the edges near. Ours.
+CHANCE = (0.02, 0.30)  # that a pixel shows a given edge: floor, and share of the edges near. Ours.
 NEAR = 33  # px; window in which a look's edges are counted. Ours.
 PRESENT = (0.9, 0.5)  # share of looks that show a mark: always there, or half of the time. Ours.
 STAYS = 3.5  # nats of evidence that a pixel's edge stays. Measured.
@@ -44,12 +46,12 @@ DENSE = 0.2  # share of staying pixels in FINE x FINE px: logos 0.3, horizons 0.
 JOIN = (17, 9)  # px, width and height; joins the letters of a word. Ours.
 MIN_PIXELS = 25  # staying pixels of a group; smaller ones are specks. Ours.
 ONE_WAY = (0.4, 0.7)  # concentration of orientations: text 0.0 to 0.5, horizons 0.9. Measured.
-SURE = (4.2, 5.0)  # nats a pixel, mean over a group. Measured.
+SURE = (3.9, 4.5)  # nats a pixel, mean over a group. Measured.
 SHIFT = 8  # px; how far looks are moved against each other. Ours.
 NEXT_TO = 4.0  # px; a shift under this still meets the same stroke. Ours.
 SHARP = (0.5, 0.8)  # agreement when moved / in place: text 0.2 to 0.5, chance 0.7 up. Measured.
 TRIM = (7, 93)  # percent; chance edges beside a mark do not widen its box. Ours.
-HALF = 80.0  # px of evidence at score 0.5; logos give 100 to 1000. Measured.
+HALF = 60.0  # px of evidence at score 0.5; logos give 100 to 1000. Measured.
 
 
 @dataclass(frozen=True)
