@@ -269,7 +269,7 @@ def test_clips_with_text_are_dropped_by_a_run(
     [line] = [r for r in rows if r["rule"] == "text"]
     assert 0.02 < line["text"] == line["value"] < 0.2
     [[x0, y0, x1, y1]] = line["text_boxes"]
-    assert (x0, x1) == pytest.approx((60 / 320, 215 / 320), abs=0.06)
+    assert (x0, x1) == pytest.approx((60 / 320, 215 / 320), abs=0.1)
     assert (y0 + y1) / 2 == pytest.approx(158 / 180, abs=0.05)
     assert [row["text"] for row in dataset.rows(["text"])] == [0.0] * 3
     funnel = json.loads(dataset.read_bytes("run.json"))["funnel"]
@@ -291,7 +291,7 @@ def test_a_run_scores_watermarks_with_a_named_classifier(
 
 
 def test_a_rule_without_its_scorer_is_a_mistake(written: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"rules\.text needs scorers\.text: rapidocr"):
+    with pytest.raises(ConfigError, match=r"rules\.text needs scorers\.text.*rapidocr"):
         curate(written, tmp_path / "none", "rules.text.max=0.01")
     with pytest.raises(ConfigError, match=r"scorers\.watermark_checkpoint"):
         curate(written, tmp_path / "none", "scorers.watermark=classifier")
