@@ -106,10 +106,36 @@ def as_precise(unet: SpaceTimeUNet, config: Config) -> None:
 def random_start(config: Config) -> Start:
     torch.manual_seed(config.seed)
     unet = SpaceTimeUNet.from_preset(config.model, **config.unet)
+    if config.latents == "space_to_depth":
+        pass_through(unet)
     report = {"source": f"random weights, preset {config.model}, seed {config.seed}"}
     keys = {"copied": [], "new": sorted(unet.state_dict()), "zero": []}
     # v for random starts is ours: its loss is of one size at every timestep.
     return Start(unet, noise_of(config, None, {}), {**report, **keys})
+
+
+@torch.no_grad()
+def pass_through(unet: SpaceTimeUNet) -> None:
+    """Begin so that the input reaches the output: conv_in, the first skip and conv_out each hand
+    on what they get, beside what the blocks make.
+
+    Pixels as latents have many channels, and most of what a prediction of v is made of is the
+    noise itself; three random layers first have to learn to let it pass. Ours. Measured on one
+    clip (2 frames, 28x16, 160 steps, same seed): loss at step 100 0.108 instead of 0.325.
+    """
+    torch.nn.init.dirac_(unet.conv_in.weight)
+    unet.conv_in.weight.add_(0.01 * torch.randn_like(unet.conv_in.weight))
+    shortcut: Any = unet.up_blocks[-1].resnets[-1].conv_shortcut  # of [what was made, the skip]
+    width = len(shortcut.weight)
+    shortcut.weight.mul_(0.3)
+    shortcut.weight[:, -width:, 0, 0] = torch.eye(width)
+    # SiLU is nearly linear around 1.5, and slopes by 0.8 or so at half the spread.
+    unet.conv_norm_out.weight.fill_(0.5)
+    unet.conv_norm_out.bias.fill_(1.5)
+    torch.nn.init.dirac_(unet.conv_out.weight)
+    unet.conv_out.weight.mul_(0.8)
+    for layer in (unet.conv_in, unet.conv_out):
+        layer.bias.zero_()  # type: ignore[union-attr]
 
 
 def start_from_source(config: Config, kind: str, path: str) -> Start:
