@@ -163,8 +163,8 @@ class Run:
 def train(run: Run, stop: Callable[[], bool]) -> None:
     """Train to max_steps. Raises StoppedError when asked, DivergedError, TooManyBadError."""
     config, state, team = run.config, run.state, run.state.team
-    held_out = list(held_out_samples(run.batches.datasets, config, team))
-    held_out = [sample for sample in held_out if isinstance(sample, Sample)]
+    every = held_out_samples(run.batches.datasets, config, team)
+    held_out = [each for each in every if isinstance(each, Sample)]
     if team.any(stop()):
         raise StoppedError(f"stopped before step {state.step + 1}")
     if state.step >= config.max_steps:

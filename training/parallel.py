@@ -89,7 +89,7 @@ def wrap(unet: SpaceTimeUNet, config: Config, device: torch.device, team: Team) 
     if team.world == 1:
         return unet
     replica = DistributedDataParallel(unet, gradient_as_bucket_view=True)
-    replica.config = unet.config  # what losses ask a U-Net for
+    replica.config = unet.config  # type: ignore[assignment]  # what losses ask a U-Net for
     return replica
 
 
@@ -103,7 +103,7 @@ def compile_blocks(unet: SpaceTimeUNet) -> None:
     The forward alone: what FSDP2 does before and after a block stays outside of its graph.
     """
     for block in blocks_of(unet):
-        block.forward = torch.compile(block.forward, fullgraph=True, dynamic=False)  # type: ignore[method-assign]
+        block.forward = torch.compile(block.forward, fullgraph=True, dynamic=False)
     # Blocks of one class count together, each once for every shape and size of a micro-batch.
     torch._dynamo.config.recompile_limit = 1024
     torch._dynamo.config.accumulated_recompile_limit = 4096

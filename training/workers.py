@@ -122,7 +122,7 @@ def launch(job: commands.Job, workers: int, address: str | None, console: Consol
         }
         scale = scaling(job, workers, console)
         trainer = TorchTrainer(
-            run_worker,
+            run_worker,  # type: ignore[arg-type]  # it returns how it ended
             train_loop_config={"job": job, "desk": desk, "look": look},
             scaling_config=scale,
             # Small words between ranks go through main memory on GPUs too.
