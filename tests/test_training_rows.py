@@ -14,6 +14,7 @@ from training_media import FPS, TINY, clip, level, mp4, small_dataset, write_dat
 
 from training.batches import HANDFUL, BadRow, BadRows, Batches, Sample, TooManyBadError
 from training.batches import held_out_samples as held_out_of
+from training.buckets import shapes_of
 from training.configs import Config, ConfigError, load_config
 from training.orders import Place
 from training.rows import Rows, open_rows, parse_data
@@ -153,9 +154,10 @@ def test_null_captions_are_the_empty_prompt(tmp_path: Path) -> None:
 def test_images_are_videos_of_one_frame_and_short_clips_are_left_out(tmp_path: Path) -> None:
     rows = [clip("image", mp4(1), 1), clip("short", mp4(2), 2), clip("long", mp4(9), 9)]
     folder = write_dataset(tmp_path / "a", rows)
-    opened = open_rows(str(folder), "a", 1, [sampling(stride=2)], 8, 0)
+    wanted = config("stride=2", "num_frames=3")
+    opened = open_rows(str(folder), "a", 1, shapes_of(wanted), 8, 0)
     assert (opened.num_trained, opened.too_short) == (2, 1)
-    batches = Batches([opened], config("stride=2", "num_frames=3"))
+    batches = Batches([opened], wanted)
     assert {s.clip_id: len(s.raw) for s in take(batches, 1)} == {"image": 1, "long": 3}
 
 
