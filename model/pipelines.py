@@ -115,9 +115,10 @@ class VideoFactoryPipeline:
         Raises ValueError for a size the codec cannot make and for a wrong number of generators.
         """
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-        named = {"num_frames": num_frames, "height": height, "width": width, "fps": fps,
-                 "num_inference_steps": num_inference_steps,
-                 "guidance_scale": guidance_scale}  # fmt: skip
+        named: dict[str, Any] = {
+            **{"num_frames": num_frames, "height": height, "width": width, "fps": fps},
+            **{"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale},
+        }
         use = replace(self.settings, **{k: v for k, v in named.items() if v is not None})
         scale = use.guidance_scale
         self._check(prompts, use.height, use.width, generator, sampler)

@@ -125,7 +125,8 @@ def pass_through(unet: SpaceTimeUNet) -> None:
     """
     torch.nn.init.dirac_(unet.conv_in.weight)
     unet.conv_in.weight.add_(0.01 * torch.randn_like(unet.conv_in.weight))
-    shortcut: Any = unet.up_blocks[-1].resnets[-1].conv_shortcut  # of [what was made, the skip]
+    last: Any = unet.up_blocks[-1]
+    shortcut = last.resnets[-1].conv_shortcut  # of [what was made, the skip]
     width = len(shortcut.weight)
     shortcut.weight.mul_(0.3)
     shortcut.weight[:, -width:, 0, 0] = torch.eye(width)
