@@ -57,10 +57,11 @@ DATA_WAIT_BAR = 0.02
 def objective_of(config: Config, start: Start, datasets: list[Rows]) -> Objective:
     """As vf-train makes it."""
     device = device_of(config)
-    codec, text = make_codec(config, device), make_text(config, device)
-    return Objective(
-        config, schedule_of(start.noise), codec, text, device, DTYPES[config.precision]
-    )
+    lazy = bool(config.precomputed)
+    codec, text = make_codec(config, device, lazy), make_text(config, device, lazy)
+    empty = next((rows.latents.empty for rows in datasets if rows.latents), None)
+    schedule, dtype = schedule_of(start.noise), DTYPES[config.precision]
+    return Objective(config, schedule, codec, text, device, dtype, empty)
 
 
 def synchronize(device: torch.device) -> None:
@@ -134,7 +135,7 @@ def measure(given: argparse.Namespace, console: Console) -> dict[str, Any]:
     config = load_config(given.preset, [*own, *given.set])
     if config.num_threads:
         torch.set_num_threads(config.num_threads)
-    datasets = open_all([given.data], config, console)
+    datasets = open_all([given.data], config, console, workers=1)
     start = make_start(config, None)
     objective = objective_of(config, start, datasets)
     found, samples = time_steps(config, start, objective, datasets, given.steps)
