@@ -11,7 +11,7 @@ from torch import Tensor
 from benchmarks import learning
 from model.diffusion import add_noise, noise_schedule, training_target
 
-MOTION = learning.config_of("motion", True)
+MOTION = learning.config_of("motion", False)
 
 
 @pytest.fixture(autouse=True)
