@@ -47,6 +47,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]
     started = ray_command(
         *("start", "--head", "--port", free_port(), "--dashboard-port", dashboard_port),
         *("--num-cpus", 2, "--temp-dir", folder, "--disable-usage-stats"),
+        # The Ray that tests share has an agent too; jobs are taken by the one that has this port.
+        *("--dashboard-agent-listen-port", free_port()),
         RAY_AUTH_MODE="disabled",
     )
     assert started.returncode == 0, started.stderr
