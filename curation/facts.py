@@ -84,8 +84,11 @@ class Facts:
 
 
 def rules_of(record: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """The rules of a run.json, in config order."""
-    return (record.get("recipe") or record.get("pipeline") or {}).get("rules") or {}
+    """The rules of a run.json in the order they were tried: a pipeline's, and behind them those
+    of the recipe that made a subset of it, quantiles as they were resolved."""
+    rules = (record.get("pipeline") or {}).get("rules") or {}
+    resolved = record.get("resolved") or {}
+    return {name: rule for name, rule in rules.items() if name not in resolved} | resolved
 
 
 def facts_of(dataset: Dataset) -> Facts:

@@ -8,11 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import cv2
 import numpy as np
 
 from curation.captions import missing_weights
 from curation.pipelines import ConfigError, Scorers
+from curation.samples import bgr_from_jpeg
 from curation.texts import TextDetector, text_score
 
 # A look at one frame takes about a second at worst; a clip that takes this long hangs. Ours.
@@ -40,7 +40,7 @@ def score_clips(
     `frames` are JPEGs by clip id. Text is a clip's own; a watermark is the video's, the mean over
     all of its frames, and without a number for each clip none has one.
     """
-    clips = {c: [picture_from_jpeg_bgr(jpeg) for jpeg in jpegs] for c, jpegs in frames.items()}
+    clips = {c: [bgr_from_jpeg(jpeg) for jpeg in jpegs] for c, jpegs in frames.items()}
     found: dict[str, dict[str, Any] | Exception] = {clip_id: {} for clip_id in clips}
     for name, scorer in scorers.items():
         answers = each_in_time(scorer, clips, TIMEOUT_S)
@@ -73,12 +73,6 @@ def watermark_columns(answers: Mapping[str, Any]) -> dict[str, Any]:
     if errors:
         return {c: a if isinstance(a, Exception) else errors[0] for c, a in answers.items()}
     return {clip_id: {"watermark": float(np.mean(scores))} for clip_id in answers}
-
-
-def picture_from_jpeg_bgr(data: bytes) -> np.ndarray:
-    picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-    assert picture is not None, "our own JPEG"
-    return picture
 
 
 def each_in_time(scorer: Scorer, clips: Mapping[str, Pictures], timeout_s: float) -> dict[str, Any]:

@@ -13,7 +13,6 @@ from functools import partial
 from itertools import cycle
 from typing import Any
 
-import cv2
 import numpy as np
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -24,6 +23,7 @@ from curation.pipelines import Media
 from curation.progress import Count
 from curation.recipes import Recipe, score_folder
 from curation.runs import TASK_RETRIES, RunError
+from curation.samples import bgr_from_jpeg
 from curation.scorers import ClipScores, Model, Scoring, described, score_clip
 from curation.shards import SCORES, Dataset, write_table
 from curation.subsets import Clips, score_schema, stored_scores
@@ -50,12 +50,6 @@ class ScorerActor:
     def score(self, clips: list[list[bytes]]) -> list[Row]:
         """A row per clip, from its pictures as JPEGs; one bad clip costs no other."""
         return score_each(self.model, [[bgr_from_jpeg(jpeg) for jpeg in clip] for clip in clips])
-
-
-def bgr_from_jpeg(data: bytes) -> np.ndarray:
-    picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-    assert picture is not None, "our own JPEG"
-    return picture
 
 
 def score_each(model: Model, clips: Sequence[Sequence[np.ndarray]]) -> list[Row]:

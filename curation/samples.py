@@ -166,6 +166,11 @@ def picture_from_jpeg(data: bytes) -> np.ndarray:
     return picture
 
 
+def bgr_from_jpeg(data: bytes) -> np.ndarray:
+    """The same in BGR, as OpenCV and the models behind it want it."""
+    return cv2.cvtColor(picture_from_jpeg(data), cv2.COLOR_RGB2BGR)
+
+
 def overlay_luma(frame: av.VideoFrame, rotation: int) -> np.ndarray:
     """The upright brightness that a logo is sought in, uint8 [H, W], short side OVERLAY_SIDE_PX."""
     stored = luma(frame)

@@ -18,12 +18,10 @@ import numpy as np
 
 from curation.frames import MediaError, decode, small_bgr
 from curation.pipelines import ConfigError, Scorers
-from curation.samples import jpeg
+from curation.samples import jpeg, shrink
 from curation.scenes import analysis_size
+from curation.texts import TEXT_SIDE_PX, text_times_s
 from curation.videos import Beat
-
-# Short side of the pictures that models see: what the text detector wants; CLIP takes less. Ours.
-PICTURE_SIDE_PX = 720
 
 
 class Model(Protocol):
@@ -64,8 +62,6 @@ def build_scoring(scorers: Scorers, keys: Sequence[str]) -> Scoring:
                 scoring.models[key] = partial(Aesthetic, scorers)
                 scoring.times_s[key] = middle_s
             case "text", "rapidocr":
-                from curation.texts import text_times_s
-
                 scoring.models[key] = Text
                 scoring.times_s[key] = text_times_s
             case _:
@@ -200,7 +196,7 @@ def described(error: BaseException) -> str:
 
 
 class PictureTaker:
-    """Takes the frames shown at given times of one clip as JPEGs."""
+    """Takes the frames shown at given times of one clip as JPEGs, as large as text wants them."""
 
     def __init__(self, times_s: Sequence[float]) -> None:
         self.waiting = sorted(times_s)
@@ -214,9 +210,7 @@ class PictureTaker:
 
     def take(self, frame: av.VideoFrame) -> None:
         self.waiting.pop(0)
-        scale = min(1.0, PICTURE_SIDE_PX / min(frame.width, frame.height))
-        width, height = round(frame.width * scale), round(frame.height * scale)
-        self.taken.append(jpeg(frame.reformat(width=width, height=height, format="rgb24"), 0))
+        self.taken.append(jpeg(shrink(frame, TEXT_SIDE_PX), 0))
 
     def finish(self) -> list[bytes]:
         """The pictures; times behind the last frame show the last frame."""

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from curation.facts import Facts
-from curation.shards import DROPPED, KEPT, Dataset
+from curation.shards import DROPPED, KEPT, SCORES, Dataset
 
 SHEET_CLIPS = 12  # ours: two rows on a wide screen
 ANY_CLIPS = 24
@@ -35,7 +35,7 @@ def sheets(dataset: Dataset, found: Facts) -> list[Sheet]:
     wanted: list[tuple[str, str, pa.Table]] = []
     for step in found.steps:
         bounds = [b for b in (step.min, step.max) if b is not None]
-        if not bounds or not step.dropped:
+        if not bounds or not step.dropped or step.rule not in SCORES:  # `keep` has no column
             continue
         dropped = pc.and_(
             pc.equal(found.clips["decision"], DROPPED), pc.equal(found.clips["rule"], step.rule)

@@ -27,7 +27,7 @@ from rich.console import Console
 from test_workers import MARK, marked
 from typer.testing import CliRunner
 
-from curation import clean, cleanings, commands, rescores, validate, why
+from curation import clean, cleanings, commands, report, rescores, validate, why
 from curation.cleanings import execute
 from curation.decisions import decided
 from curation.pipelines import ConfigError, Media
@@ -114,10 +114,9 @@ def original(make_video: Callable[..., Path], tmp_path_factory: pytest.TempPathF
                     )
                 )
         early = decided(Verdict("static", 1.0, 0.95))
-        url = {"video_id": videos[0], "source_url": f"{videos[0]}.mp4"}
-        ledger.append(
-            ledger_row("clip", clip_id=f"{videos[0]}_still", duration=3.0, **url, **early)
-        )
+        still = {"video_id": videos[0], "source_url": f"{videos[0]}.mp4", "duration": 3.0}
+        still |= {"clip_id": f"{videos[0]}_still", "start_s": 20.0, "end_s": 23.0}
+        ledger.append(ledger_row("clip", **still, **early))
         failed = {"decision": FAILED, "error_class": "corrupt", "message": "after 1 s"}
         ledger.append(ledger_row("video", video_id=f"x{number}", source_url=f"x{number}", **failed))
         write_commit(dataset, clips, ledger, {"cut": "test", "rules": "test"})
@@ -275,6 +274,11 @@ def test_the_run_records_what_was_decided_and_why(
     assert clips["total"] == 8 and clips["dropped"]["static"] == 2
     assert clips["kept"] == record["clips"]["kept"] == len(media(subset))
     assert list(clips["dropped"])[:2] == ["static", "motion"]  # earlier rules first
+    told = CliRunner().invoke(report.app, [subset.root, "--card"], catch_exceptions=False)
+    assert told.exit_code == 0, told.output
+    page = (Path(subset.root) / "report.html").read_text()
+    motion = page[page.index('data-rule="motion"') :].split("</tr>")[0]
+    assert f"min {middle:.4g}" in motion and '<td class="n">3</td>' in motion
 
 
 def test_a_rerun_writes_nothing_and_a_changed_recipe_scores_nothing_again(

@@ -174,14 +174,19 @@ def only_trainer(run: Path) -> Iterator[None]:
     """Hold the run folder; ConfigError if it is another thing, or another trainer has it."""
     if run.exists() and not is_run(run):
         raise ConfigError(f"--output {run} is not a run: give a new folder or an earlier run")
-    run.mkdir(parents=True, exist_ok=True)
-    with (run / ".lock").open("w") as lock:
+    with held(run, f"--output {run}: another vf-train is writing there"):
+        yield
+
+
+@contextmanager
+def held(folder: Path, taken: str) -> Iterator[None]:
+    """Hold a local folder, made if need be; ConfigError that begins with `taken` if it is held."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise ConfigError(
-                f"--output {run}: another vf-train is writing there; wait for it or stop it"
-            ) from None
+            raise ConfigError(f"{taken}; wait for it or stop it") from None
         yield
 
 

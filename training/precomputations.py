@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 from collections.abc import Iterator
@@ -21,7 +20,7 @@ from rich.progress import Progress
 from curation.shards import Dataset, DatasetError
 from model.texts import CONTEXT
 from training.buckets import shapes_of, transform_of
-from training.commands import FAILED_RUN, guarded
+from training.commands import FAILED_RUN, guarded, held
 from training.configs import Config, ConfigError, load_config
 from training.encoders import (
     Report,
@@ -119,14 +118,7 @@ def only_writer(folder: Dataset) -> Iterator[None]:
     if not folder.is_local:
         yield
         return
-    Path(folder.root).mkdir(parents=True, exist_ok=True)
-    with Path(folder.path(".lock")).open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConfigError(
-                f"another vf-precompute is writing to {folder.uri}; wait for it or stop it"
-            ) from None
+    with held(Path(folder.root), f"another vf-precompute is writing to {folder.uri}"):
         yield
 
 
