@@ -21,7 +21,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from curation.analyses import Analysis, analyse
 from curation.frames import probe
-from curation.overlays import picture_from_jpeg_bgr
+from curation.samples import bgr_from_jpeg
 from curation.pipelines import Pipeline, Scorers
 from curation.sources import Source
 from curation.texts import TextDetector, text_score
@@ -401,7 +401,7 @@ def text_of_clips(found: Analysis) -> Iterator[float]:
     times = [(found.timeline.time_s(a), found.timeline.time_s(b)) for a, b in found.spans]
     for start_s, end_s in sorted(times, key=lambda t: t[0] - t[1])[:LOOKED_AT]:
         looks = found.overlay_frames.of_clip(start_s, end_s)
-        yield text_score(detector([picture_from_jpeg_bgr(jpeg) for _, jpeg in looks]))[0]
+        yield text_score(detector([bgr_from_jpeg(jpeg) for _, jpeg in looks]))[0]
 
 
 def run(
