@@ -34,6 +34,7 @@ SCORES = (
     *("resolution", "aspect", "duration", "hdr", "black_bars", "static", "watermark", "text"),
     *("motion", "camera_motion", "zoom", "slideshow", "flicker"),
     *("sharpness", "exposure", "colourfulness", "blockiness", "aesthetic"),
+    "caption_score",
 )
 
 KEPT, DROPPED, FAILED = "kept", "dropped", "failed"

@@ -10,10 +10,10 @@ import cv2
 import numpy as np
 import pytest
 
-from curation import aesthetics
+from curation import embeddings
 from curation.aesthetics import Laion, check_aesthetic
-from curation.commands import make_plan
 from curation.pipelines import ConfigError, Scorers
+from curation.scorers import check_models
 
 WIDTH = 16
 CLIP = {
@@ -110,7 +110,7 @@ def test_a_score_is_the_head_on_the_normalised_embedding(clip: Path, head: Path)
 def test_batches_change_nothing(clip: Path, head: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     laion = Laion(scorers(clip, head))
     alone = [laion([picture])[0] for picture in pictures(5)]
-    monkeypatch.setattr(aesthetics, "BATCH_SIZE", 2)
+    monkeypatch.setattr(embeddings, "BATCH_SIZE", 2)
     assert laion(pictures(5)) == pytest.approx(alone, abs=1e-5)
     assert laion([]) == []
 
@@ -129,8 +129,8 @@ def refusal(clip: object, head: object) -> str:
 
 def test_what_is_whole_is_accepted(clip: Path, head: Path) -> None:
     check_aesthetic(scorers(clip, head))
-    check_aesthetic(Scorers())
-    check_aesthetic(Scorers(aesthetic="technical_quality"))
+    for weightless in (Scorers(), Scorers(aesthetic="technical_quality")):
+        check_models(weightless, ["aesthetic", "caption", "watermark", "text"])
 
 
 def test_what_is_not_set_is_named(clip: Path, head: Path) -> None:
@@ -163,10 +163,3 @@ def test_a_head_for_another_clip_is_refused(clip: Path, tmp_path: Path) -> None:
     wide = save_head(tmp_path / "wide.pth", "linear", width=768)
     with pytest.raises(ConfigError, match=r"embeddings of 768 numbers, and .* gives 16"):
         Laion(scorers(clip, wide))
-
-
-def test_a_curation_run_says_who_scores_with_laion() -> None:
-    root = Path(__file__).parents[1]
-    overrides = ["scorers.aesthetic=laion"]
-    with pytest.raises(ConfigError, match=r"vf-clean.*--set scorers.aesthetic=technical_quality"):
-        make_plan([], "demo", root / "pipelines.yaml", None, overrides, None)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import io
 import json
-import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +15,10 @@ import pytest
 from conftest import MakeVideo, Shot
 from rich.console import Console
 
+from curation.classifiers import WatermarkClassifier, check_classifier, marked_labels
 from curation.commands import execute, make_plan
-from curation.overlays import (
-    WatermarkClassifier,
-    check_classifier,
-    each_in_time,
-    marked_labels,
-    score_clips,
-)
 from curation.pipelines import ConfigError, Rule, Scorers
+from curation.scorers import Look, Means, Text, of_video, score_each
 from curation.shards import DROPPED, FAILED, KEPT, LEDGER_SCHEMA, SHARD_SCHEMA, Dataset
 from curation.videos import VideoResult, with_late_scores
 
@@ -32,69 +26,75 @@ CONFIG = Path(__file__).parents[1] / "pipelines.yaml"
 RULES = {"duration": Rule(min=1), "text": Rule(max=0.01), "watermark": Rule(max=0.5)}
 
 
-def jpeg(level: int) -> bytes:
-    return cv2.imencode(".jpg", np.full((36, 64, 3), level, np.uint8))[1].tobytes()
+def grey(level: int) -> np.ndarray:
+    return np.full((36, 64, 3), level, np.uint8)
 
 
-FRAMES = {"a": [jpeg(0), jpeg(100)], "b": [jpeg(200)]}
 LINE = (0.2, 0.8, 0.7, 0.9)
+LOOKS = [Look([grey(0), grey(100)]), Look([grey(200)])]
 
 
-def fake_detector(pictures: Sequence[np.ndarray]) -> list[list[tuple[float, ...]]]:
+class Detector:
     """Finds a line in pictures of level 100."""
-    return [[LINE] if 90 < picture.mean() < 110 else [] for picture in pictures]
+
+    def __call__(self, pictures: Sequence[np.ndarray]) -> list[list[tuple[float, ...]]]:
+        return [[LINE] if 90 < picture.mean() < 110 else [] for picture in pictures]
 
 
-# -- scores of a video's clips
+# -- one row a clip
 
 
-def test_every_clip_gets_its_own_text() -> None:
-    assert score_clips({"text": fake_detector}, FRAMES) == {
-        "a": {"text": pytest.approx(0.05), "text_boxes": [LINE]},
-        "b": {"text": 0.0, "text_boxes": []},
-    }
+def test_every_clip_gets_its_own_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("curation.scorers.TextDetector", Detector)
+    assert score_each(Text(), LOOKS) == [
+        {"text": pytest.approx(0.05), "text_boxes": [LINE]},
+        {"text": 0.0, "text_boxes": []},
+    ]
+    monkeypatch.setattr(Detector, "__call__", lambda _, pictures: [[(0, 0, float("nan"), 1)]] * 3)
+    assert all(row["error"].startswith("ValueError") for row in score_each(Text(), LOOKS))
+
+
+def test_a_mean_is_over_a_clips_own_pictures() -> None:
+    model = Means("aesthetic", lambda: lambda pictures: [float(p.mean()) for p in pictures])
+    assert score_each(model, LOOKS) == [{"aesthetic": 50.0}, {"aesthetic": 200.0}]
 
 
 def test_a_classified_watermark_is_the_videos() -> None:
-    scorers = {"watermark": lambda pictures: [float(p.mean() / 200) for p in pictures]}
-    found = score_clips(scorers, FRAMES)
-    assert found["a"] == found["b"] == {"watermark": pytest.approx(0.5, abs=0.01)}
+    rows = {"a": {"watermark": 0.2}, "b": {"watermark": 0.8}}
+    found = of_video(rows, {"a": 2, "b": 1})
+    assert found["a"] == found["b"] == {"watermark": pytest.approx(0.4)}
+    rows["b"] = {"error": "it is odd"}
+    assert of_video(rows, {"a": 2, "b": 1}) == {c: {"error": "it is odd"} for c in "ab"}
 
 
-def raises(_: object) -> None:
-    raise RuntimeError("out of memory")
+def answers(what: Any) -> Any:
+    """A model that gives `what` for clips that begin with a black picture, and text 0.5 else."""
+
+    def score(looks: Sequence[Look]) -> list[dict[str, Any]]:
+        rows = [what if look.pictures[0].mean() == 0 else {"text": 0.5} for look in looks]
+        if any(isinstance(row, Exception) for row in rows):
+            raise next(row for row in rows if isinstance(row, Exception))
+        return [row for row in rows if row != "nothing"]
+
+    return score
 
 
 @pytest.mark.parametrize(
-    "scorers",
+    ("what", "error"),
     [
-        {"text": raises},
-        {"watermark": raises},
-        {"text": lambda pictures: [[(0.0, 0.0, float("nan"), 1.0)]]},
-        {"text": lambda pictures: []},
-        {"watermark": lambda pictures: [float("nan")]},
-        {"watermark": lambda pictures: []},
-        {"text": raises, "watermark": lambda pictures: [0.1]},
+        (RuntimeError("out of memory"), "RuntimeError: out of memory"),
+        ({"text": float("nan")}, "the scorer gave nan for text"),
+        ("nothing", "RuntimeError: 0 scores for 1 clips"),
     ],
 )
-def test_a_scorer_that_fails_never_lets_a_clip_pass(scorers: dict[str, Any]) -> None:
-    found = score_clips(scorers, FRAMES)
-    assert all(isinstance(found[clip_id], Exception) for clip_id in FRAMES)
+def test_a_clip_that_a_model_fails_on_costs_no_other(what: Any, error: str) -> None:
+    assert score_each(answers(what), LOOKS) == [{"error": error}, {"text": 0.5}]
 
 
-def test_a_scorer_that_hangs_is_given_up() -> None:
-    release = threading.Event()
-
-    def hangs_on_two(pictures: Sequence[np.ndarray]) -> int:
-        if len(pictures) == 2:
-            release.wait()
-        return len(pictures)
-
-    clips: Mapping[str, Any] = {"a": [0, 0], "b": [0], "c": [0, 0, 0]}
-    found = each_in_time(hangs_on_two, clips, timeout_s=0.05)
-    release.set()
-    assert isinstance(found.pop("a"), TimeoutError)
-    assert found == {"b": 1, "c": 3}
+def test_a_clip_without_a_picture_has_no_score() -> None:
+    unseen, seen = score_each(answers({}), [Look([]), LOOKS[1]])
+    assert unseen == {"error": "ValueError: no frame of this clip was looked at"}
+    assert seen == {"text": 0.5}
 
 
 # -- decisions
@@ -151,7 +151,7 @@ def test_a_video_that_keeps_no_clip_is_dropped_by_the_rule_that_came_furthest() 
 
 
 def test_a_clip_whose_scorer_failed_is_failed_and_so_is_its_video() -> None:
-    found: dict[str, Any] = {"a": RuntimeError("out of memory"), "b": columns(0.0)}
+    found: dict[str, Any] = {"a": {"error": "RuntimeError: out of memory"}, "b": columns(0.0)}
     video, a, b = with_late_scores(result("a", "b"), found, RULES).ledger
     assert (a["decision"], a["error_class"]) == (FAILED, "scorer")
     assert a["message"] == "RuntimeError: out of memory"
