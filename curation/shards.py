@@ -273,6 +273,12 @@ def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
     return pa.table(columns, schema=schema)
 
 
+def has_columns(names: list[str], schema: pa.Schema) -> bool:
+    """Whether a file has the columns of a schema, in order, but for scores younger than it."""
+    younger = set(SCORES) - set(names)
+    return names == [name for name in schema.names if name not in younger]
+
+
 def write_commit(
     dataset: Dataset,
     clips: list[dict[str, Any]],

@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from test_embeddings import CLIP_WIDTH, build_clip
 
 from curation import embeddings
 from curation.aesthetics import Laion, check_aesthetic
 from curation.pipelines import ConfigError, Scorers
 from curation.scorers import check_models
-
-WIDTH = 16
-CLIP = {
-    "embed_dim": WIDTH,
-    "quick_gelu": True,
-    "vision_cfg": {"image_size": 32, "layers": 2, "width": 32, "patch_size": 16, "head_width": 8},
-    "text_cfg": {"context_length": 8, "vocab_size": 50, "width": 16, "heads": 2, "layers": 1},
-}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -37,21 +29,10 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with open_clip's config and weights, as hub copies have them."""
-    import open_clip
-    import torch
-    from safetensors.torch import save_file
-
-    folder = tmp_path_factory.mktemp("clip")
-    torch.manual_seed(0)
-    model = open_clip.CLIP(**CLIP)
-    torch.nn.init.normal_(model.visual.proj)
-    save_file(model.state_dict(), folder / "open_clip_model.safetensors")
-    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": CLIP}))
-    return folder
+    return build_clip(tmp_path_factory.mktemp("clip"))
 
 
-def save_head(path: Path, kind: str, width: int = WIDTH) -> Path:
+def save_head(path: Path, kind: str, width: int = CLIP_WIDTH) -> Path:
     """A random head of LAION's shape: one layer, or the stack with its dropouts."""
     import torch
     from torch.nn import Dropout, Linear, Sequential
@@ -153,7 +134,7 @@ def test_a_head_that_does_not_lead_to_a_score_is_refused(clip: Path, tmp_path: P
     page = tmp_path / "page.pth"
     page.write_text("<!DOCTYPE html>")
     assert "cannot be loaded" in refusal(clip, page)
-    torch.save({"weight": torch.zeros(2, WIDTH), "bias": torch.zeros(2)}, page)
+    torch.save({"weight": torch.zeros(2, CLIP_WIDTH), "bias": torch.zeros(2)}, page)
     assert "[(2, 16)] do not lead" in refusal(clip, page)
     torch.save({"other": torch.zeros(2)}, page)
     assert "cannot be loaded" in refusal(clip, page)

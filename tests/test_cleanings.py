@@ -21,7 +21,7 @@ import numpy as np
 import psutil
 import pyarrow.parquet as pq
 import pytest
-from conftest import Shot, num_packets, read_frames
+from conftest import Shot, num_packets, read_frames, without_column
 from fake_scorers import ODD_HEIGHT_PX, NoWeights, fakes
 from rich.console import Console
 from test_workers import MARK, marked
@@ -324,6 +324,22 @@ def test_a_score_of_another_scorer_does_not_count(
     code, said = invoke(first.root, *small)
     assert code == 0 and "not scored yet: text (rapidocr) of 3 clips" in said
     assert "motion (flow)" not in said
+
+
+def test_a_dataset_older_than_a_score_serves_every_command(
+    dataset: Dataset, subset: Dataset, run: Run
+) -> None:
+    without_column(Path(dataset.root), "caption_score")
+    assert is_valid(dataset)
+    run(dataset)
+    assert outcomes(subset) == CLEAN and is_valid(subset)
+    assert all(row["caption_score"] is None for row in subset.rows())
+    for app, arguments in ((why.app, ["a_0"]), (report.app, ["--card"]), (report.app, [])):
+        places = [dataset.root, subset.root] if not arguments else [dataset.root, *arguments]
+        told = CliRunner().invoke(app, places, catch_exceptions=False)
+        assert told.exit_code == 0, told.output
+    without_column(Path(subset.root), "clip_id")
+    assert not is_valid(subset)  # no score
 
 
 # -- scorers that misbehave
