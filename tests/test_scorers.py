@@ -12,9 +12,14 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from conftest import MakeVideo, Shot
+from conftest import MakeVideo, Shot, read_frames
 from rich.console import Console
+from test_aesthetics import save_head
+from test_captions import build_checkpoint
+from test_embeddings import build_clip, cosines
 
+from curation.aesthetics import Laion
+from curation.captions import Blip2
 from curation.classifiers import WatermarkClassifier, check_classifier, marked_labels
 from curation.commands import execute, make_plan
 from curation.pipelines import ConfigError, Rule, Scorers
@@ -289,6 +294,57 @@ def test_a_run_scores_watermarks_with_a_named_classifier(
     scores = {r["video_id"]: r["watermark"] for r in clips}
     assert len(clips) == 4 and len(set(scores.values())) == 2  # a video's own, in every clip
     assert all(r["watermark"] == scores[r["video_id"]] for r in clips)
+
+
+def test_a_run_scores_looks_before_captions_and_captions_behind_them(
+    make_video: MakeVideo, local_ray: None, tmp_path: Path
+) -> None:
+    """Tiny random CLIP, head and BLIP-2 over four flat pictures; bounds between known scores."""
+    colours = ("orange", "teal", "green", "violet")
+    (tmp_path / "clip").mkdir()
+    head, clip = save_head(tmp_path / "head.pth", "linear"), build_clip(tmp_path / "clip")
+    blip2 = build_checkpoint(tmp_path / "blip2", "opt")
+    models = [
+        *("captions.model=blip2", f"captions.checkpoint={blip2}", "captions.device=cpu"),
+        *("scorers.aesthetic=laion", f"scorers.aesthetic_checkpoint={clip}"),
+        *(f"scorers.aesthetic_head={head}", "scorers.caption=clip"),
+        *(f"scorers.caption_checkpoint={clip}", "rules.static.max=1", "rules.black_bars.max=1"),
+    ]
+    (tmp_path / "videos").mkdir()
+    pictures = []
+    for colour in colours:
+        path = make_video(f"{colour}.mp4", [Shot(f"color={colour}:s={{size}}:r={{fps}}", 1.0)])
+        (tmp_path / "videos" / path.name).write_bytes(path.read_bytes())
+        pictures.append(read_frames(path, "rgb24")[12].picture)
+    plan = make_plan([str(tmp_path / "videos")], "web", CONFIG, str(tmp_path), models, None)
+    looks = Laion(plan.pipeline.scorers)([picture[..., ::-1] for picture in pictures])
+    texts = Blip2(plan.pipeline.captions).caption(pictures)
+    fits = cosines(clip, [[picture] for picture in pictures], texts).diagonal()
+    ugly, *rest = sorted(range(4), key=lambda n: looks[n])
+    misfit, *kept = sorted(rest, key=lambda n: fits[n])
+    bounds = [
+        f"rules.aesthetic.min={(looks[ugly] + min(looks[n] for n in rest)) / 2}",
+        f"rules.caption_score.min={(fits[misfit] + min(fits[n] for n in kept)) / 2}",
+    ]
+    dataset = curate(tmp_path / "videos", tmp_path / "out", *models, *bounds)
+    rows = {Path(r["source_url"]).stem: r for r in dataset.ledger().to_pylist() if r["clip_id"]}
+    close = {"abs": 0.004}
+    assert len(rows) == 4
+    for n, colour in enumerate(colours):
+        row, late = rows[colour], n != ugly  # what looks bad is not captioned
+        assert row["rule"] == {ugly: "aesthetic", misfit: "caption_score"}.get(n)
+        assert row["aesthetic"] == pytest.approx(looks[n], **close)
+        assert row["caption"] == (texts[n] if late else None)
+        assert row["caption_score"] == (pytest.approx(fits[n], **close) if late else None)
+    stored = list(dataset.rows(["source_url", "caption_score"]))
+    assert {Path(r["source_url"]).stem for r in stored} == {colours[n] for n in kept}
+    assert all(
+        r["caption_score"] == rows[Path(r["source_url"]).stem]["caption_score"] for r in stored
+    )
+    [video] = [r for r in dataset.ledger().to_pylist() if r["level"] == "video"
+               and r["source_url"].endswith(f"{colours[misfit]}.mp4")]  # fmt: skip
+    assert (video["decision"], video["rule"]) == (DROPPED, "caption_score")
+    assert dict(video["stage_s"])["looks"] > 0
 
 
 def test_a_rule_without_its_scorer_is_a_mistake(written: Path, tmp_path: Path) -> None:
