@@ -17,6 +17,7 @@ from curation.facts import (
     changed_decisions,
     facts_of,
     failures,
+    fit,
     integrity,
     shares,
 )
@@ -70,6 +71,7 @@ def write_report(dataset: Dataset, output: str | None) -> str:
         found=found,
         failures=failures(dataset.ledger(["level", "decision", "error_class", "message"])),
         integrity=integrity(found.kept, found.clips),
+        fit=fit(found),
         figures=kept_figures(found),
         score_figures=score_figures(found),
         unscored=[name for name in SCORES if not len(found.scores(name)[0])],
