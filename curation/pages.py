@@ -26,7 +26,7 @@ from curation.sheets import Sheet, previews, sheets, with_pictures
 
 UNITS = {
     **{"resolution": "px", "duration": "s", "motion": "widths/s", "camera_motion": "widths/s"},
-    **{"flicker": "grey levels", "aspect": "width / height"},
+    **{"flicker": "grey levels", "aspect": "width / height", "caption_score": "cosine"},
 }
 MAX_SEARCHED = 20_000  # clips listed inside the page; beyond that vf-why looks them up
 MAX_CHANGED = 24

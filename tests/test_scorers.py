@@ -11,20 +11,25 @@ from typing import Any
 
 import cv2
 import numpy as np
+import pyarrow as pa
 import pytest
 from conftest import MakeVideo, Shot, read_frames
+from fake_scorers import ODD_HEIGHT_PX, fakes
 from rich.console import Console
 from test_aesthetics import save_head
 from test_captions import build_checkpoint
 from test_embeddings import build_clip, cosines
 
+from curation.actors import start_models
 from curation.aesthetics import Laion
 from curation.captions import Blip2
 from curation.classifiers import WatermarkClassifier, check_classifier, marked_labels
 from curation.commands import execute, make_plan
-from curation.pipelines import ConfigError, Rule, Scorers
+from curation.pipelines import ConfigError, Pipeline, Rule, Scorers
+from curation.progress import Tally
 from curation.scorers import Look, Means, Text, of_video, score_each
 from curation.shards import DROPPED, FAILED, KEPT, LEDGER_SCHEMA, SHARD_SCHEMA, Dataset
+from curation.stages import Looks, from_rows, to_row
 from curation.videos import VideoResult, with_late_scores
 
 CONFIG = Path(__file__).parents[1] / "pipelines.yaml"
@@ -170,6 +175,28 @@ def test_a_score_that_is_no_number_does_not_pass() -> None:
     for score in (float("nan"), None):
         done = with_late_scores(result("a"), {"a": columns(0) | {"text": score}}, RULES)
         assert (done.ledger[1]["decision"], done.ledger[1]["rule"]) == (DROPPED, "text")
+
+
+@pytest.mark.parametrize(("how", "says"), [("crash", "crashed: "), ("hang", "timeout: no score")])
+def test_a_model_that_hangs_or_dies_in_a_run_costs_one_clip(
+    local_ray: None, how: str, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("curation.stages.LOOK_TIMEOUT_S", 2.0)
+    pipeline = Pipeline(scorers=Scorers(text="rapidocr"), rules={"text": Rule(max=0.6)})
+    tally = Tally.remote()  # type: ignore[attr-defined]
+    stage = Looks(start_models(fakes(text=how).models, 1, 0), pipeline, tally)
+    heights = {"a": 40, "b": ODD_HEIGHT_PX, "c": 40}
+    video = result(*heights)
+    for clip_id, height in heights.items():
+        picture = np.full((height, 64, 3), 250 if clip_id == "c" else 128, np.uint8)
+        video.overlay_frames[clip_id] = [cv2.imencode(".jpg", picture)[1].tobytes()]
+    [done] = from_rows(pa.concat_tables(stage(to_row(video))))
+    told = {row["clip_id"]: row for row in done.ledger[1:]}
+    assert (told["a"]["decision"], round(told["a"]["text"], 1)) == (KEPT, 0.5)
+    assert (told["b"]["decision"], told["b"]["error_class"]) == (FAILED, "scorer")
+    assert told["b"]["message"].startswith(says)
+    assert (told["c"]["decision"], told["c"]["rule"]) == (DROPPED, "text")
+    assert (done.media, done.overlay_frames) == ([b"a"], {})
 
 
 # -- a watermark classifier
