@@ -57,7 +57,7 @@ def start_models(
     each = -(-on_gpus // num_gpus) if num_gpus and on_gpus else 0
     share = math.floor(1e4 / each) / 1e4 if each else 0  # Ray counts GPUs in ten-thousandths
     # An actor that held CPUs could starve the tasks that feed it on a small machine.
-    made = {
+    made: dict[str, Any] = {
         key: ray.remote(
             num_cpus=0,
             num_gpus=0 if key == "text" else share,

@@ -38,7 +38,7 @@ class Scoring:
 
 def build_scoring(scorers: Scorers, keys: Sequence[str]) -> Scoring:
     """The scorers that these keys name; ConfigError for one that cannot run here."""
-    known = {
+    known: dict[tuple[str, Any], Callable[[], Any]] = {
         ("motion", "flow"): MotionTrack,
         ("look", "pixels"): LookTrack,
         ("aesthetic", "technical_quality"): TechnicalQuality,
