@@ -16,19 +16,18 @@ from curation.commands import told_errors
 from curation.extracts import write_extract
 from curation.funnels import FUNNEL_COLUMNS, count, show_steps
 from curation.indexes import write_index
+from curation.pipelines import RunError
 from curation.plans import Plan
 from curation.recipes import Recipe, score_folder
 from curation.rescores import score_missing
 from curation.runs import (
     MAX_COMMITS_IN_FLIGHT,
-    TASK_RETRIES,
-    RunError,
     code_version,
     only_writer,
     start_ray,
 )
-from curation.scorers import build_scoring
 from curation.shards import commit_name
+from curation.stages import TASK_RETRIES
 from curation.subsets import (
     Clips,
     Decisions,
@@ -39,6 +38,7 @@ from curation.subsets import (
     rows,
     trusted,
 )
+from curation.tracks import build_scoring
 
 
 def clean(plan: Plan, ray_address: str | None, started: float) -> None:

@@ -16,12 +16,10 @@ from rich.console import Console
 from curation.captions import check_checkpoint
 from curation.decisions import Holdings, is_subset, take_over
 from curation.funnels import show
-from curation.overlays import check_classifier
-from curation.pipelines import ConfigError, Pipeline, load_pipeline
+from curation.pipelines import ConfigError, Pipeline, RunError, load_pipeline
 from curation.plans import output_dataset, told_mistakes
 from curation.progress import Display, Tally
 from curation.runs import (
-    RunError,
     check_all_decided,
     identify_all,
     only_writer,
@@ -32,6 +30,7 @@ from curation.runs import (
 from curation.runs import (
     curate as run_flow,
 )
+from curation.scorers import check_models
 from curation.shards import Dataset
 from curation.sources import Source, expand
 
@@ -74,12 +73,7 @@ def make_plan(
             "give another --output"
         )
     check_checkpoint(pipeline.captions)
-    check_classifier(pipeline.scorers)
-    if pipeline.scorers.aesthetic == "laion":
-        raise ConfigError(
-            "scorers.aesthetic laion is for vf-clean, which scores kept clips; "
-            "in a curation run give --set scorers.aesthetic=technical_quality or leave it out"
-        )
+    check_models(pipeline.scorers, pipeline.scorers.models)
     return Plan(pipeline, sources, dataset)
 
 

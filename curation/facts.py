@@ -172,6 +172,29 @@ class Integrity:
         return self.missing + len(self.looping)
 
 
+@dataclass(frozen=True)
+class Fit:
+    """How captions fit their pictures, by caption_score."""
+
+    kept: int  # clips kept with a score
+    median: float | None  # of theirs
+    scored: int  # candidate clips with a score
+    bound: float | None  # rules.caption_score.min
+    below: int  # of the scored, under the bound
+
+
+def fit(found: Facts) -> Fit:
+    values, kept = found.scores("caption_score")
+    bound = found.rules.get("caption_score", {}).get("min")
+    return Fit(
+        kept=int(kept.sum()),
+        median=float(np.median(values[kept])) if kept.any() else None,
+        scored=len(values),
+        bound=bound,
+        below=0 if bound is None else int((values < bound).sum()),
+    )
+
+
 def loops(caption: str) -> bool:
     """Whether a phrase of one to LOOP_WORDS words is said LOOP_TIMES times in a row or more.
 

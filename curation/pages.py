@@ -17,6 +17,7 @@ from curation.facts import (
     changed_decisions,
     facts_of,
     failures,
+    fit,
     integrity,
     shares,
 )
@@ -25,7 +26,7 @@ from curation.sheets import Sheet, previews, sheets, with_pictures
 
 UNITS = {
     **{"resolution": "px", "duration": "s", "motion": "widths/s", "camera_motion": "widths/s"},
-    **{"flicker": "grey levels", "aspect": "width / height"},
+    **{"flicker": "grey levels", "aspect": "width / height", "caption_score": "cosine"},
 }
 MAX_SEARCHED = 20_000  # clips listed inside the page; beyond that vf-why looks them up
 MAX_CHANGED = 24
@@ -70,6 +71,7 @@ def write_report(dataset: Dataset, output: str | None) -> str:
         found=found,
         failures=failures(dataset.ledger(["level", "decision", "error_class", "message"])),
         integrity=integrity(found.kept, found.clips),
+        fit=fit(found),
         figures=kept_figures(found),
         score_figures=score_figures(found),
         unscored=[name for name in SCORES if not len(found.scores(name)[0])],

@@ -26,7 +26,10 @@ SCORER_OF = {
     **dict.fromkeys(("motion", "camera_motion", "zoom", "slideshow", "flicker"), "motion"),
     **dict.fromkeys(("sharpness", "exposure", "colourfulness", "blockiness"), "look"),
     "aesthetic": "aesthetic",
+    "caption_score": "caption",
 }
+# The implementations that are models: they look at a few pictures of clips that are to be kept.
+MODELS = {"text": "rapidocr", "watermark": "classifier", "aesthetic": "laion", "caption": "clip"}
 
 # Raise a number when the code of a stage changes what it produces: old results are then redone.
 STAGE_VERSIONS = {"scenes": 1, "scores": 2, "cut": 2, "captions": 1}
@@ -34,6 +37,10 @@ STAGE_VERSIONS = {"scenes": 1, "scores": 2, "cut": 2, "captions": 1}
 
 class ConfigError(ValueError):
     """A mistake in a config or a command line, told in one sentence for the user."""
+
+
+class RunError(RuntimeError):
+    """A run that cannot go on, told in one sentence for the user."""
 
 
 class Section(BaseModel):
@@ -71,7 +78,14 @@ class Scorers(Section):
     aesthetic: Literal["laion", "technical_quality"] | None = None
     aesthetic_checkpoint: str | None = None  # of laion: CLIP's file, folder or hub id
     aesthetic_head: str | None = None  # of laion: a .pth file
-    num_workers: int = Field(1, ge=1)  # of the models: text, and a watermark classifier
+    caption: Literal["clip"] | None = None  # whether the caption fits the pictures: caption_score
+    caption_checkpoint: str | None = None  # of clip: its file, folder or hub id
+    num_workers: int = Field(1, ge=1)  # of each model, in vf-curate
+
+    @property
+    def models(self) -> list[str]:
+        """The keys that name a model, in the order in which clips come to them."""
+        return [key for key, model in MODELS.items() if getattr(self, key) == model]
 
 
 class Cut(Section):
@@ -150,8 +164,7 @@ class Pipeline(Section):
     @property
     def late_scores(self) -> set[str]:
         """Scores made by models behind the media stage, of clips that all other rules keep."""
-        late = {"text": self.scorers.text, "watermark": self.scorers.watermark == "classifier"}
-        return {name for name, is_set in late.items() if is_set}
+        return {name for name in SCORES if SCORER_OF.get(name, name) in self.scorers.models}
 
     def fingerprints(self) -> dict[str, str]:
         """Short hashes of what each stage's results depend on, by stage, rules included."""

@@ -50,7 +50,7 @@ class Models(Section):
     """How the scorers that are models run."""
 
     num_workers: int | None = Field(None, ge=1)  # of each; None: by the CPUs, or GPUs, there are
-    timeout_s: float = Field(600, gt=0)  # for the pictures of one row group
+    timeout_s: float = Field(600, gt=0)  # for the pictures of a few clips, its turn included
 
 
 class Recipe(Section):

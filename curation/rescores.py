@@ -7,8 +7,6 @@ scores/<scorer>-<fingerprint>/<commit>.parquet, for every later run.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import cycle
 from typing import Any
@@ -19,50 +17,20 @@ import pyarrow.fs as pafs
 import ray
 from rich.console import Console
 
+from curation.actors import Shown, ask, start_models
 from curation.pipelines import Media
 from curation.progress import Count
 from curation.recipes import Recipe, score_folder
-from curation.runs import TASK_RETRIES, RunError
-from curation.samples import bgr_from_jpeg
-from curation.scorers import ClipScores, Model, Scoring, described, score_clip
-from curation.shards import SCORES, Dataset, write_table
+from curation.scorers import Row
+from curation.shards import Dataset, write_table
+from curation.stages import TASK_RETRIES
 from curation.subsets import Clips, score_schema, stored_scores
+from curation.tracks import ClipScores, Scoring, Tracks, score_clip
 from curation.workers import MediaWorker, WorkerDiedError, attempt
 
 MAX_COMMITS_IN_FLIGHT = 8
-START_TIMEOUT_S = 600.0  # of a model, weights read and all
-MAX_RESTARTS = 100  # of a model's actor, by pictures that kill it or hang in it
 
-# What a scorer found of one clip: its columns, and `error` when it could not score it.
-Row = dict[str, Any]
 Found = dict[str, dict[str, Row]]  # by scorer key, by clip id
-
-
-class ScorerActor:
-    """A model in a process of its own."""
-
-    def __init__(self, make: Callable[[], Model]) -> None:
-        self.model = make()
-
-    def ready(self) -> None:
-        """Answers once the model is built."""
-
-    def score(self, clips: list[list[bytes]]) -> list[Row]:
-        """A row per clip, from its pictures as JPEGs; one bad clip costs no other."""
-        return score_each(self.model, [[bgr_from_jpeg(jpeg) for jpeg in clip] for clip in clips])
-
-
-def score_each(model: Model, clips: Sequence[Sequence[np.ndarray]]) -> list[Row]:
-    """The model's scores of every clip; a batch that raises is tried clip by clip."""
-    try:
-        rows = model(clips)
-        if len(rows) != len(clips):
-            raise RuntimeError(f"{len(rows)} scores for {len(clips)} clips")
-        return rows
-    except Exception as error:  # goes to the ledger of the clip that it belongs to
-        if len(clips) == 1:
-            return [{"error": described(error)}]
-    return [score_each(model, [clip])[0] for clip in clips]
 
 
 # -- one row group
@@ -91,64 +59,36 @@ def score_group(
 ) -> Found:
     """Every score that is wanted of the clips of one row group; `wanted` are clip ids by key."""
     found: Found = {key: {} for key in wanted}
-    pictures: dict[str, dict[str, list[bytes]]] = {key: {} for key in actors}
+    shown: dict[str, dict[str, Shown]] = {key: {} for key in actors}
     with dataset.open_shard(name) as shard:
-        table = shard.read_row_group(group, columns=["clip_id", "duration_s", "clip"])
+        table = shard.read_row_group(group, columns=["clip_id", "duration_s", "caption", "clip"])
     for row in table.to_pylist():
         keys = [key for key, ids in wanted.items() if row["clip_id"] in ids]
         if not keys:
             continue
-        scores = score_stored(row, keys, scoring, recipe.media)
-        for key, values in scores.scores.items():
-            found[key][row["clip_id"]] = values
-        for key, error in scores.errors.items():
-            found[key][row["clip_id"]] = {"error": error}
-        for key, jpegs in scores.pictures.items():
-            pictures[key][row["clip_id"]] = jpegs
-    for key, of_clips in pictures.items():
-        found[key] |= ask(actors[key], of_clips, recipe.models.timeout_s)
-    return {key: {c: checked(key, row) for c, row in rows.items()} for key, rows in found.items()}
+        tracks = {key: make for key, make in scoring.tracks.items() if key in keys}
+        scores = score_stored(row, tracks, len(tracks) < len(keys), recipe.media)
+        for key in keys:
+            if scores.error is not None:
+                found[key][row["clip_id"]] = {"error": scores.error}
+            elif key in tracks:
+                found[key][row["clip_id"]] = scores.rows[key]
+            else:
+                shown[key][row["clip_id"]] = (scores.pictures, row["caption"])
+    for key, clips in shown.items():
+        found[key] |= ask(actors[key], clips, recipe.models.timeout_s)
+    return found
 
 
-def score_stored(row: Row, keys: list[str], scoring: Scoring, limits: Media) -> ClipScores:
+def score_stored(row: Row, tracks: Tracks, wants_pictures: bool, limits: Media) -> ClipScores:
     """One stored clip through the media worker; if that dies, every scorer of the clip fails."""
-    job = partial(score_clip, row["clip"]["bytes"], row["duration_s"], keys, scoring)
+    job = partial(score_clip, row["clip"]["bytes"], row["duration_s"], tracks, wants_pictures)
     result, _ = attempt(media_worker_for(limits), job, lambda stage, at_s: None)
     if isinstance(result, WorkerDiedError):
-        return ClipScores(errors=dict.fromkeys(keys, f"{result.error_class}: {result.message}"))
+        return ClipScores(error=f"{result.error_class}: {result.message}")
     if isinstance(result, RuntimeError):
-        return ClipScores(errors=dict.fromkeys(keys, str(result)[-500:]))
+        return ClipScores(error=str(result)[-500:])
     return result
-
-
-def ask(actor: Any, clips: dict[str, list[bytes]], timeout_s: float) -> dict[str, Row]:
-    """A model's row for every clip; where it hangs or dies its clips are asked one by one."""
-    if not clips:
-        return {}
-    call = actor.score.remote(list(clips.values()))
-    try:
-        return dict(zip(clips, ray.get(call, timeout=timeout_s), strict=True))
-    except ray.exceptions.GetTimeoutError:
-        ray.kill(actor, no_restart=False)  # a hanging call would hold all that wait behind it
-        error = f"timeout: no score after {timeout_s:g} s"
-    except ray.exceptions.RayActorError as death:
-        error = f"crashed: the scorer's process died: {death}"[:500]
-    # It starts anew; that is no hang of the clip that is asked about next.
-    is_up = actor.ready.options(max_task_retries=MAX_RESTARTS).remote()
-    ray.get(is_up, timeout=START_TIMEOUT_S)
-    if len(clips) == 1:
-        return {clip: {"error": error} for clip in clips}
-    alone = [ask(actor, {clip: jpegs}, timeout_s) for clip, jpegs in clips.items()]
-    return {clip: row for rows in alone for clip, row in rows.items()}
-
-
-def checked(key: str, row: Row) -> Row:
-    """A row whose scores are numbers or null; a scorer that gives NaN has failed."""
-    for name in SCORES:
-        value = row.get(name)
-        if value is not None and not math.isfinite(value):
-            return {"error": f"the scorer gave {value} for {name}"}
-    return row
 
 
 # -- one commit
@@ -186,7 +126,9 @@ def score_missing(
 ) -> None:
     """Score what is missing, commit by commit; RunError when a model does not start."""
     sweep(dataset)
-    pools = {k: cycle(start_actors(k, make, recipe)) for k, make in scoring.models.items()}
+    num_gpus = int(ray.cluster_resources().get("GPU", 0))
+    actors = start_models(scoring.models, recipe.models.num_workers, num_gpus)
+    pools = {key: cycle(some) for key, some in actors.items()}
     one_group = ray.remote(num_cpus=recipe.media.cpus, max_retries=TASK_RETRIES)(score_group)
     one_commit = ray.remote(num_cpus=0, max_retries=TASK_RETRIES)(write_scores)
     todo = {name: wanted_of(clips, missing, name) for name in clips.commits}
@@ -236,28 +178,6 @@ def wanted_of(clips: Clips, missing: dict[str, np.ndarray], name: str) -> dict[s
 
 def num_clips(wanted: dict[str, set[str]]) -> int:
     return len(set().union(*wanted.values()))
-
-
-def start_actors(key: str, make: Callable[[], Model], recipe: Recipe) -> list[Any]:
-    """The actors of one model, built and ready; RunError when it cannot be built.
-
-    The text detector runs on CPUs, a thread each; the aesthetic one on a GPU where there is one.
-    """
-    have = ray.cluster_resources()
-    gpus = int(have.get("GPU", 0)) if key == "aesthetic" else 0
-    cpus = int(have.get("CPU", 1))
-    number = recipe.models.num_workers or gpus or max(1, cpus // 2 if key == "text" else 1)
-    # An actor that held CPUs could starve the tasks that feed it on a small machine.
-    actor: Any = ray.remote(
-        num_cpus=0, num_gpus=1 if gpus else 0, max_restarts=MAX_RESTARTS, max_task_retries=0
-    )(ScorerActor)
-    actors = [actor.remote(make) for _ in range(number)]
-    try:
-        ray.get([a.ready.remote() for a in actors], timeout=START_TIMEOUT_S)
-    except ray.exceptions.RayError as error:
-        cause = getattr(error, "cause", None) or error
-        raise RunError(f"a scorer did not start: {str(cause).strip().splitlines()[-1]}") from None
-    return actors
 
 
 def sweep(dataset: Dataset) -> None:

@@ -1,6 +1,6 @@
 """Sources -> a dataset folder: the whole flow on Ray.
 
-    sources -> [identify] -> media -> (overlays) -> (captions) -> commits
+    sources -> [identify] -> media -> (looks) -> (captions) -> (looks) -> commits
 
 Ray Data moves videos from stage to stage; what a stage passes on is encoded clips and caption
 frames, never raw ones. This driver handles references only, and groups finished videos into
@@ -20,7 +20,6 @@ import pickle
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -29,27 +28,18 @@ import pyarrow as pa
 import ray
 from ray.data import DataContext
 
-from curation.captions import SOURCE_TEXT, Blip2, caption_each
+from curation.actors import start_models
+from curation.captions import SOURCE_TEXT
 from curation.decisions import Holdings
 from curation.funnels import FUNNEL_COLUMNS, Funnel, count
-from curation.overlays import load_scorers, score_clips
-from curation.pipelines import Captions, ConfigError, Pipeline
-from curation.samples import picture_from_jpeg
-from curation.shards import Dataset, write_commit
+from curation.pipelines import Captions, ConfigError, Pipeline, RunError
+from curation.scorers import build_models
+from curation.shards import Dataset
 from curation.sources import Source, content_id
-from curation.videos import VideoResult, failed_row, with_captions, with_late_scores
-from curation.workers import MediaWorker, curate_isolated
+from curation.stages import TASK_RETRIES, Captioner, Looks, commit, curate_batch
 
-# Ray Data starts a lost task again for ever (max_retries -1 in 2.60, and the arguments that bound
-# it go away in 2.64), so the tally counts starts and a video is given up after this many.
-MAX_STARTS = 4
-TASK_RETRIES = 3  # of our own Ray tasks
 MAX_COMMITS_IN_FLIGHT = 4
 MAX_TASKS = 10_000  # videos beyond this many share tasks
-
-
-class RunError(RuntimeError):
-    """A run that cannot go on, told in one sentence for the user."""
 
 
 # -- Ray
@@ -112,111 +102,6 @@ def todo(sources: list[Source], holdings: Holdings) -> list[Source]:
     ]
 
 
-# -- stages
-
-
-RESULT_SCHEMA = pa.schema(
-    [("record", pa.large_binary()), ("media", pa.large_list(pa.large_binary()))]
-)
-
-
-def to_row(result: VideoResult) -> pa.Table:
-    """A video's result as one row: everything light pickled, its media beside it."""
-    record = pickle.dumps(replace(result, media=[]))
-    return pa.table({"record": [record], "media": [result.media]}, schema=RESULT_SCHEMA)
-
-
-def from_rows(table: pa.Table) -> Iterator[VideoResult]:
-    for row in table.to_pylist():
-        yield replace(pickle.loads(row["record"]), media=row["media"])
-
-
-# One media process per Ray worker process, reused from task to task.
-media_worker: MediaWorker | None = None
-
-
-def curate_batch(batch: pa.Table, pipeline: Pipeline, tally: Any) -> Iterator[pa.Table]:
-    """The media stage: every source of a batch through a media worker, a row out per video."""
-    global media_worker
-    if media_worker is None or media_worker.limits != pipeline.media:
-        if media_worker is not None:
-            media_worker.stop()
-        media_worker = MediaWorker(pipeline.media)
-    # The source's own text is read with the media; a model's captions are a stage of their own.
-    done = "caption" if pipeline.captions.model == SOURCE_TEXT else "cut"
-    for blob in batch["source"].to_pylist():
-        source = pickle.loads(blob)
-        if ray.get(tally.start.remote("media", source.url)) > MAX_STARTS:
-            message = f"its Ray task was lost {MAX_STARTS} times"
-            result = VideoResult([failed_row(source, "lost", message, attempts=MAX_STARTS)])
-        else:
-            beat = partial(tally.at.remote, source.url)
-            result = curate_isolated(media_worker, source, pipeline, beat)
-        tally.left.remote(source.url, done)
-        yield to_row(result)
-
-
-class Overlays:
-    """The stage of models that look for text and watermarks: clips they reject go no further."""
-
-    def __init__(self, pipeline: Pipeline, tally: Any) -> None:
-        self.rules = pipeline.rules
-        self.scorers = load_scorers(pipeline.scorers)
-        self.tally = tally
-
-    def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
-        for result in from_rows(batch):
-            url = result.ledger[0]["source_url"]
-            if ray.get(self.tally.start.remote("overlays", url)) > MAX_STARTS:
-                raise RuntimeError(f"scoring {url} ended its process {MAX_STARTS} times")
-            began_s = time.process_time()
-            found = score_clips(self.scorers, result.overlay_frames)
-            result = with_late_scores(result, found, self.rules)
-            stages = result.ledger[0]["stage_s"] or {}
-            result.ledger[0]["stage_s"] = stages | {"overlays": time.process_time() - began_s}
-            yield to_row(result)
-
-
-class Captioner:
-    """The caption stage: a BLIP-2 per actor, pictures of several videos in one batch."""
-
-    def __init__(self, settings: Captions, tally: Any) -> None:
-        self.blip2 = Blip2(settings)
-        self.name = f"{settings.model}:{settings.checkpoint}"
-        self.tally = tally
-
-    def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
-        results = list(from_rows(batch))
-        first = results[0].ledger[0]["source_url"]
-        if ray.get(self.tally.start.remote("caption", first)) > MAX_STARTS:
-            raise RuntimeError(
-                f"captioning the batch of {first} ended its process {MAX_STARTS} times"
-            )
-        frames = [item for result in results for item in result.caption_frames.items()]
-        pictures = [(clip_id, jpeg) for clip_id, jpegs in frames for jpeg in jpegs]
-        texts = caption_each(self.blip2, [picture_from_jpeg(jpeg) for _, jpeg in pictures])
-        captions: dict[str, list[str | Exception]] = {}
-        for (clip_id, _), text in zip(pictures, texts, strict=True):
-            captions.setdefault(clip_id, []).append(text)
-        for result in results:
-            yield to_row(with_captions(result, captions, self.name))
-        self.tally.passed.remote("caption", len(results))
-
-
-@ray.remote(num_cpus=0, max_retries=TASK_RETRIES)
-def commit(dataset: Dataset, fingerprints: dict[str, str], tally: Any, *tables: pa.Table) -> str:
-    """Write finished videos as one commit; returns its name."""
-    results = [result for table in tables for result in from_rows(table)]
-    clips = []
-    for result in results:
-        for row, data in zip(result.clips, result.media, strict=True):
-            clips.append(row | {"clip": {"bytes": data, "path": f"{row['clip_id']}.mp4"}})
-    ledger = [row for result in results for row in result.ledger]
-    manifest = write_commit(dataset, clips, ledger, fingerprints)
-    tally.passed.remote("commit", len(results))
-    return manifest["name"]
-
-
 # -- the flow
 
 
@@ -232,21 +117,32 @@ def flow(sources: list[Source], pipeline: Pipeline, tally: Any) -> ray.data.Data
         fn_kwargs={"pipeline": pipeline, "tally": tally},
         num_cpus=pipeline.media.cpus,
     )
-    if pipeline.late_scores:
-        results = results.map_batches(
-            Overlays,
-            batch_size=1,  # a video's clips are decided together
-            batch_format="pyarrow",
-            fn_constructor_kwargs={"pipeline": pipeline, "tally": tally},
-            concurrency=pipeline.scorers.num_workers,
-            num_cpus=0,  # for the captioner's reason, below
-        )
-    if pipeline.captions.model == SOURCE_TEXT:
+    models = build_models(pipeline.scorers, pipeline.scorers.models)
+    actors = start_models(models, pipeline.scorers.num_workers, free_gpus(pipeline.captions))
+    caption = actors.pop("caption", None)  # is scored when it is there
+    results = looked_at(results, actors, pipeline, tally)
+    if pipeline.captions.model != SOURCE_TEXT:
+        results = captioned(results, pipeline.captions, tally)
+    return looked_at(results, {"caption": caption} if caption else {}, pipeline, tally)
+
+
+def looked_at(
+    results: ray.data.Dataset, actors: dict[str, list[Any]], pipeline: Pipeline, tally: Any
+) -> ray.data.Dataset:
+    """The results with what models say, and without what they reject."""
+    if not actors:
         return results
-    settings = pipeline.captions
-    gpus = settings.num_gpus
-    if gpus is None:
-        gpus = 1 if ray.cluster_resources().get("GPU") else 0
+    return results.map_batches(
+        Looks,
+        batch_size=1,  # a video's clips are decided together
+        batch_format="pyarrow",
+        fn_constructor_kwargs={"actors": actors, "pipeline": pipeline, "tally": tally},
+        concurrency=pipeline.scorers.num_workers,
+        num_cpus=0,  # for the captioner's reason, below
+    )
+
+
+def captioned(results: ray.data.Dataset, settings: Captions, tally: Any) -> ray.data.Dataset:
     return results.map_batches(
         Captioner,
         batch_size=8,  # videos; pictures are batched inside
@@ -255,8 +151,21 @@ def flow(sources: list[Source], pipeline: Pipeline, tally: Any) -> ray.data.Data
         concurrency=settings.num_workers,
         # A captioner that held CPUs could starve the stage that feeds it on a small machine.
         num_cpus=0,
-        num_gpus=gpus,
+        num_gpus=gpus_each(settings),
     )
+
+
+def gpus_each(settings: Captions) -> float:
+    """GPUs of a captioner."""
+    if settings.num_gpus is not None:
+        return settings.num_gpus
+    return 1 if ray.cluster_resources().get("GPU") else 0
+
+
+def free_gpus(settings: Captions) -> int:
+    """Whole GPUs that no captioner takes."""
+    taken = 0 if settings.model == SOURCE_TEXT else settings.num_workers * gpus_each(settings)
+    return max(0, int(ray.cluster_resources().get("GPU", 0) - taken))
 
 
 @dataclass
@@ -282,7 +191,8 @@ def curate(sources: list[Source], pipeline: Pipeline, dataset: Dataset, tally: A
     pending = Pending()
     writing: list[Any] = []
     fingerprints = pipeline.fingerprints()
-    for bundle in flow(sources, pipeline, tally).iter_internal_ref_bundles():
+    results = flow(sources, pipeline, tally)  # holds the actors of models while it is read
+    for bundle in results.iter_internal_ref_bundles():
         for block in bundle.blocks:
             if not pending.refs:
                 pending.since = time.monotonic()

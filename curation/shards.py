@@ -34,6 +34,7 @@ SCORES = (
     *("resolution", "aspect", "duration", "hdr", "black_bars", "static", "watermark", "text"),
     *("motion", "camera_motion", "zoom", "slideshow", "flicker"),
     *("sharpness", "exposure", "colourfulness", "blockiness", "aesthetic"),
+    "caption_score",
 )
 
 KEPT, DROPPED, FAILED = "kept", "dropped", "failed"
@@ -270,6 +271,12 @@ def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
         for field in schema
     ]
     return pa.table(columns, schema=schema)
+
+
+def has_columns(names: list[str], schema: pa.Schema) -> bool:
+    """Whether a file has the columns of a schema, in order, but for scores younger than it."""
+    younger = set(SCORES) - set(names)
+    return names == [name for name in schema.names if name not in younger]
 
 
 def write_commit(

@@ -28,6 +28,7 @@ from curation.shards import (
     SHARD_SCHEMA,
     Dataset,
     DatasetError,
+    has_columns,
 )
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -42,7 +43,7 @@ def check_commit(dataset: Dataset, manifest: dict[str, Any], decode: bool) -> li
         return problems  # its rows cannot be trusted
     ledger_path = dataset.path("ledger", f"{name}.parquet")
     ledger = pq.read_table(ledger_path, filesystem=dataset.filesystem)
-    if ledger.schema.names != LEDGER_SCHEMA.names:
+    if not has_columns(ledger.schema.names, LEDGER_SCHEMA):
         problems.append(f"ledger/{name}: columns differ from schema {manifest['schema_version']}")
         return problems
     rows = ledger.to_pylist()
@@ -92,7 +93,7 @@ def check_ledger(rows: list[dict[str, Any]], manifest: dict[str, Any]) -> Iterat
 
 def shard_rows(dataset: Dataset, name: str) -> Iterator[dict[str, Any]]:
     with dataset.open_shard(name) as shard:
-        if shard.schema_arrow.names != SHARD_SCHEMA.names:
+        if not has_columns(shard.schema_arrow.names, SHARD_SCHEMA):
             raise DatasetError(f"shards/{name}: its columns are not those of docs/shards.md")
         for group in range(shard.num_row_groups):
             yield from shard.read_row_group(group).to_pylist()

@@ -360,13 +360,13 @@ def shard_row(source: Source, probe: Probe, candidate: Candidate, clip: Clip) ->
 
 
 def with_late_scores(
-    result: VideoResult, found: Mapping[str, Any], rules: Mapping[str, Rule]
+    result: VideoResult, found: Mapping[str, Mapping[str, Any]], rules: Mapping[str, Rule]
 ) -> VideoResult:
     """A result with the columns that models scored, joined by clip id, and decided anew.
 
-    `found` holds by clip id the ledger columns of a kept clip, or the exception that its scorer
-    met. A clip whose scorer failed is failed, of class scorer, and so is a video that keeps none
-    because of it; what a rule does not meet is dropped, its media with it.
+    `found` holds by clip id the ledger columns of a kept clip, or the `error` that a scorer met. A
+    clip whose scorer failed is failed, of class scorer, and so is a video that keeps none because
+    of it; what a rule does not meet is dropped, its media with it.
     """
     kept = {row["clip_id"] for row in result.clips}
     failed = 0
@@ -374,10 +374,9 @@ def with_late_scores(
         if row["clip_id"] not in kept:
             continue
         columns = found[row["clip_id"]]
-        if isinstance(columns, Exception):
+        if "error" in columns:
             failed += 1
-            message = f"{type(columns).__name__}: {columns}"[:2000]
-            row |= {"decision": FAILED, "error_class": "scorer", "message": message}
+            row |= {"decision": FAILED, "error_class": "scorer", "message": columns["error"]}
             continue
         row |= columns
         row |= decided(judge(row, rules))
@@ -395,9 +394,7 @@ def with_late_scores(
         ]
         lost = {"decision": FAILED, "error_class": "scorer"}
         result.ledger[0] |= lost if failed else decided(video_verdict(verdicts, rules))
-    left = {row["clip_id"] for row, _ in pairs}
-    captions = {c: jpegs for c, jpegs in result.caption_frames.items() if c in left}
-    return VideoResult(result.ledger, [r for r, _ in pairs], [data for _, data in pairs], captions)
+    return left_of(result, pairs)
 
 
 def with_captions(
@@ -428,4 +425,14 @@ def with_captions(
     ]
     if result.clips and not pairs:
         result.ledger[0] |= {"decision": FAILED, "error_class": "caption"}
-    return VideoResult(result.ledger, [row for row, _ in pairs], [data for _, data in pairs])
+    return replace(left_of(result, pairs), caption_frames={})
+
+
+def left_of(result: VideoResult, pairs: list[tuple[dict[str, Any], bytes]]) -> VideoResult:
+    """A result with the clips and media that are left, and their frames."""
+    left = {row["clip_id"] for row, _ in pairs}
+    frames = [
+        {clip_id: jpegs for clip_id, jpegs in each.items() if clip_id in left}
+        for each in (result.caption_frames, result.overlay_frames)
+    ]
+    return VideoResult(result.ledger, [r for r, _ in pairs], [data for _, data in pairs], *frames)

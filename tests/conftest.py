@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import http.server
+import json
 import logging
 import os
 import subprocess
@@ -16,6 +17,7 @@ from pathlib import Path
 import av
 import imageio_ffmpeg
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 # Model hubs are never asked: what a test needs it builds.
@@ -122,6 +124,18 @@ def make_video(media_folder: Path) -> MakeVideo:
         return path
 
     return make
+
+
+def without_column(folder: Path, name: str) -> None:
+    """Make a dataset folder as code wrote it before there was this column."""
+    for path in folder.glob("manifest/*.json"):
+        manifest = json.loads(path.read_text())
+        for kind, facts in manifest["files"].items():
+            file = folder / kind / f"{path.stem}.parquet"
+            pq.write_table(pq.read_table(file).drop_columns([name]), file)
+            data = file.read_bytes()
+            facts |= {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+        path.write_text(json.dumps(manifest))
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,8 @@ from typing import Any
 import av
 import numpy as np
 
-from curation.scorers import Scoring
+from curation.scorers import Look
+from curation.tracks import Scoring
 
 # A media worker looks for modules where PYTHONPATH says; tests/ is not there by itself.
 os.environ["PYTHONPATH"] = os.pathsep.join(
@@ -71,8 +72,8 @@ class Reds:
     def __init__(self, how: str = "") -> None:
         self.how = how
 
-    def __call__(self, clips: Sequence[Sequence[np.ndarray]]) -> list[dict[str, Any]]:
-        if any(p.shape[0] == ODD_HEIGHT_PX for pictures in clips for p in pictures):
+    def __call__(self, looks: Sequence[Look]) -> list[dict[str, Any]]:
+        if any(p.shape[0] == ODD_HEIGHT_PX for look in looks for p in look.pictures):
             if self.how == "raise":
                 raise RuntimeError("the batch holds an odd clip")
             if self.how == "crash":
@@ -81,22 +82,17 @@ class Reds:
                 time.sleep(0.05)
         return [
             {
-                "text": float(np.mean([p[..., 2].mean() / 255 for p in pictures])),
+                "text": float(np.mean([p[..., 2].mean() / 255 for p in look.pictures])),
                 "text_boxes": [[0.0, 0.0, 0.5, 0.25]],
             }
-            for pictures in clips
+            for look in looks
         ]
-
-
-def thirds_s(start_s: float, end_s: float) -> list[float]:
-    return [start_s + (end_s - start_s) * share for share in (1 / 3, 2 / 3)]
 
 
 def fakes(look: str = "", gate: str = "", text: str = "") -> Scoring:
     return Scoring(
         tracks={"motion": Brightness, "look": partial(Stumbling, look, gate)},
         models={"text": partial(Reds, text)},
-        times_s={"text": thirds_s},
     )
 
 

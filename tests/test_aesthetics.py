@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from test_embeddings import CLIP_WIDTH, build_clip
 
-from curation import aesthetics
+from curation import embeddings
 from curation.aesthetics import Laion, check_aesthetic
-from curation.commands import make_plan
 from curation.pipelines import ConfigError, Scorers
-
-WIDTH = 16
-CLIP = {
-    "embed_dim": WIDTH,
-    "quick_gelu": True,
-    "vision_cfg": {"image_size": 32, "layers": 2, "width": 32, "patch_size": 16, "head_width": 8},
-    "text_cfg": {"context_length": 8, "vocab_size": 50, "width": 16, "heads": 2, "layers": 1},
-}
+from curation.scorers import check_models
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -37,21 +29,10 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with open_clip's config and weights, as hub copies have them."""
-    import open_clip
-    import torch
-    from safetensors.torch import save_file
-
-    folder = tmp_path_factory.mktemp("clip")
-    torch.manual_seed(0)
-    model = open_clip.CLIP(**CLIP)
-    torch.nn.init.normal_(model.visual.proj)
-    save_file(model.state_dict(), folder / "open_clip_model.safetensors")
-    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": CLIP}))
-    return folder
+    return build_clip(tmp_path_factory.mktemp("clip"))
 
 
-def save_head(path: Path, kind: str, width: int = WIDTH) -> Path:
+def save_head(path: Path, kind: str, width: int = CLIP_WIDTH) -> Path:
     """A random head of LAION's shape: one layer, or the stack with its dropouts."""
     import torch
     from torch.nn import Dropout, Linear, Sequential
@@ -110,7 +91,7 @@ def test_a_score_is_the_head_on_the_normalised_embedding(clip: Path, head: Path)
 def test_batches_change_nothing(clip: Path, head: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     laion = Laion(scorers(clip, head))
     alone = [laion([picture])[0] for picture in pictures(5)]
-    monkeypatch.setattr(aesthetics, "BATCH_SIZE", 2)
+    monkeypatch.setattr(embeddings, "BATCH_SIZE", 2)
     assert laion(pictures(5)) == pytest.approx(alone, abs=1e-5)
     assert laion([]) == []
 
@@ -129,8 +110,8 @@ def refusal(clip: object, head: object) -> str:
 
 def test_what_is_whole_is_accepted(clip: Path, head: Path) -> None:
     check_aesthetic(scorers(clip, head))
-    check_aesthetic(Scorers())
-    check_aesthetic(Scorers(aesthetic="technical_quality"))
+    for weightless in (Scorers(), Scorers(aesthetic="technical_quality")):
+        check_models(weightless, ["aesthetic", "caption", "watermark", "text"])
 
 
 def test_what_is_not_set_is_named(clip: Path, head: Path) -> None:
@@ -153,7 +134,7 @@ def test_a_head_that_does_not_lead_to_a_score_is_refused(clip: Path, tmp_path: P
     page = tmp_path / "page.pth"
     page.write_text("<!DOCTYPE html>")
     assert "cannot be loaded" in refusal(clip, page)
-    torch.save({"weight": torch.zeros(2, WIDTH), "bias": torch.zeros(2)}, page)
+    torch.save({"weight": torch.zeros(2, CLIP_WIDTH), "bias": torch.zeros(2)}, page)
     assert "[(2, 16)] do not lead" in refusal(clip, page)
     torch.save({"other": torch.zeros(2)}, page)
     assert "cannot be loaded" in refusal(clip, page)
@@ -163,10 +144,3 @@ def test_a_head_for_another_clip_is_refused(clip: Path, tmp_path: Path) -> None:
     wide = save_head(tmp_path / "wide.pth", "linear", width=768)
     with pytest.raises(ConfigError, match=r"embeddings of 768 numbers, and .* gives 16"):
         Laion(scorers(clip, wide))
-
-
-def test_a_curation_run_says_who_scores_with_laion() -> None:
-    root = Path(__file__).parents[1]
-    overrides = ["scorers.aesthetic=laion"]
-    with pytest.raises(ConfigError, match=r"vf-clean.*--set scorers.aesthetic=technical_quality"):
-        make_plan([], "demo", root / "pipelines.yaml", None, overrides, None)

@@ -21,22 +21,20 @@ import numpy as np
 import psutil
 import pyarrow.parquet as pq
 import pytest
-from conftest import Shot, num_packets, read_frames
+from conftest import Shot, num_packets, read_frames, without_column
 from fake_scorers import ODD_HEIGHT_PX, NoWeights, fakes
 from rich.console import Console
 from test_workers import MARK, marked
 from typer.testing import CliRunner
 
-from curation import clean, cleanings, commands, report, rescores, validate, why
+from curation import actors, clean, cleanings, commands, report, rescores, validate, why
 from curation.cleanings import execute
 from curation.decisions import decided
-from curation.pipelines import ConfigError, Media
+from curation.pipelines import ConfigError, Media, RunError
 from curation.plans import Order, make_plan
 from curation.recipes import load_recipe
 from curation.rescores import score_group
 from curation.rules import Verdict
-from curation.runs import RunError
-from curation.scorers import Scoring
 from curation.shards import (
     DROPPED,
     FAILED,
@@ -46,6 +44,7 @@ from curation.shards import (
     Dataset,
     write_commit,
 )
+from curation.tracks import Scoring
 
 ROOT = Path(__file__).parents[1]
 CONFIG = """
@@ -327,6 +326,22 @@ def test_a_score_of_another_scorer_does_not_count(
     assert "motion (flow)" not in said
 
 
+def test_a_dataset_older_than_a_score_serves_every_command(
+    dataset: Dataset, subset: Dataset, run: Run
+) -> None:
+    without_column(Path(dataset.root), "caption_score")
+    assert is_valid(dataset)
+    run(dataset)
+    assert outcomes(subset) == CLEAN and is_valid(subset)
+    assert all(row["caption_score"] is None for row in subset.rows())
+    for app, arguments in ((why.app, ["a_0"]), (report.app, ["--card"]), (report.app, [])):
+        places = [dataset.root, subset.root] if not arguments else [dataset.root, *arguments]
+        told = CliRunner().invoke(app, places, catch_exceptions=False)
+        assert told.exit_code == 0, told.output
+    without_column(Path(subset.root), "clip_id")
+    assert not is_valid(subset)  # no score
+
+
 # -- scorers that misbehave
 
 
@@ -373,23 +388,22 @@ def test_a_track_that_raises_hangs_or_crashes_costs_one_clip(original: Path, con
         worker = rescores.media_worker_for(recipe.media)
         worker.limits = Media(timeout_s=2)  # it runs: starting up is no hang
         odd = next(row for row in dataset.rows() if row["clip_id"] == "c_0")
-        scores = rescores.score_stored(odd, ["look"], fakes(look="hang"), worker.limits)
-        assert scores.errors == {"look": "timeout: not done after 2 s"}
+        scores = rescores.score_stored(odd, fakes(look="hang").tracks, False, worker.limits)
+        assert scores.error == "timeout: not done after 2 s"
     finally:
         rescores.media_worker_for(Media()).stop()
 
 
 @pytest.mark.parametrize("how", ["raise", "crash", "hang"])
 def test_a_model_that_raises_hangs_or_crashes_costs_one_clip(
-    original: Path, local_ray: None, config: Path, how: str
+    original: Path, local_ray: None, how: str
 ) -> None:
-    recipe = load_recipe(config, "small", ["models.num_workers=1"])
-    [actor] = rescores.start_actors("text", fakes(text=how).models["text"], recipe)
+    [[actor]] = actors.start_models(fakes(text=how).models, 1, 0).values()
     jpegs = {}
     for row in Dataset.at(original).rows():
         picture = np.full((row["height"], 96, 3), 128, np.uint8)
-        jpegs[row["clip_id"]] = [cv2.imencode(".jpg", picture)[1].tobytes()]
-    found = rescores.ask(actor, jpegs, timeout_s=2 if how == "hang" else 60)
+        jpegs[row["clip_id"]] = [cv2.imencode(".jpg", picture)[1].tobytes()], None
+    found = actors.ask(actor, jpegs, timeout_s=2 if how == "hang" else 60)
     said = {"raise": "RuntimeError: the batch", "crash": "crashed: ", "hang": "timeout: no score"}
     assert found.pop("c_0")["error"].startswith(said[how])
     assert {round(row["text"], 1) for row in found.values()} == {0.5} and len(found) == 5
@@ -398,7 +412,7 @@ def test_a_model_that_raises_hangs_or_crashes_costs_one_clip(
 def test_a_model_that_cannot_be_built_stops_the_run(
     dataset: Dataset, subset: Dataset, run: Run
 ) -> None:
-    broken = Scoring(fakes().tracks, {"text": NoWeights}, fakes().times_s)
+    broken = Scoring(fakes().tracks, {"text": NoWeights})
     with pytest.raises(RunError, match="no weights in /nowhere"):
         run(dataset, scoring=broken)
     assert not subset.exists("manifest")

@@ -13,10 +13,11 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from conftest import without_column
 from typer.testing import CliRunner
 
 from curation import previews
-from curation.facts import facts_of, integrity, kept_share, loops
+from curation.facts import facts_of, fit, integrity, kept_share, loops
 from curation.report import app
 from curation.shards import LEDGER_SCHEMA, SHARD_SCHEMA, Dataset, write_commit
 from curation.sheets import sheets
@@ -38,7 +39,8 @@ def clip(n: int, duration: float, watermark: float, rules: dict[str, Any]) -> di
     out = row(
         LEDGER_SCHEMA, level="clip", video_id=f"v{n % 3}", clip_id=f"v{n % 3}_{n:02d}", attempts=1,
         source_url=f"<v{n % 3}>.mp4", start_s=0.0, end_s=duration, duration=duration,
-        watermark=watermark, decision="kept", preview=[picture(20 * n), picture(20 * n + 10)],
+        watermark=watermark, caption_score=None if n == 2 else n / 20,
+        decision="kept", preview=[picture(20 * n), picture(20 * n + 10)],
     )  # fmt: skip
     if duration < rules["duration"]["min"]:
         bound = rules["duration"]["min"]
@@ -107,6 +109,24 @@ def test_captions_that_loop_miss_or_repeat_are_counted(tmp_path: Path) -> None:
     assert (whole.total, whole.missing, len(whole.looping), whole.repeated) == (5, 1, 1, [])
     assert loops("no no no") and not loops("no no") and not loops("a cat and a dog and a bird")
     assert loops(LOOP) and not loops("the man walks and the man sits and the man eats")
+
+
+def test_how_captions_fit_is_counted(tmp_path: Path) -> None:
+    """Clips 1 to 5 are kept; clip n of 10 has the score n / 20, the third has none."""
+    bounded = RULES | {"caption_score": {"min": 0.12, "max": None}}
+    for folder, rules in ((tmp_path / "a", RULES), (tmp_path / "b", bounded)):
+        found = fit(facts_of(make_dataset(folder, rules)))
+        assert (found.kept, found.median, found.scored) == (4, pytest.approx(0.175), 9)
+        assert (found.bound, found.below) == ((0.12, 2) if folder.name == "b" else (None, 0))
+        assert CliRunner().invoke(app, [str(folder)]).exit_code == 0
+        page = (folder / "report.html").read_text()
+        assert 'id="fit-kept">4<' in page and 'id="fit-median">0.175<' in page
+        assert ('id="fit-below">2 (22.2%)<' in page) == (folder.name == "b")
+        assert "<h3>caption_score</h3>" in page.split('id="scores"')[1].split('id="sheets"')[0]
+    without_column(tmp_path / "a", "caption_score")
+    assert fit(facts_of(Dataset.at(tmp_path / "a"))).median is None
+    assert CliRunner().invoke(app, [str(tmp_path / "a")]).exit_code == 0
+    assert "fit-kept" not in (tmp_path / "a" / "report.html").read_text()
 
 
 def test_the_keep_curve_counts_its_bounds() -> None:

@@ -4,97 +4,107 @@ from __future__ import annotations
 
 import io
 import json
-import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
+import pyarrow as pa
 import pytest
-from conftest import MakeVideo, Shot
+from conftest import MakeVideo, Shot, read_frames
+from fake_scorers import ODD_HEIGHT_PX, fakes
 from rich.console import Console
+from test_aesthetics import save_head
+from test_captions import build_checkpoint
+from test_embeddings import build_clip, cosines
 
+from curation.actors import start_models
+from curation.aesthetics import Laion
+from curation.captions import Blip2
+from curation.classifiers import WatermarkClassifier, check_classifier, marked_labels
 from curation.commands import execute, make_plan
-from curation.overlays import (
-    WatermarkClassifier,
-    check_classifier,
-    each_in_time,
-    marked_labels,
-    score_clips,
-)
-from curation.pipelines import ConfigError, Rule, Scorers
+from curation.pipelines import ConfigError, Pipeline, Rule, Scorers
+from curation.progress import Tally
+from curation.scorers import Look, Means, Text, of_video, score_each
 from curation.shards import DROPPED, FAILED, KEPT, LEDGER_SCHEMA, SHARD_SCHEMA, Dataset
+from curation.stages import Looks, from_rows, to_row
 from curation.videos import VideoResult, with_late_scores
 
 CONFIG = Path(__file__).parents[1] / "pipelines.yaml"
 RULES = {"duration": Rule(min=1), "text": Rule(max=0.01), "watermark": Rule(max=0.5)}
 
 
-def jpeg(level: int) -> bytes:
-    return cv2.imencode(".jpg", np.full((36, 64, 3), level, np.uint8))[1].tobytes()
+def grey(level: int) -> np.ndarray:
+    return np.full((36, 64, 3), level, np.uint8)
 
 
-FRAMES = {"a": [jpeg(0), jpeg(100)], "b": [jpeg(200)]}
 LINE = (0.2, 0.8, 0.7, 0.9)
+LOOKS = [Look([grey(0), grey(100)]), Look([grey(200)])]
 
 
-def fake_detector(pictures: Sequence[np.ndarray]) -> list[list[tuple[float, ...]]]:
+class Detector:
     """Finds a line in pictures of level 100."""
-    return [[LINE] if 90 < picture.mean() < 110 else [] for picture in pictures]
+
+    def __call__(self, pictures: Sequence[np.ndarray]) -> list[list[tuple[float, ...]]]:
+        return [[LINE] if 90 < picture.mean() < 110 else [] for picture in pictures]
 
 
-# -- scores of a video's clips
+# -- one row a clip
 
 
-def test_every_clip_gets_its_own_text() -> None:
-    assert score_clips({"text": fake_detector}, FRAMES) == {
-        "a": {"text": pytest.approx(0.05), "text_boxes": [LINE]},
-        "b": {"text": 0.0, "text_boxes": []},
-    }
+def test_every_clip_gets_its_own_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("curation.scorers.TextDetector", Detector)
+    assert score_each(Text(), LOOKS) == [
+        {"text": pytest.approx(0.05), "text_boxes": [LINE]},
+        {"text": 0.0, "text_boxes": []},
+    ]
+    monkeypatch.setattr(Detector, "__call__", lambda _, pictures: [[(0, 0, float("nan"), 1)]] * 3)
+    assert all(row["error"].startswith("ValueError") for row in score_each(Text(), LOOKS))
+
+
+def test_a_mean_is_over_a_clips_own_pictures() -> None:
+    model = Means("aesthetic", lambda: lambda pictures: [float(p.mean()) for p in pictures])
+    assert score_each(model, LOOKS) == [{"aesthetic": 50.0}, {"aesthetic": 200.0}]
 
 
 def test_a_classified_watermark_is_the_videos() -> None:
-    scorers = {"watermark": lambda pictures: [float(p.mean() / 200) for p in pictures]}
-    found = score_clips(scorers, FRAMES)
-    assert found["a"] == found["b"] == {"watermark": pytest.approx(0.5, abs=0.01)}
+    rows = {"a": {"watermark": 0.2}, "b": {"watermark": 0.8}}
+    found = of_video(rows, {"a": 2, "b": 1})
+    assert found["a"] == found["b"] == {"watermark": pytest.approx(0.4)}
+    rows["b"] = {"error": "it is odd"}
+    assert of_video(rows, {"a": 2, "b": 1}) == {c: {"error": "it is odd"} for c in "ab"}
 
 
-def raises(_: object) -> None:
-    raise RuntimeError("out of memory")
+def answers(what: Any) -> Any:
+    """A model that gives `what` for clips that begin with a black picture, and text 0.5 else."""
+
+    def score(looks: Sequence[Look]) -> list[dict[str, Any]]:
+        rows = [what if look.pictures[0].mean() == 0 else {"text": 0.5} for look in looks]
+        if any(isinstance(row, Exception) for row in rows):
+            raise next(row for row in rows if isinstance(row, Exception))
+        return [row for row in rows if row != "nothing"]
+
+    return score
 
 
 @pytest.mark.parametrize(
-    "scorers",
+    ("what", "error"),
     [
-        {"text": raises},
-        {"watermark": raises},
-        {"text": lambda pictures: [[(0.0, 0.0, float("nan"), 1.0)]]},
-        {"text": lambda pictures: []},
-        {"watermark": lambda pictures: [float("nan")]},
-        {"watermark": lambda pictures: []},
-        {"text": raises, "watermark": lambda pictures: [0.1]},
+        (RuntimeError("out of memory"), "RuntimeError: out of memory"),
+        ({"text": float("nan")}, "the scorer gave nan for text"),
+        ("nothing", "RuntimeError: 0 scores for 1 clips"),
     ],
 )
-def test_a_scorer_that_fails_never_lets_a_clip_pass(scorers: dict[str, Any]) -> None:
-    found = score_clips(scorers, FRAMES)
-    assert all(isinstance(found[clip_id], Exception) for clip_id in FRAMES)
+def test_a_clip_that_a_model_fails_on_costs_no_other(what: Any, error: str) -> None:
+    assert score_each(answers(what), LOOKS) == [{"error": error}, {"text": 0.5}]
 
 
-def test_a_scorer_that_hangs_is_given_up() -> None:
-    release = threading.Event()
-
-    def hangs_on_two(pictures: Sequence[np.ndarray]) -> int:
-        if len(pictures) == 2:
-            release.wait()
-        return len(pictures)
-
-    clips: Mapping[str, Any] = {"a": [0, 0], "b": [0], "c": [0, 0, 0]}
-    found = each_in_time(hangs_on_two, clips, timeout_s=0.05)
-    release.set()
-    assert isinstance(found.pop("a"), TimeoutError)
-    assert found == {"b": 1, "c": 3}
+def test_a_clip_without_a_picture_has_no_score() -> None:
+    unseen, seen = score_each(answers({}), [Look([]), LOOKS[1]])
+    assert unseen == {"error": "ValueError: no frame of this clip was looked at"}
+    assert seen == {"text": 0.5}
 
 
 # -- decisions
@@ -151,7 +161,7 @@ def test_a_video_that_keeps_no_clip_is_dropped_by_the_rule_that_came_furthest() 
 
 
 def test_a_clip_whose_scorer_failed_is_failed_and_so_is_its_video() -> None:
-    found: dict[str, Any] = {"a": RuntimeError("out of memory"), "b": columns(0.0)}
+    found: dict[str, Any] = {"a": {"error": "RuntimeError: out of memory"}, "b": columns(0.0)}
     video, a, b = with_late_scores(result("a", "b"), found, RULES).ledger
     assert (a["decision"], a["error_class"]) == (FAILED, "scorer")
     assert a["message"] == "RuntimeError: out of memory"
@@ -165,6 +175,28 @@ def test_a_score_that_is_no_number_does_not_pass() -> None:
     for score in (float("nan"), None):
         done = with_late_scores(result("a"), {"a": columns(0) | {"text": score}}, RULES)
         assert (done.ledger[1]["decision"], done.ledger[1]["rule"]) == (DROPPED, "text")
+
+
+@pytest.mark.parametrize(("how", "says"), [("crash", "crashed: "), ("hang", "timeout: no score")])
+def test_a_model_that_hangs_or_dies_in_a_run_costs_one_clip(
+    local_ray: None, how: str, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("curation.stages.LOOK_TIMEOUT_S", 2.0)
+    pipeline = Pipeline(scorers=Scorers(text="rapidocr"), rules={"text": Rule(max=0.6)})
+    tally = Tally.remote()  # type: ignore[attr-defined]
+    stage = Looks(start_models(fakes(text=how).models, 1, 0), pipeline, tally)
+    heights = {"a": 40, "b": ODD_HEIGHT_PX, "c": 40}
+    video = result(*heights)
+    for clip_id, height in heights.items():
+        picture = np.full((height, 64, 3), 250 if clip_id == "c" else 128, np.uint8)
+        video.overlay_frames[clip_id] = [cv2.imencode(".jpg", picture)[1].tobytes()]
+    [done] = from_rows(pa.concat_tables(stage(to_row(video))))
+    told = {row["clip_id"]: row for row in done.ledger[1:]}
+    assert (told["a"]["decision"], round(told["a"]["text"], 1)) == (KEPT, 0.5)
+    assert (told["b"]["decision"], told["b"]["error_class"]) == (FAILED, "scorer")
+    assert told["b"]["message"].startswith(says)
+    assert (told["c"]["decision"], told["c"]["rule"]) == (DROPPED, "text")
+    assert (done.media, done.overlay_frames) == ([b"a"], {})
 
 
 # -- a watermark classifier
@@ -289,6 +321,57 @@ def test_a_run_scores_watermarks_with_a_named_classifier(
     scores = {r["video_id"]: r["watermark"] for r in clips}
     assert len(clips) == 4 and len(set(scores.values())) == 2  # a video's own, in every clip
     assert all(r["watermark"] == scores[r["video_id"]] for r in clips)
+
+
+def test_a_run_scores_looks_before_captions_and_captions_behind_them(
+    make_video: MakeVideo, local_ray: None, tmp_path: Path
+) -> None:
+    """Tiny random CLIP, head and BLIP-2 over four flat pictures; bounds between known scores."""
+    colours = ("orange", "teal", "green", "violet")
+    (tmp_path / "clip").mkdir()
+    head, clip = save_head(tmp_path / "head.pth", "linear"), build_clip(tmp_path / "clip")
+    blip2 = build_checkpoint(tmp_path / "blip2", "opt")
+    models = [
+        *("captions.model=blip2", f"captions.checkpoint={blip2}", "captions.device=cpu"),
+        *("scorers.aesthetic=laion", f"scorers.aesthetic_checkpoint={clip}"),
+        *(f"scorers.aesthetic_head={head}", "scorers.caption=clip"),
+        *(f"scorers.caption_checkpoint={clip}", "rules.static.max=1", "rules.black_bars.max=1"),
+    ]
+    (tmp_path / "videos").mkdir()
+    pictures = []
+    for colour in colours:
+        path = make_video(f"{colour}.mp4", [Shot(f"color={colour}:s={{size}}:r={{fps}}", 1.0)])
+        (tmp_path / "videos" / path.name).write_bytes(path.read_bytes())
+        pictures.append(read_frames(path, "rgb24")[12].picture)
+    plan = make_plan([str(tmp_path / "videos")], "web", CONFIG, str(tmp_path), models, None)
+    looks = Laion(plan.pipeline.scorers)([picture[..., ::-1] for picture in pictures])
+    texts = Blip2(plan.pipeline.captions).caption(pictures)
+    fits = cosines(clip, [[picture] for picture in pictures], texts).diagonal()
+    ugly, *rest = sorted(range(4), key=lambda n: looks[n])
+    misfit, *kept = sorted(rest, key=lambda n: fits[n])
+    bounds = [
+        f"rules.aesthetic.min={(looks[ugly] + min(looks[n] for n in rest)) / 2}",
+        f"rules.caption_score.min={(fits[misfit] + min(fits[n] for n in kept)) / 2}",
+    ]
+    dataset = curate(tmp_path / "videos", tmp_path / "out", *models, *bounds)
+    rows = {Path(r["source_url"]).stem: r for r in dataset.ledger().to_pylist() if r["clip_id"]}
+    close = {"abs": 0.004}
+    assert len(rows) == 4
+    for n, colour in enumerate(colours):
+        row, late = rows[colour], n != ugly  # what looks bad is not captioned
+        assert row["rule"] == {ugly: "aesthetic", misfit: "caption_score"}.get(n)
+        assert row["aesthetic"] == pytest.approx(looks[n], **close)
+        assert row["caption"] == (texts[n] if late else None)
+        assert row["caption_score"] == (pytest.approx(fits[n], **close) if late else None)
+    stored = list(dataset.rows(["source_url", "caption_score"]))
+    assert {Path(r["source_url"]).stem for r in stored} == {colours[n] for n in kept}
+    assert all(
+        r["caption_score"] == rows[Path(r["source_url"]).stem]["caption_score"] for r in stored
+    )
+    [video] = [r for r in dataset.ledger().to_pylist() if r["level"] == "video"
+               and r["source_url"].endswith(f"{colours[misfit]}.mp4")]  # fmt: skip
+    assert (video["decision"], video["rule"]) == (DROPPED, "caption_score")
+    assert dict(video["stage_s"])["looks"] > 0
 
 
 def test_a_rule_without_its_scorer_is_a_mistake(written: Path, tmp_path: Path) -> None:
