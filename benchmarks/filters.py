@@ -21,6 +21,7 @@ import av
 import cv2
 import filter_overlays
 import numpy as np
+import overlay_cases
 
 ROOT = Path(__file__).parents[1]
 
@@ -48,8 +49,16 @@ def overlays(given: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as scratch:
         folder = given.work or Path(scratch)
         folder.mkdir(parents=True, exist_ok=True)
+        film = folder / overlay_cases.STILLS
+        if given.stills and not film.exists():
+            overlay_cases.film_of(given.stills, film, given.seed)
         rows = filter_overlays.run(
-            given.media, given.seed, given.half, given.per_kind, given.jobs, folder
+            [folder] if given.stills else given.media,
+            given.seed,
+            given.half,
+            given.per_kind,
+            given.jobs,
+            folder,
         )
         if given.sheet:
             given.sheet.mkdir(parents=True, exist_ok=True)
@@ -103,6 +112,7 @@ def main() -> None:
     parser.add_argument("--media", type=Path, action="append", help="folder of footage; may repeat")
     parser.add_argument("--part", choices=PARTS, help="one part; all without it")
     parser.add_argument("--half", choices=("tune", "report"), default="report")
+    parser.add_argument("--stills", type=Path, help="folder of pictures: a film of them instead")
     parser.add_argument("--per-kind", type=int, default=8, help="videos of every kind of overlay")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=1, help="videos worked on at once")
@@ -110,6 +120,8 @@ def main() -> None:
     parser.add_argument("--sheet", type=Path, help="draw what was judged wrongly into this folder")
     parser.add_argument("--json", action="store_true", help="end with one JSON object on one line")
     given = parser.parse_args()
+    if given.stills:
+        given.half = "stills"
     given.media = given.media or [ROOT / "examples/media"]
     out: dict[str, Any] = {}
     for name in [given.part] if given.part else PARTS:

@@ -109,7 +109,7 @@ class Analyser:
         if self.last_gray is not None:
             self.steps.append(cv2.norm(gray, self.last_gray, cv2.NORM_L1) / gray.size)
         self.last_gray = gray
-        if self.scorers.watermark == "gradients" and self.overlays.wants(now_s):
+        if self.scorers.watermark == "network" and self.overlays.wants(now_s):
             self.overlays.add(now_s, overlay_luma(frame, self.rotation))
         changed = bool(self.steps) and self.steps[-1] > BAR_CHANGE
         if changed or not self.line_max or now_s - self.line_max[-1][0] >= BAR_STEP_S:
@@ -153,7 +153,7 @@ class Analyser:
         )
 
     def watermark(self) -> Watermark:
-        """What the gradients tell, or no score when a model is to tell or the evidence is thin."""
+        """What the network tells, or no score when a model is to tell or the evidence is thin."""
         if not self.overlays.items:
             return Watermark(None, None)
         found = watermark_evidence(np.stack([picture for _, picture in self.overlays.items]))

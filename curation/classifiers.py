@@ -1,4 +1,4 @@
-"""A watermark classifier through transformers, named by the user: a model in place of gradients."""
+"""A watermark classifier through transformers, named by the user: a model in place of ours."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def check_classifier(settings: Scorers) -> None:
     on a hub that answers. One label must say watermark.
     """
     name = settings.watermark_checkpoint
-    other = "or --set scorers.watermark=gradients, which needs no weights"
+    other = "or --set scorers.watermark=network, which needs no download"
     if not name:
         raise ConfigError(
             "scorers.watermark is classifier but scorers.watermark_checkpoint is not set; give a "

@@ -32,7 +32,7 @@ SCORER_OF = {
 MODELS = {"text": "rapidocr", "watermark": "classifier", "aesthetic": "laion", "caption": "clip"}
 
 # Raise a number when the code of a stage changes what it produces: old results are then redone.
-STAGE_VERSIONS = {"scenes": 1, "scores": 2, "cut": 2, "captions": 1}
+STAGE_VERSIONS = {"scenes": 1, "scores": 3, "cut": 2, "captions": 1}
 
 
 class ConfigError(ValueError):
@@ -69,7 +69,7 @@ class Rule(Section):
 class Scorers(Section):
     """Which implementation gives each score; None: none does."""
 
-    watermark: Literal["gradients", "classifier"] = "gradients"
+    watermark: Literal["network", "classifier"] = "network"
     watermark_unsure: Literal["pass", "drop"] = "pass"  # drop: no score where too little changes
     watermark_checkpoint: str | None = None  # of classifier: hub id or folder
     text: Literal["rapidocr"] | None = None

@@ -119,7 +119,7 @@ def original(make_video: Callable[..., Path], tmp_path_factory: pytest.TempPathF
         failed = {"decision": FAILED, "error_class": "corrupt", "message": "after 1 s"}
         ledger.append(ledger_row("video", video_id=f"x{number}", source_url=f"x{number}", **failed))
         write_commit(dataset, clips, ledger, {"cut": "test", "rules": "test"})
-    run = {"pipeline": {"rules": {"static": {"max": 0.95}}, "scorers": {"watermark": "gradients"}}}
+    run = {"pipeline": {"rules": {"static": {"max": 0.95}}, "scorers": {"watermark": "network"}}}
     dataset.write_bytes(json.dumps(run).encode(), "run.json")
     return Path(dataset.root)
 

@@ -252,7 +252,7 @@ def test_missing_weights_say_what_to_do_before_any_work(tmp_path: Path) -> None:
     check_classifier(classifier(folder))
     (folder / "model.safetensors").unlink()
     for scorers in (classifier(None), classifier(tmp_path / "none"), classifier(folder)):
-        with pytest.raises(ConfigError, match=r"scorers\.watermark_checkpoint.*=gradients"):
+        with pytest.raises(ConfigError, match=r"scorers\.watermark_checkpoint.*=network"):
             check_classifier(scorers)
 
 
@@ -287,7 +287,9 @@ def test_clips_with_text_are_dropped_by_a_run(
     local_ray: None, written: Path, tmp_path: Path
 ) -> None:
     output = tmp_path / "out"
-    dataset = curate(written, output, "scorers.text=rapidocr", "rules.text.max=0.005")
+    # A line over all of one shot of two may be a mark to the watermark detector: not asked here.
+    how = ["scorers.text=rapidocr", "rules.watermark.max=1"]
+    dataset = curate(written, output, *how, "rules.text.max=0.005")
     rows = [r for r in dataset.ledger().to_pylist() if r["level"] == "clip"]
     told = {
         (Path(r["source_url"]).stem, round(r["start_s"])): (r["decision"], r["rule"]) for r in rows
@@ -307,7 +309,7 @@ def test_clips_with_text_are_dropped_by_a_run(
     assert [row["text"] for row in dataset.rows(["text"])] == [0.0] * 3
     funnel = json.loads(dataset.read_bytes("run.json"))["funnel"]
     assert funnel["clips"]["dropped"] == {"text": 1}
-    said = curate(written, output, "scorers.text=rapidocr", "rules.text.max=0.5")
+    said = curate(written, output, *how, "rules.text.max=0.5")
     assert len(list(said.rows(["clip_id"]))) == 4  # its media was never stored: redone
 
 
