@@ -193,7 +193,35 @@ def scene(
     for number in np.unique(shots):
         where = np.flatnonzero(shots == number)
         luma[where] = shot(rng, footage, bank, len(where))
+        if rng.random() < 0.45:
+            luma[where] = with_things(rng, footage, luma[where])
     return luma, shots
+
+
+def with_things(rng: np.random.Generator, footage: Footage, luma: np.ndarray) -> np.ndarray:
+    """Things that walk, sway and turn in front of a shot: what is beside them seems to stay."""
+    out = luma.copy()
+    for _ in range(rng.integers(1, 4)):
+        side = int(rng.uniform(0.3, 1.3) * SIDE_PX)
+        picture = footage.pictures[rng.integers(len(footage.pictures))]
+        y, x = (int(rng.integers(max(s - side, 0) + 1)) for s in picture.shape)
+        thing = cv2.resize(picture[y : y + side, x : x + side], (side, side)).astype(np.float32)
+        angles = np.linspace(0, 2 * np.pi, 13)[:-1]
+        radii = side * rng.uniform(0.2, 0.5, 12)
+        corners = side / 2 + radii[:, None] * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+        mask = np.zeros((side, side), np.float32)
+        cv2.fillPoly(mask, [corners.astype(np.int32)], 1.0, cv2.LINE_AA)
+        start, speed = rng.uniform(0, SIDE_PX, 2), rng.normal(0, 1, 2) * rng.choice([1, 4, 15])
+        shake, turn = rng.choice([1, 4, 15]), rng.choice([2, 8, 30])
+        for i in range(len(out)):
+            at = start + speed * i + rng.normal(0, shake, 2)
+            grown = float(np.exp(rng.normal(0, 0.06)))
+            matrix = cv2.getRotationMatrix2D((side / 2, side / 2), rng.normal(0, turn), grown)
+            matrix[:, 2] += at - side / 2
+            cover = cv2.warpAffine(mask, matrix, (SIDE_PX, SIDE_PX))
+            seen = cv2.warpAffine(thing, matrix, (SIDE_PX, SIDE_PX))
+            out[i] = out[i] * (1 - cover) + seen * cover
+    return out
 
 
 def titles(
@@ -243,6 +271,7 @@ def marked(
         return label  # nobody could tell a mark from a sign: none is drawn
     sheet = bank[rng.integers(len(bank))]
     kept = luma[on]
+    changes = cv2.blur(kept.std(axis=0), (48, 48))
     if rng.random() < 0.22:
         sheet = tiling(rng, resized(sheet, int(rng.integers(40, 130))), SIDE_PX)
         cover = blend(kept, sheet, 0, 0, rng.uniform(0.1, 0.4))
@@ -255,6 +284,8 @@ def marked(
     share = np.asarray(cv2.resize(cover, label.shape, interpolation=cv2.INTER_AREA))
     label[cv2.dilate(share, np.ones((3, 3))) > 0.02] = -1
     label[share > 0.12] = 1
+    still = cv2.resize(changes, label.shape, interpolation=cv2.INTER_AREA) < 6
+    label[(label == 1) & still] = -1  # nothing changes around it: a sign or a mark
     if not on.all() and len(np.unique(shots[on])) < 2:
         label[label == 1] = -1  # within one shot: a title or a mark
     return label

@@ -30,8 +30,11 @@ MIN_SIDE_PX = 64  # less than this within bars is no picture. Ours
 PARTS = 3  # stretches judged alone too, for marks that come, go or hop. Measured
 PART_LOOKS = 4  # fewer tell too little. Ours
 SURE, SURE_OF_PART = 0.4, 0.9  # belief of a cell that counts; a part tells less. Measured
-HALF = 14.0  # cells' worth of belief at score 0.5; small marks have 25. Measured
+HALF = 16.0  # cells' worth of belief at score 0.5; small marks have 25. Measured
+NEAR_PX = 160  # side of what is near a mark; the network was trained on such crops. Ours
 JOIN = (5, 3)  # cells, width and height; joins the letters of a word. Ours
+
+Box = tuple[float, float, float, float]  # x0, y0, x1, y1
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ class Watermark:
     """
 
     score: float | None
-    box: tuple[float, float, float, float] | None
+    box: Box | None
 
     def or_clean(self) -> Watermark:
         """The same, with score 0 where there was too little evidence."""
@@ -60,26 +63,55 @@ def watermark_evidence(luma: np.ndarray) -> Watermark:
     looks = luma[different(luma)]
     if len(looks) < 2:
         return Watermark(None, None)
-    rows, columns = inside_bars(looks)
-    found = strongest_of(looks[:, rows, columns])
+    picture = inside_bars(looks)
+    return whole(strongest_of(looks[:, *picture]), picture, looks)
+
+
+def strongest_of(looks: np.ndarray) -> Watermark:
+    """The strongest overlay of all looks together, or of a part of them alone."""
+    found = [judged_again(looks, SURE)]
+    if len(looks) >= PARTS * PART_LOOKS:
+        found += [judged_again(part, SURE_OF_PART) for part in np.array_split(looks, PARTS)]
+    return max(found, key=lambda watermark: watermark.score or 0.0)
+
+
+def judged_again(looks: np.ndarray, sure: float) -> Watermark:
+    """The strongest overlay of the picture, scored by what is near it alone.
+
+    Where a camera that stands still, or comes back, shows one place again and again while people
+    move elsewhere, all that is there stays. Near a true mark the looks differ too.
+    """
+    found = strongest(beliefs(looks), sure)
     if found.box is None:
         return found
-    spans = (columns, rows, columns, rows)
-    sides = (looks.shape[2], looks.shape[1]) * 2
+    near = around(found.box, looks)
+    there = looks[:, *near]
+    there = there[different(there)]
+    if len(there) < 2:
+        return Watermark(0.0, None)
+    return whole(strongest(beliefs(there), sure), near, looks)
+
+
+def around(box: Box, looks: np.ndarray) -> tuple[slice, slice]:
+    """The rows and columns of a box of the picture and of what is near it."""
+    spans = []
+    for side, low, high in zip(looks.shape[1:], box[1::-1], box[:1:-1], strict=True):
+        length = min(max(NEAR_PX, round(2 * (high - low) * side)), side)
+        start = min(max(round((low + high) / 2 * side - length / 2), 0), side - length)
+        spans.append(slice(start, start + length))
+    return spans[0], spans[1]
+
+
+def whole(found: Watermark, part: tuple[slice, slice], looks: np.ndarray) -> Watermark:
+    """What was found in rows and columns of the looks, with its box as fractions of all."""
+    if found.box is None:
+        return found
+    spans, sides = (part[1], part[0]) * 2, (looks.shape[2], looks.shape[1]) * 2
     box = [
         (span.start + share * (span.stop - span.start)) / side
         for share, span, side in zip(found.box, spans, sides, strict=True)
     ]
     return replace(found, box=(box[0], box[1], box[2], box[3]))
-
-
-def strongest_of(looks: np.ndarray) -> Watermark:
-    """The strongest overlay of all looks together, or of a part of them alone."""
-    found = [strongest(beliefs(looks), SURE)]
-    if len(looks) >= PARTS * PART_LOOKS:
-        parts = np.array_split(looks, PARTS)
-        found += [strongest(beliefs(part), SURE_OF_PART) for part in parts]
-    return max(found, key=lambda watermark: watermark.score or 0.0)
 
 
 def different(luma: np.ndarray) -> list[int]:

@@ -11,7 +11,7 @@ from PIL import ImageFont
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 
-from watermark_examples import CELL_PX, SIDE_PX, Footage, example, marked
+from watermark_examples import CELL_PX, SIDE_PX, Footage, example, marked, with_things
 from watermark_marks import Fonts, Sheet, mark
 
 LETTERS = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
@@ -48,6 +48,27 @@ def test_no_mark_is_drawn_where_nobody_could_tell_it_from_a_sign(bank: list[Shee
     for seed in range(10):
         assert not marked(np.random.default_rng(seed), luma, np.zeros(8, int), bank).any()
     assert np.array_equal(luma, still)
+
+
+def test_a_mark_is_not_judged_where_nothing_changes_around_it(bank: list[Sheet]) -> None:
+    half = SIDE_PX // 2
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        luma = np.full((8, SIDE_PX, SIDE_PX), 100, np.float32)
+        luma[:, :, half:] = rng.uniform(0, 255, (8, SIDE_PX, half))
+        label = marked(rng, luma, np.zeros(8, int), bank)
+        assert not (label[:, : half // 2 // CELL_PX] == 1).any()
+
+
+def test_things_move_over_a_shot_and_leave_the_rest_as_it_is() -> None:
+    rng = np.random.default_rng(2)
+    footage = Footage([rng.integers(150, 256, (200, 200)).astype(np.uint8)], [])
+    shot = np.full((8, SIDE_PX, SIDE_PX), 60, np.float32)
+    out = with_things(rng, footage, shot)
+    covered = out != shot
+    assert 0.02 < covered.mean() < 0.9
+    assert covered.any(axis=0).mean() > 1.1 * covered.mean()  # not always at the same place
+    assert (shot == 60).all()
 
 
 def test_an_example_has_the_form_that_the_network_takes(bank: list[Sheet]) -> None:
