@@ -2,7 +2,7 @@
 
     pip install onnx
     python benchmarks/watermark_training.py --pictures FOLDER --film FILE:32:130 --fonts FOLDER \\
-        --minutes 60 --output curation/watermarks.onnx
+        --minutes 60 --output curation
 
 Every example is new: some samples of a scene, and in six of ten a mark. What the weights in the
 repository saw is told in docs/filters.md; a film's seconds that were trained on are not measured.
@@ -25,11 +25,9 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from watermark_examples import Footage, example, films, pictures
 from watermark_marks import Fonts, mark
 
-from curation.watermarks import NUM_SAMPLES
+from curation.watermarks import MID, QUANTILES, SPREAD
 
-# Places in the order of a cell's values over time: what stays has the same value at all of them,
-# what is there half of the time at half of them.
-QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+EDGES = 32  # kinds that are told apart
 COUNTS = (4, 5, 6, 8, 8, 10, 12, 16, 20)  # samples of an example
 BATCH_SAMPLES = 96
 NUM_MARKS = 600  # kept at hand; some are drawn anew for every batch
@@ -38,7 +36,7 @@ NUM_MARKS = 600  # kept at hand; some are drawn anew for every batch
 class Finder(nn.Module):
     """Samples [B, N, H, W], 0..255, to logits [B, H / 4, W / 4]: is there a mark?"""
 
-    def __init__(self, edges: int = 32, width: int = 40) -> None:
+    def __init__(self, edges: int = EDGES, width: int = 40) -> None:
         super().__init__()
         self.one = nn.Sequential(nn.PixelUnshuffle(2), *block(4, 16), nn.ReLU(inplace=True))
         self.two = nn.Sequential(*block(16, edges, stride=2), nn.Hardtanh(inplace=True))
@@ -53,16 +51,31 @@ class Finder(nn.Module):
 
     def forward(self, luma: torch.Tensor) -> torch.Tensor:
         batch, count, height, width = luma.shape
-        samples = ((luma - 128) / 64).reshape(batch * count, 1, height, width)
+        samples = ((luma - MID) / SPREAD).reshape(batch * count, 1, height, width)
         edges = self.two(self.one(samples))
         in_time = edges.reshape(batch, count, *edges.shape[1:]).permute(0, 2, 3, 4, 1)
         values = in_time.contiguous().sort(dim=-1).values
-        places = [round(quantile * (int(count) - 1)) for quantile in QUANTILES]
-        found = self.into(torch.cat([values[..., place] for place in places], dim=1))
+        places = [round(quantile * (count - 1)) for quantile in QUANTILES]
+        return self.judge(torch.cat([values[..., place] for place in places], dim=1))
+
+    def judge(self, quantiles: torch.Tensor) -> torch.Tensor:
+        """Edges [B, quantiles * edges, H / 4, W / 4] to logits [B, H / 4, W / 4]."""
+        found = self.into(quantiles)
         for layer in self.mix:
             found = found + layer(found)
         logits: torch.Tensor = self.out(found)[:, 0]
         return logits
+
+
+class Judge(nn.Module):
+    """The second half of a network alone, for the export."""
+
+    def __init__(self, net: Finder) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, quantiles: torch.Tensor) -> torch.Tensor:
+        return self.net.judge(quantiles)
 
 
 def block(given: int, made: int, stride: int = 1, reach: int = 1) -> list[nn.Module]:
@@ -113,14 +126,19 @@ def train(net: Finder, batches: Batches, minutes: float, lr: float) -> None:
             print(f"step {step + 1}  loss {np.mean(losses[-100:]):.4f}", flush=True)
 
 
-def export(net: Finder, path: Path) -> None:
-    """Write the network for NUM_SAMPLES samples of any size."""
+def export(net: Finder, folder: Path) -> None:
+    """Write both halves of the network, for pictures of any size, as curation reads them."""
     net.eval()
-    axes = {"luma": {2: "height", 3: "width"}, "logits": {1: "rows", 2: "columns"}}
-    torch.onnx.export(
-        net, (torch.zeros(1, NUM_SAMPLES, 96, 128),), str(path), dynamo=False, opset_version=17,
-        input_names=["luma"], output_names=["logits"], dynamic_axes=axes,
-    )  # fmt: skip
+    halves: dict[str, tuple[nn.Module, str, torch.Tensor]] = {
+        "edges": (nn.Sequential(net.one[1:], net.two), "samples", torch.zeros(1, 4, 48, 64)),
+        "marks": (Judge(net), "quantiles", torch.zeros(1, len(QUANTILES) * EDGES, 24, 32)),
+    }
+    for half, (module, given, zeros) in halves.items():
+        torch.onnx.export(
+            module, (zeros,), str(folder / f"watermark_{half}.onnx"), dynamo=False,
+            opset_version=17, input_names=[given], output_names=[half],
+            dynamic_axes={given: {2: "height", 3: "width"}, half: {-2: "rows", -1: "columns"}},
+        )  # fmt: skip
 
 
 def main() -> None:
@@ -134,7 +152,9 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=3e-3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--start", type=Path, help="weights of an earlier run, .pt")
-    parser.add_argument("--output", type=Path, required=True, help=".onnx; a .pt lies beside it")
+    parser.add_argument(
+        "--output", type=Path, required=True, help="folder of the weights and watermark_*.onnx"
+    )
     given = parser.parse_args()
     cv2.setNumThreads(1)  # OpenCV's threads do not live through the fork of the loader
     footage = Footage(pictures(given.pictures), films(given.film))
@@ -143,7 +163,8 @@ def main() -> None:
         net.load_state_dict(torch.load(given.start))
     batches = Batches(footage, Fonts.of(given.fonts), given.seed)
     train(net, batches, given.minutes, given.lr)
-    torch.save(net.state_dict(), given.output.with_suffix(".pt"))
+    given.output.mkdir(parents=True, exist_ok=True)
+    torch.save(net.state_dict(), given.output / "watermarks.pt")
     export(net, given.output)
 
 

@@ -6,8 +6,10 @@ import av
 import cv2
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from curation.watermarks import Watermark, watermark_evidence
+from curation.watermarks import Watermark, around, in_order, watermark_evidence, whole
 
 SAMPLES = Path(__file__).parent.parent / "examples" / "media"
 HEIGHT, WIDTH = 360, 640
@@ -178,3 +180,23 @@ def test_the_sample_with_a_logo_is_found_and_its_clean_twin_passes() -> None:
     assert found.score is not None and found.score > 0.5
     assert overlap(found, [1095 / 1280, 679 / 720, 1252 / 1280, 695 / 720]) > 0.25
     assert score(decoded("meadow.mp4", start_s=10.0)) < 0.5
+
+
+@given(st.integers(1, 40), st.integers(0, 9))
+def test_values_are_put_in_order(count: int, seed: int) -> None:
+    values = np.random.default_rng(seed).integers(-5, 6, (count, 7)).astype(np.int8)
+    assert np.array_equal(np.stack(in_order(values)), np.sort(values, axis=0))
+
+
+@given(st.tuples(*[st.floats(0, 1)] * 4), st.tuples(st.integers(16, 120), st.integers(16, 200)))
+def test_what_is_near_a_box_holds_it_and_lies_in_the_picture(
+    corners: tuple[float, ...], sides: tuple[int, int]
+) -> None:
+    (x0, x1), (y0, y1) = sorted(corners[:2]), sorted(corners[2:])
+    near = around((x0, y0, x1, y1), sides)
+    for span, side, low, high in zip(near, sides, (y0, x0), (y1, x1), strict=True):
+        assert 0 <= span.start < span.stop <= side
+        assert span.start <= low * side + 1 and high * side - 1 <= span.stop
+    left, top, right, bottom = whole((0, 0, 1, 1), near, sides)
+    assert (left, right) == (near[1].start / sides[1], near[1].stop / sides[1])
+    assert (top, bottom) == (near[0].start / sides[0], near[0].stop / sides[0])
