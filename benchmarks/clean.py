@@ -3,7 +3,8 @@
 python benchmarks/clean.py --rows 1000000 --json
 
 The ledger is as curation writes it (ten candidate clips a video, seven kept, 10 000 rows a commit);
-text and aesthetic stand in it, motion beside it in scores/. The command runs as a process of its
+text and aesthetic stand in it, what the motion scorer finds (motion, slideshow, zoom, flicker)
+beside it in scores/, so that every rule of the recipe has clips to decide on. The command runs as a process of its
 own; its wall-clock time and the peak of its resident memory are what is measured. `--json` prints
 one object with wall_s and peak_memory_mb.
 """
@@ -79,8 +80,10 @@ def make_dataset(folder: Path, num_rows: int) -> Dataset:
             pa.compute.is_valid(ledger["clip_id"]), pa.compute.equal(ledger["decision"], "kept")
         )
         ids = ledger.filter(kept)["clip_id"].combine_chunks()
-        found = {"clip_id": ids, "scored": np.ones(len(ids), bool), "motion": rng.random(len(ids))}
         schema = score_schema("motion")
+        names = [field.name for field in schema if field.type == pa.float64()]
+        scores = {name: rng.random(len(ids)) for name in names}
+        found = {"clip_id": ids, "scored": np.ones(len(ids), bool), **scores}
         write_table(dataset, f"scores/{key}", name, [conform(pa.table(found), schema)], schema)
     run = {"scorers": recipe.scorers.model_dump()}
     dataset.write_bytes(json.dumps(run).encode(), "run.json")
