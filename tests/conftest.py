@@ -26,6 +26,14 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 # wait: one test took 38 s with two and 2 s with one.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# Under -n the longest files begin first: begun last, one of them runs on alone.
+LONGEST = ("test_training_workers.py", "test_training_runs.py", "test_runs.py", "test_scorers.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: (*LONGEST, item.path.name).index(item.path.name))
+
+
 # Moving test pictures whose means differ; a shot begins with one of these names or is a filter.
 PICTURES = {
     "test": "testsrc2=s={size}:r={fps}",
