@@ -4,9 +4,9 @@ python benchmarks/clean.py --rows 1000000 --json
 
 The ledger is as curation writes it (ten candidate clips a video, seven kept, 10 000 rows a commit);
 text and aesthetic stand in it, what the motion scorer finds (motion, slideshow, zoom, flicker)
-beside it in scores/, so that every rule of the recipe has clips to decide on. The command runs as a process of its
-own; its wall-clock time and the peak of its resident memory are what is measured. `--json` prints
-one object with wall_s and peak_memory_mb.
+beside it in scores/, so that every rule of the recipe has clips to decide on. The command runs as a
+process of its own; its wall-clock time and the peak of its resident memory are what is measured.
+`--json` prints one object with wall_s and peak_memory_mb.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -122,8 +122,8 @@ def launch(job: commands.Job, workers: int, address: str | None, console: Consol
         }
         scale = scaling(job, workers, console)
         trainer = TorchTrainer(
-            run_worker,  # type: ignore[arg-type]  # it returns how it ended
-            train_loop_config={"job": job, "desk": desk, "look": look},
+            imported_late(),
+            train_loop_config={"job": ray.put(job), "desk": desk, "look": look},
             scaling_config=scale,
             # Small words between ranks go through main memory on GPUs too.
             torch_config=TorchConfig("cpu:gloo,cuda:nccl" if scale.use_gpu else "gloo"),
@@ -167,6 +167,21 @@ def follow(trainer: TorchTrainer, desk: Any, stop: threading.Event) -> tuple[str
         time.sleep(POLL_S)
 
 
+def imported_late() -> Callable[[dict[str, Any]], Any]:
+    """run_worker, in a form that Ray pickles by value.
+
+    By name, Ray's controller would import all of training and its libraries before any worker
+    does, for nothing (9 of the 40 s to the first step on two cores); so the job is a reference.
+    """
+
+    def work(given: dict[str, Any]) -> Any:
+        from training.workers import run_worker
+
+        return run_worker(given)
+
+    return work
+
+
 def run_worker(given: dict[str, Any]) -> tuple[str, str] | None:
     """One rank, from the same command line as all others; returns how all of them ended."""
     desk, team = given["desk"], Team.here()
@@ -176,7 +191,7 @@ def run_worker(given: dict[str, Any]) -> tuple[str, str] | None:
         return team.first and ray.get(desk.is_asked_to_stop.remote())
 
     try:
-        commands.work(given["job"], console, team, stop, ray.train.torch.get_device())
+        commands.work(ray.get(given["job"]), console, team, stop, ray.train.torch.get_device())
     except AGREED as error:
         return type(error).__name__, str(error)
     except ConfigError as error:
