@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import html.parser
 import json
 import re
@@ -19,7 +20,9 @@ from typer.testing import CliRunner
 from curation import previews
 from curation.facts import facts_of, fit, integrity, kept_share, loops
 from curation.report import app
+from curation.samples import bgr_from_jpeg
 from curation.shards import LEDGER_SCHEMA, SHARD_SCHEMA, Dataset, write_commit
+from curation.sheets import previews as previews_of
 from curation.sheets import sheets
 
 RULES = {"duration": {"min": 2.0, "max": None}, "watermark": {"min": None, "max": 0.5}}
@@ -101,6 +104,32 @@ def test_sheets_show_what_is_nearest_to_a_bound_first(tmp_path: Path) -> None:
     ]
     assert [c["watermark"] for c in by_title["watermark: just kept"].clips][:2] == [0.5, 0.4]
     assert all(len(c["pictures"]) == 2 for sheet in by_title.values() for c in sheet.clips)
+
+
+def test_what_dropped_a_clip_is_framed(tmp_path: Path) -> None:
+    """Red where the watermark or text was found, and nowhere in a clip dropped for another rule."""
+    left, right = [0.1, 0.1, 0.3, 0.3], [0.6, 0.5, 0.9, 0.8]
+    base = clip(1, 1.0, 0.9, RULES) | {"preview": [picture(128)], "watermark_box": left}
+    clips = [
+        base | {"clip_id": "w", "rule": "watermark"},
+        base | {"clip_id": "t", "rule": "text", "text_boxes": [left, right]},
+        base | {"clip_id": "d", "rule": "duration", "text_boxes": [left, right]},
+        base | {"clip_id": "k", "rule": None, "decision": "kept", "watermark_box": None},
+    ]
+    dataset = Dataset.at(tmp_path)
+    write_commit(dataset, [], clips, {})
+    seen = previews_of(dataset, ["w", "t", "d", "k"])
+
+    def framed(clip_id: str, x0: float, y0: float) -> bool:
+        data = base64.b64decode(seen[clip_id][0].split(",")[1])
+        blue, _, red = bgr_from_jpeg(data)[int(y0 * 90) - 1, int((x0 + 0.1) * 160)].astype(int)
+        return bool(red - blue > 100)
+
+    found = {c: (framed(c, *left[:2]), framed(c, *right[:2])) for c in "wtdk"}
+    assert found == {
+        **{"w": (True, False), "t": (True, True)},
+        **{"d": (False, False), "k": (False, False)},
+    }
 
 
 def test_captions_that_loop_miss_or_repeat_are_counted(tmp_path: Path) -> None:
