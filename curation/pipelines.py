@@ -32,7 +32,7 @@ SCORER_OF = {
 MODELS = {"text": "rapidocr", "watermark": "classifier", "aesthetic": "laion", "caption": "clip"}
 
 # Raise a number when the code of a stage changes what it produces: old results are then redone.
-STAGE_VERSIONS = {"scenes": 1, "scores": 3, "cut": 2, "captions": 1}
+STAGE_VERSIONS = {"scenes": 1, "scores": 4, "cut": 2, "captions": 1}
 
 
 class ConfigError(ValueError):

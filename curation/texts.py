@@ -10,13 +10,16 @@ import numpy as np
 
 Box = tuple[float, float, float, float]  # x0, y0, x1, y1, fractions of the picture
 
-# Short side of the frames that are looked at: PP-OCR's own is 736 (rapidocr's config). Ours.
-TEXT_SIDE_PX = 720
+# Short side of the frames that are looked at. PP-OCR's own is 736; on textless film that costs 1.6
+# times as much and finds more text that is none. Measured, as what follows: docs/filters.md.
+TEXT_SIDE_PX = 608
 
-# Below this the detector is not sure: on textless film its boxes have 0.52 to 0.68, burnt-in lines
-# 0.74 to 0.86. rapidocr's own is 0.5. Measured.
-SURE_BOX = 0.7
-MAX_LINE = 0.5  # of the height; a taller box is no line of text but the whole picture. Ours.
+# From where the detector is sure of a box: a line of text, and what is taller than one. On textless
+# film its boxes have up to 0.62 and 0.70, burnt-in lines of 20 px in 720 and more 0.65 to 0.87.
+# rapidocr's own is 0.5.
+SURE_LINE, SURE_BLOCK = 0.65, 0.75
+LINE = 0.2  # of the height
+MAX_BLOCK = 0.5  # of the height; what is taller is no text but the whole picture
 
 
 def text_times_s(start_s: float, end_s: float) -> list[float]:
@@ -40,6 +43,8 @@ class TextDetector:
                 "Global.use_cls": False,
                 "Global.use_rec": False,
                 "Global.log_level": "critical",
+                "Det.limit_type": "min",
+                "Det.limit_side_len": TEXT_SIDE_PX,
                 "EngineConfig.onnxruntime.intra_op_num_threads": num_threads,
                 "EngineConfig.onnxruntime.inter_op_num_threads": 1,
             }
@@ -54,13 +59,13 @@ class TextDetector:
         found: Any = self.model(picture, use_det=True, use_cls=False, use_rec=False)
         if found.boxes is None:
             return []
-        corners = np.asarray(found.boxes)[np.asarray(found.scores) >= SURE_BOX]
-        corners = np.clip(corners / (width, height), 0, 1)
-        return [
-            (float(x0), float(y0), float(x1), float(y1))
-            for (x0, y0), (x1, y1) in zip(corners.min(axis=1), corners.max(axis=1), strict=True)
-            if y1 - y0 <= MAX_LINE
-        ]
+        corners = np.clip(np.asarray(found.boxes) / (width, height), 0, 1)
+        boxes = np.concatenate([corners.min(axis=1), corners.max(axis=1)], axis=1)
+        heights = boxes[:, 3] - boxes[:, 1]
+        bounds = np.where(heights <= LINE, SURE_LINE, SURE_BLOCK)
+        # What is no number is not left out here: text_score raises on it.
+        left_out = (np.asarray(found.scores) < bounds) | (heights > MAX_BLOCK)
+        return [(x0, y0, x1, y1) for x0, y0, x1, y1 in boxes[~left_out].tolist()]
 
 
 def text_score(looks: Sequence[Sequence[Box]]) -> tuple[float, list[Box]]:
