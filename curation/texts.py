@@ -18,7 +18,7 @@ TEXT_SIDE_PX = 608
 # film its boxes have up to 0.62 and 0.70, burnt-in lines of 20 px in 720 and more 0.65 to 0.87.
 # rapidocr's own is 0.5.
 SURE_LINE, SURE_BLOCK = 0.65, 0.75
-LINE = 0.2  # of the height
+LINE = 0.25  # of the height
 MAX_BLOCK = 0.5  # of the height; what is taller is no text but the whole picture
 
 

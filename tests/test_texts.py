@@ -48,8 +48,8 @@ def test_a_tall_box_must_be_surer_than_a_line(monkeypatch: pytest.MonkeyPatch) -
         monkeypatch.setattr(detector, "model", lambda *_, **__: found)
         return len(detector.boxes(np.zeros((100, 200, 3), np.uint8)))
 
-    assert [boxes(20, sure) for sure in (0.64, 0.66)] == [0, 1]
-    assert [boxes(21, sure) for sure in (0.74, 0.76)] == [0, 1]
+    assert [boxes(25, sure) for sure in (0.64, 0.66)] == [0, 1]
+    assert [boxes(26, sure) for sure in (0.74, 0.76)] == [0, 1]
     assert [boxes(height, 0.9) for height in (50, 51)] == [1, 0]
     assert [boxes(float("nan"), 0.9), boxes(20, float("nan"))] == [1, 1]  # and text_score raises
 
