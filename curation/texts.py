@@ -14,12 +14,12 @@ Box = tuple[float, float, float, float]  # x0, y0, x1, y1, fractions of the pict
 # times as much and finds more text that is none. Measured, as what follows: docs/filters.md.
 TEXT_SIDE_PX = 608
 
-# From where the detector is sure of a box: a line of text, and what is taller than one. On textless
-# film its boxes have up to 0.62 and 0.70, burnt-in lines of 20 px in 720 and more 0.65 to 0.87.
-# rapidocr's own is 0.5.
+# From where the detector is sure of a box: of a line of text, and of what is less than twice as
+# wide as high. On textless film its boxes have up to 0.50 and 0.70, burnt-in lines of 20 px in 720
+# and more 0.65 to 0.87. rapidocr's own is 0.5.
 SURE_LINE, SURE_BLOCK = 0.65, 0.75
-LINE = 0.25  # of the height
-MAX_BLOCK = 0.5  # of the height; what is taller is no text but the whole picture
+LINE = 2.0  # width over height
+MAX_HEIGHT = 0.5  # of the picture's; what is taller is no text but the whole picture
 
 
 def text_times_s(start_s: float, end_s: float) -> list[float]:
@@ -59,12 +59,13 @@ class TextDetector:
         found: Any = self.model(picture, use_det=True, use_cls=False, use_rec=False)
         if found.boxes is None:
             return []
-        corners = np.clip(np.asarray(found.boxes) / (width, height), 0, 1)
-        boxes = np.concatenate([corners.min(axis=1), corners.max(axis=1)], axis=1)
-        heights = boxes[:, 3] - boxes[:, 1]
-        bounds = np.where(heights <= LINE, SURE_LINE, SURE_BLOCK)
+        corners = np.asarray(found.boxes)
+        first, last = corners.min(axis=1), corners.max(axis=1)
+        widths, heights = (last - first).T
+        bounds = np.where(widths >= LINE * heights, SURE_LINE, SURE_BLOCK)
         # What is no number is not left out here: text_score raises on it.
-        left_out = (np.asarray(found.scores) < bounds) | (heights > MAX_BLOCK)
+        left_out = (np.asarray(found.scores) < bounds) | (heights > MAX_HEIGHT * height)
+        boxes = np.clip(np.hstack([first, last]) / (width, height, width, height), 0, 1)
         return [(x0, y0, x1, y1) for x0, y0, x1, y1 in boxes[~left_out].tolist()]
 
 

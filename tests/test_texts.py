@@ -38,20 +38,21 @@ def test_a_subtitle_is_found_where_it_is_and_a_clean_picture_has_none(
     assert capfd.readouterr() == ("", "")  # rapidocr greets otherwise
 
 
-def test_a_tall_box_must_be_surer_than_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_block_must_be_surer_than_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
     """Known boxes and scores in place of the network's."""
     detector = TextDetector()
 
-    def boxes(height: float, sure: float) -> int:
-        corners = np.array([[[10, 20], [50, 20], [50, 20 + height], [10, 20 + height]]])
-        found = SimpleNamespace(boxes=corners, scores=[sure])
+    def boxes(width: float, height: float, sure: float) -> int:
+        x1, y1 = 10 + width, 20 + height
+        found = SimpleNamespace(boxes=[[[10, 20], [x1, 20], [x1, y1], [10, y1]]], scores=[sure])
         monkeypatch.setattr(detector, "model", lambda *_, **__: found)
         return len(detector.boxes(np.zeros((100, 200, 3), np.uint8)))
 
-    assert [boxes(25, sure) for sure in (0.64, 0.66)] == [0, 1]
-    assert [boxes(26, sure) for sure in (0.74, 0.76)] == [0, 1]
-    assert [boxes(height, 0.9) for height in (50, 51)] == [1, 0]
-    assert [boxes(float("nan"), 0.9), boxes(20, float("nan"))] == [1, 1]  # and text_score raises
+    assert [boxes(40, 20, sure) for sure in (0.64, 0.66)] == [0, 1]
+    assert [boxes(40, 21, sure) for sure in (0.74, 0.76)] == [0, 1]
+    assert [boxes(150, height, 0.9) for height in (50, 51)] == [1, 0]
+    nan = float("nan")
+    assert [boxes(nan, 20, 0.9), boxes(40, 20, nan)] == [1, 1]  # and text_score raises
 
 
 def test_small_pictures_and_small_text_are_seen(detector: TextDetector) -> None:
