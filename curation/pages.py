@@ -25,7 +25,7 @@ from curation.shards import SCORES, Dataset
 from curation.sheets import Sheet, previews, sheets, with_pictures
 
 UNITS = {
-    **{"resolution": "px", "duration": "s", "motion": "widths/s", "camera_motion": "widths/s"},
+    **{"resolution": "px", "duration": "s", "motion": "sides/s", "camera_motion": "sides/s"},
     **{"flicker": "grey levels", "aspect": "width / height", "caption_score": "cosine"},
 }
 MAX_SEARCHED = 20_000  # clips listed inside the page; beyond that vf-why looks them up

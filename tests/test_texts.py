@@ -51,8 +51,9 @@ def test_a_block_must_be_surer_than_a_line(monkeypatch: pytest.MonkeyPatch) -> N
     assert [boxes(40, 20, sure) for sure in (0.64, 0.66)] == [0, 1]
     assert [boxes(40, 21, sure) for sure in (0.74, 0.76)] == [0, 1]
     assert [boxes(150, height, 0.9) for height in (50, 51)] == [1, 0]
-    nan = float("nan")
-    assert [boxes(nan, 20, 0.9), boxes(40, 20, nan)] == [1, 1]  # and text_score raises
+    for unknown in ((float("nan"), 20, 0.9), (40, 20, float("nan"))):
+        with pytest.raises(ValueError, match="not a number"):
+            boxes(*unknown)
 
 
 def test_small_pictures_and_small_text_are_seen(detector: TextDetector) -> None:

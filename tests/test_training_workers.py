@@ -6,6 +6,7 @@ import json
 import math
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -18,10 +19,11 @@ import psutil
 import pytest
 import torch
 import torch.distributed as dist
+from ray import cloudpickle
 from torch import Tensor
 from training_media import TINY, clip, mp4, small_dataset, write_dataset
 
-from training import checkpoints, commands
+from training import checkpoints, commands, workers
 from training.batches import Batches
 from training.buckets import shapes_of
 from training.checkpoints import latest
@@ -410,8 +412,15 @@ def test_mistakes_are_told_before_and_in_workers(
     assert "--output runs/x is relative, and this is a Ray job" in told
 
 
+def test_rays_controller_need_not_import_training() -> None:
+    """What it unpickles, it unpickles without torch."""
+    code = "import pickle, sys; pickle.load(sys.stdin.buffer); print('torch' in sys.modules)"
+    given = cloudpickle.dumps(workers.imported_late())
+    done = subprocess.run([sys.executable, "-c", code], input=given, capture_output=True)
+    assert done.stdout.strip() == b"False", done.stderr
+
+
 def test_without_workers_there_is_no_ray() -> None:
-    import subprocess
 
     code = "import sys; import training.commands; print('ray' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
