@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from curation.texts import TextDetector, covered, text_score, text_times_s
+from curation.texts import TEXT_SIDE_PX, TextDetector, covered, text_score, text_times_s
 
 
 def picture(text: str | None, size: float = 1.5) -> np.ndarray:
@@ -60,6 +60,11 @@ def test_small_pictures_and_small_text_are_seen(detector: TextDetector) -> None:
     small = cv2.resize(picture("Wait for me here"), (640, 360), interpolation=cv2.INTER_AREA)
     tiny = picture("Wait for me here", size=1.0)  # letters of 22 px
     assert [len(boxes) for boxes in detector([small, tiny])] == [1, 1]
+
+
+def test_the_detector_enlarges_to_the_side_that_was_measured(detector: TextDetector) -> None:
+    model = detector.model._load_det_model()
+    assert (model.limit_side_len, model.limit_type) == (TEXT_SIDE_PX, "min")
 
 
 def test_threads_are_bounded(detector: TextDetector) -> None:
