@@ -9,9 +9,9 @@ from typing import Any
 
 import ray
 
-from curation.pipelines import RunError
 from curation.samples import bgr_from_jpeg
 from curation.scorers import Look, Model, Row, score_each
+from curation.settings import RunError
 
 START_TIMEOUT_S = 600.0  # of a model, weights read and all
 MAX_RESTARTS = 100  # of a model's actor, by pictures that kill it or hang in it

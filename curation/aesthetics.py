@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from curation.embeddings import Clip, check_clip, how
-from curation.pipelines import ConfigError, Scorers
+from curation.pipelines import Scorers
+from curation.settings import ConfigError
 
 # LAION's heads were trained on embeddings of OpenAI's ViT-L/14.
 OTHERWISE = (

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from curation.pipelines import Captions, ConfigError
+from curation.pipelines import Captions
+from curation.settings import ConfigError
 from curation.sources import Source
 
 SOURCE_TEXT = "source_text"

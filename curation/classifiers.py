@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from curation.captions import missing_weights
-from curation.pipelines import ConfigError, Scorers
+from curation.pipelines import Scorers
+from curation.settings import ConfigError
 
 
 def check_classifier(settings: Scorers) -> None:

@@ -12,11 +12,11 @@ import numpy as np
 import ray
 from rich.console import Console
 
-from curation.commands import told_errors
+from curation.commands import check_reachable, start_ray
+from curation.driver import told_errors
 from curation.extracts import write_extract
 from curation.funnels import FUNNEL_COLUMNS, count, show_steps
 from curation.indexes import write_index
-from curation.pipelines import RunError
 from curation.plans import Plan
 from curation.recipes import Recipe, score_folder
 from curation.rescores import score_missing
@@ -24,8 +24,8 @@ from curation.runs import (
     MAX_COMMITS_IN_FLIGHT,
     code_version,
     only_writer,
-    start_ray,
 )
+from curation.settings import RunError
 from curation.shards import commit_name
 from curation.stages import TASK_RETRIES
 from curation.subsets import (
@@ -86,15 +86,19 @@ def score(plan: Plan, console: Console, ray_address: str | None) -> tuple[Clips,
     scoring = build_scoring(plan.recipe.scorers, list(missing))
     wanted = ", ".join(f"{key} of {number} clips" for key, number in counts.items())
     console.print(f"to score first: {wanted}; starting Ray", style="dim", highlight=False)
-    join_ray(ray_address)
+    join_ray(plan, ray_address)
     with only_writer(plan.dataset):
         score_missing(plan.dataset, clips, missing, scoring, plan.recipe, console)
     return gather(plan.dataset, plan.recipe), counts
 
 
-def join_ray(address: str | None) -> None:
+def join_ray(plan: Plan, address: str | None) -> None:
+    """Start or join Ray; ConfigError where it has nodes that the folders are not on."""
     if not ray.is_initialized():
         start_ray(address)
+    for each in (plan.dataset, plan.subset):
+        if each is not None:
+            check_reachable(each.uri)
 
 
 # -- the subset
@@ -128,7 +132,7 @@ def write_subset(
     left = [both for name, both in wanted.items() if name not in there]
     if not left:
         return
-    join_ray(ray_address)
+    join_ray(plan, ray_address)
     task = ray.remote(num_cpus=1, max_retries=TASK_RETRIES)(write_extract)
     writing: list[Any] = []
     for commit, prints in left:

@@ -1,174 +1,113 @@
-"""The body of `curation/run.py`: check what the user asked for, run it, tell what came of it."""
+"""What all commands share: the terminal, the place of the output, the start of Ray.
+
+Loads neither Ray nor a video library when it is imported; the trainer's commands use it too.
+"""
 
 from __future__ import annotations
 
-import contextlib
-import sys
-import time
+import json
+import logging
+import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-import ray
-import yaml
-from rich.console import Console
+from curation.settings import ConfigError
 
-from curation.captions import check_checkpoint
-from curation.decisions import Holdings, is_subset, take_over
-from curation.funnels import show
-from curation.pipelines import ConfigError, Pipeline, RunError, load_pipeline
-from curation.plans import output_dataset, told_mistakes
-from curation.progress import Display, Tally
-from curation.runs import (
-    check_all_decided,
-    identify_all,
-    only_writer,
-    start_ray,
-    todo,
-    write_run,
-)
-from curation.runs import (
-    curate as run_flow,
-)
-from curation.scorers import check_models
-from curation.shards import Dataset
-from curation.sources import Source, expand
-
-FAILED_RUN = 1
+RAY_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set by Ray for the process that a job runs
 
 
-@dataclass(frozen=True)
-class Plan:
-    """A checked run: nothing in it can still be the user's mistake."""
-
-    pipeline: Pipeline
-    sources: list[Source]
-    dataset: Dataset
+# -- the terminal
 
 
-def make_plan(
-    given: list[str],
-    name: str,
-    config: Path,
-    output: str | None,
-    overrides: list[str],
-    limit: int | None,
-) -> Plan:
-    """Resolve and check everything that can be checked before any work; raises ConfigError."""
-    pipeline = load_pipeline(config, name, overrides)
-    # A pipeline's own sources are beside the config; the user's are where the user stands.
-    folder, wanted = (Path.cwd(), given) if given else (config.parent, pipeline.sources)
-    if not wanted:
-        raise ConfigError(
-            f"the pipeline {name!r} has no sources of its own; "
-            f"name files, folders, lists or URLs: python curation/run.py SOURCE --pipeline {name}"
-        )
-    sources = expand(wanted, folder)[:limit]
-    if not sources:
-        raise ConfigError(f"no videos found in {', '.join(wanted)}")
-    dataset = output_dataset(output or f"runs/{name}")
-    if any(is_subset(commit) for commit in dataset.commits()):
-        raise ConfigError(
-            f"{dataset.uri} is a subset that vf-clean wrote, and curating into it would delete it; "
-            "give another --output"
-        )
-    check_checkpoint(pipeline.captions)
-    check_models(pipeline.scorers, pipeline.scorers.models)
-    return Plan(pipeline, sources, dataset)
+@contextmanager
+def without_stdin() -> Iterator[None]:
+    """Inside, standard input is empty for this process and for all that it starts.
 
-
-def show_plan(plan: Plan, console: Console) -> None:
-    """Print what would be done: the resolved pipeline and the first sources."""
-    resolved = plan.pipeline.model_dump(mode="json", exclude={"name", "sources"}, exclude_none=True)
-    console.print(f"pipeline {plan.pipeline.name}", style="bold")
-    console.print(yaml.safe_dump(resolved, sort_keys=False), markup=False, highlight=False)
-    console.print(f"{len(plan.sources)} sources -> {plan.dataset.uri}", style="bold")
-    for source in plan.sources[:10]:
-        console.print(f"  {source.url}", markup=False, highlight=False)
-    holdings = take_over(plan.dataset, plan.pipeline, dry_run=True)
-    tell_holdings(holdings, console)
-
-
-def tell_holdings(holdings: Holdings, console: Console) -> None:
-    """Say what an earlier run left and what a changed config does to it."""
-    if holdings.changed:
-        console.print(
-            f"config changed since the last run ({', '.join(sorted(holdings.changed))}): "
-            f"{holdings.redecided} videos decided again from their scores, {holdings.redo} to redo",
-            style="yellow",
-        )
-    if held := len(holdings.decided) - holdings.redecided:
-        console.print(f"{held} videos already decided")
-
-
-def execute(plan: Plan, console: Console, started: float) -> None:
-    """Do what is left to do of a plan and print the funnel; raises RunError when it cannot."""
-    dataset, pipeline = plan.dataset, plan.pipeline
-    with only_writer(dataset):
-        swept = dataset.sweep()
-        if swept:
-            console.print(f"removed {len(swept)} files that a killed run left")
-        holdings = take_over(dataset, pipeline)
-        tell_holdings(holdings, console)
-        sources, num_copies = identify_all(plan.sources)
-        if num_copies:
-            console.print(f"{num_copies} sources are copies of others and are left out")
-        left = todo(sources, holdings)
-        if left:
-            tally = Tally.remote()  # type: ignore[attr-defined]
-            with Display(tally, len(left), console):
-                run_flow(left, pipeline, dataset, tally)
-        wall_s = time.time() - started
-        facts = {"sources": len(sources), "copies": num_copies, "wall_s": round(wall_s, 2)}
-        funnel = write_run(dataset, pipeline, facts)
-        show(funnel, dataset, console)
-        check_all_decided(dataset, sources, funnel)
-        where = dataset.path("shards") if dataset.is_local else f"{dataset.uri}/shards"
-        num_shards = len(dataset.shards())
-        shards = f"{num_shards} shard{'s' * (num_shards != 1)}"
-        console.print(f"{shards} in {where} ({wall_s:.0f} s)", soft_wrap=True, highlight=False)
-        console.print(f"look into it: vf-validate {dataset.uri}; vf-why {dataset.uri} SOURCE_OR_ID")
-
-
-def curate(
-    given: list[str],
-    name: str,
-    config: Path,
-    output: str | None,
-    overrides: list[str],
-    limit: int | None,
-    dry_run: bool,
-    ray_address: str | None,
-    started: float,
-) -> None:
-    """Run `curation/run.py`; exits 2 for a user's mistake and 1 for a run that failed."""
-    console = Console(soft_wrap=not sys.stdout.isatty())
-    with told_errors():
-        plan = make_plan(given, name, config, output, overrides, limit)
-        if dry_run:
-            show_plan(plan, console)
-            return
-        console.print(
-            f"{len(plan.sources)} sources -> {plan.dataset.uri}; starting Ray", style="dim"
-        )
-        start_ray(ray_address)
-        execute(plan, console, started)
-
-
-@contextlib.contextmanager
-def told_errors() -> Iterator[None]:
-    """Tell a user's mistake and exit 2, or a failed run and exit 1; Ray is left at the end."""
-    errors = Console(stderr=True, soft_wrap=True)
+    ffmpeg sets the terminal's attributes when its standard input is one. A process that does so
+    outside the terminal's foreground group, as Ray's workers are, is stopped by the kernel
+    (SIGTTOU) and waits for ever. Importing scenedetect runs ffmpeg.
+    """
+    before = os.dup(0)
+    empty = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(empty, 0)
+    os.close(empty)
     try:
-        with told_mistakes():
-            yield
-    except (RunError, ray.exceptions.RayError, ConnectionError) as error:
-        errors.print(f"the run failed: {error}", style="red", markup=False, highlight=False)
-        errors.print("what is committed stays; the same command goes on from there")
-        raise SystemExit(FAILED_RUN) from None
-    except KeyboardInterrupt:
-        errors.print("stopped; what is committed stays, and the same command goes on from there")
-        raise SystemExit(FAILED_RUN) from None
+        yield
     finally:
-        if ray.is_initialized():
-            ray.shutdown()
+        os.dup2(before, 0)
+        os.close(before)
+
+
+# -- the place of the output
+
+
+def in_packaged_job() -> bool:
+    """Whether this is a Ray job whose folder is a copy that Ray deletes when the job ends."""
+    config = json.loads(os.environ.get(RAY_JOB, "{}"))
+    return bool((config.get("runtime_env") or {}).get("working_dir"))
+
+
+def check_lasting(output: str) -> None:
+    """Raise ConfigError for a relative output in a folder that Ray deletes."""
+    if in_packaged_job() and "://" not in output and not Path(output).is_absolute():
+        raise ConfigError(
+            f"--output {output} is relative, and this Ray job runs in a copy of the working "
+            "directory that Ray deletes; give an absolute path or a URI such as s3://bucket/folder"
+        )
+
+
+def default_output(name: str) -> str:
+    """Where runs/NAME is when the user names no output.
+
+    In a job with a packaged working directory it is in VIDEOFACTORY_HOME, or else ~/videofactory,
+    of the machine that runs this process.
+    """
+    if not in_packaged_job():
+        return f"runs/{name}"
+    home = os.environ.get("VIDEOFACTORY_HOME") or Path.home() / "videofactory"
+    return str(Path(home) / "runs" / name)
+
+
+# -- Ray
+
+
+def start_ray(address: str | None, num_cpus: int | None = None) -> None:
+    """Join the cluster at `address` or at RAY_ADDRESS (set inside a Ray job), or start one here.
+
+    A cluster that happens to run on this machine is not joined unasked. `num_cpus` is of one
+    that is started here, all of the machine's by default. Raises ConfigError when there is no
+    cluster at the address.
+    """
+    import ray
+
+    address = address or os.environ.get("RAY_ADDRESS") or "local"
+    os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+    options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+    if address == "local":
+        # A local Ray is for this process alone. Without this, Ray 2.60 leaves a token file in
+        # the home folder that makes a later `ray start` and `ray job submit` disagree.
+        os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+        # When this process is killed, a worker that was just starting looks for its head this
+        # long before it gives up; 60 s otherwise.
+        os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "5")
+        options |= {"include_dashboard": False, "num_cpus": num_cpus}
+    try:
+        with without_stdin():
+            ray.init(address=address, **options)
+    except (ConnectionError, ValueError) as error:
+        raise ConfigError(f"no Ray cluster at {address}: {error}") from None
+
+
+def check_reachable(output: str) -> None:
+    """Raise ConfigError for a folder of one machine as the output of a cluster of several."""
+    import ray
+
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    if len(nodes) > 1 and "://" not in output:
+        raise ConfigError(
+            f"--output {output} is a folder of one machine, and this Ray has {len(nodes)} nodes: "
+            f"give a URI such as s3://bucket/folder, or file://{Path(output).absolute()} "
+            "if it is a folder that all of them share"
+        )

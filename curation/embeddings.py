@@ -10,7 +10,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from curation.pipelines import ConfigError
+from curation.settings import ConfigError
 
 # What a file alone is taken for: OpenAI's ViT-L/14, whose GELU is the quick one. With the other
 # one every key of the file loads and the embeddings are wrong.

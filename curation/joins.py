@@ -20,7 +20,7 @@ import av
 from av.video.frame import PictureType
 
 from curation import parameter_sets
-from curation.frames import Probe, Timeline, open_video, video_stream
+from curation.frames import MediaError, Probe, Timeline, open_video, video_stream
 from curation.pictures import (
     PICTURE_NALS,
     Stream,
@@ -68,7 +68,7 @@ def join_spans(
         if planned:
             try:
                 done[span] = make(path, probe, timeline, stream, planned, settings, beat)
-            except (av.FFmpegError, ValueError):
+            except (MediaError, av.FFmpegError, ValueError):
                 continue  # encoded whole then
         beat()
     return done
@@ -252,7 +252,7 @@ def open_encoder(
     encoder.pix_fmt = first.format.name
     encoder.time_base = time_base
     encoder.framerate = Fraction(probe.fps).limit_denominator(100_000)
-    encoder.thread_count = settings.num_threads
+    encoder.thread_count = 1  # for the reason in clips.h264
     for tag in ("color_range", "colorspace", "color_primaries", "color_trc"):
         setattr(encoder, tag, getattr(first, tag))
     encoder.flags |= av.codec.context.Flags.global_header

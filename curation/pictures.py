@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import av
 
 from curation import parameter_sets as sets
-from curation.frames import Probe, Timeline, open_video, video_stream
+from curation.frames import MediaError, Probe, Timeline, open_video, readable, video_stream
 from curation.slices import Headers, Shift
 
 # Containers that stamp every frame and that we read by its packets.
@@ -49,10 +49,10 @@ def read_stream(path: str, probe: Probe) -> Stream | None:
         try:
             stream = stream_of(video.codec_context.extradata or b"")
             before: list[bytes] = []
-            for packet in container.demux(video):
+            for packet in readable(container.demux(video)):
                 if packet.size:
                     before = add_picture(stream, packet, before)
-        except ValueError:
+        except (MediaError, ValueError):
             return None
     repeated = len(stream.index_of) != len(stream.pictures)
     return None if repeated or not stream.pictures else stream
@@ -184,7 +184,7 @@ def read_run(path: str, stream: Stream, start: int, stop: int) -> list[bytes]:
             video = video_stream(container)
             if seek:
                 container.seek(stream.pictures[start].pts, stream=video, any_frame=False)
-            packets = (p for p in container.demux(video) if p.size)
+            packets = (p for p in readable(container.demux(video)) if p.size)
             head = next(packets, None)
             at = stream.index_of.get(head.pts or 0, start + 1) if head else start + 1
             if head is None or at > start:

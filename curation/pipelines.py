@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 from pathlib import Path
@@ -18,6 +17,7 @@ from pydantic import (
     model_validator,
 )
 
+from curation.settings import ConfigError, explain, nearest, set_path
 from curation.shards import SCORES
 
 # The scorer that a rule needs, where there is one to switch on.
@@ -33,14 +33,6 @@ MODELS = {"text": "rapidocr", "watermark": "classifier", "aesthetic": "laion", "
 
 # Raise a number when the code of a stage changes what it produces: old results are then redone.
 STAGE_VERSIONS = {"scenes": 1, "scores": 4, "cut": 2, "captions": 1}
-
-
-class ConfigError(ValueError):
-    """A mistake in a config or a command line, told in one sentence for the user."""
-
-
-class RunError(RuntimeError):
-    """A run that cannot go on, told in one sentence for the user."""
 
 
 class Section(BaseModel):
@@ -92,7 +84,6 @@ class Cut(Section):
     joins: bool = True  # copy what can be copied of a clip; false: encode the whole of it
     crf: int = Field(18, ge=0, le=51)
     preset: str = "veryfast"
-    num_threads: int = Field(2, ge=1)  # of the encoder; part of what the bytes depend on
 
 
 class Captions(Section):
@@ -187,13 +178,6 @@ class Pipeline(Section):
         }
 
 
-def nearest(name: str, known: Any) -> str:
-    """The end of an error message about an unknown name: the closest known one, or all."""
-    known = sorted(known)
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean {close[0]!r}?" if close else f"; allowed: {', '.join(known)}"
-
-
 def check_rules(rules: dict[str, Any]) -> dict[str, Any]:
     """The same rules, if each one's name is a score; ValueError otherwise."""
     for name in rules:
@@ -264,40 +248,3 @@ def merge(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
         both_maps = isinstance(value, dict) and isinstance(out.get(key), dict)
         out[key] = merge(out[key], value) if both_maps else value
     return out
-
-
-def set_path(tree: dict[str, Any], override: str) -> None:
-    """Apply one `a.b.c=value` (value read as YAML) to a tree of maps, in place."""
-    path, equals, text = override.partition("=")
-    if not equals or not all(path.split(".")):
-        raise ConfigError(f"--set {override!r} is not path=value, such as rules.watermark.max=0.5")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise ConfigError(f"--set {override!r}: {text!r} is not a YAML value") from None
-    *parents, last = path.split(".")
-    for key in parents:
-        child = tree.setdefault(key, {})
-        if not isinstance(child, dict):
-            raise ConfigError(f"--set {override!r}: {key!r} holds a value, not keys")
-        # The base pipeline's maps are shared with the file's tree: change a copy.
-        tree[key] = dict(child)
-        tree = tree[key]
-    tree[last] = value
-
-
-def explain(error: ValidationError, section: type[BaseModel]) -> str:
-    """The first problem of a validation error: key, value, what is allowed."""
-    problem = error.errors()[0]
-    path = [str(part) for part in problem["loc"]]
-    if problem["type"] == "extra_forbidden":
-        known: Any = section
-        for part in path[:-1]:
-            if isinstance(known, type) and issubclass(known, BaseModel):
-                known = known.model_fields[part].annotation
-            else:
-                known = get_args(known)[1]  # the values of a map
-        return f"unknown key {'.'.join(path)!r}{nearest(path[-1], known.model_fields)}"
-    if problem["type"] == "value_error":  # our own words name the key
-        return problem["msg"].removeprefix("Value error, ")
-    return f"{'.'.join(path)} is {problem['input']!r}: {problem['msg']}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,11 +9,12 @@ from pathlib import Path
 
 from rich.console import Console
 
+from curation.commands import check_lasting
 from curation.decisions import is_subset
 from curation.funnels import show_steps
 from curation.indexes import INDEX
-from curation.pipelines import ConfigError
 from curation.recipes import Recipe, load_recipe
+from curation.settings import ConfigError
 from curation.shards import Dataset, DatasetError
 from curation.subsets import decide, gather, needs
 
@@ -30,17 +30,6 @@ def told_mistakes() -> Iterator[None]:
         errors = Console(stderr=True, soft_wrap=True)
         errors.print(f"error: {error}", style="red", markup=False, highlight=False)
         raise SystemExit(USAGE) from None
-
-
-def output_dataset(output: str) -> Dataset:
-    """Where to write; ConfigError for a place that is gone when a Ray job ends."""
-    is_relative = not ("://" in output or Path(output).is_absolute())
-    if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ and is_relative:
-        raise ConfigError(
-            f"--output {output} is relative, and this is a Ray job: its folder "
-            "is a copy that Ray deletes; give an absolute path that every node shares, or a URI"
-        )
-    return Dataset.at(output)
 
 
 @dataclass(frozen=True)
@@ -75,7 +64,8 @@ def make_plan(order: Order, dry_run: bool = False) -> Plan:
         if not dry_run:
             raise ConfigError("--output is missing: the folder or URI of the subset")
         return Plan(recipe, dataset, None, order.index_only, order.retry_failed)
-    subset = output_dataset(order.output)
+    check_lasting(order.output)
+    subset = Dataset.at(order.output)
     ours, theirs = (
         Path(d.root).resolve() if d.is_local else Path(d.root) for d in (subset, dataset)
     )

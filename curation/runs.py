@@ -32,41 +32,15 @@ from curation.actors import start_models
 from curation.captions import SOURCE_TEXT
 from curation.decisions import Holdings
 from curation.funnels import FUNNEL_COLUMNS, Funnel, count
-from curation.pipelines import Captions, ConfigError, Pipeline, RunError
+from curation.pipelines import Captions, Pipeline
 from curation.scorers import build_models
+from curation.settings import ConfigError, RunError
 from curation.shards import Dataset
 from curation.sources import Source, content_id
 from curation.stages import TASK_RETRIES, Captioner, Looks, commit, curate_batch
 
 MAX_COMMITS_IN_FLIGHT = 4
 MAX_TASKS = 10_000  # videos beyond this many share tasks
-
-
-# -- Ray
-
-
-def start_ray(address: str | None) -> None:
-    """Join the cluster at `address` or at RAY_ADDRESS (set inside a Ray job), or start one here.
-
-    A cluster that happens to run on this machine is not joined unasked.
-    """
-    address = address or os.environ.get("RAY_ADDRESS") or "local"
-    os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
-    options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
-    if address == "local":
-        # A local Ray is for this process alone. Without this, Ray 2.60 leaves a token file in
-        # the home folder that makes a later `ray start` and `ray job submit` disagree.
-        os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-        # When this process is killed, a worker that was just starting looks for its head this
-        # long before it gives up; 60 s otherwise.
-        os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "5")
-        options |= {"include_dashboard": False}
-    ray.init(address=address, **options)
-    context = DataContext.get_current()
-    context.enable_progress_bars = False
-    context.execution_options.preserve_order = False
-    context.print_on_execution_start = False
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
 
 
 # -- sources
@@ -105,8 +79,18 @@ def todo(sources: list[Source], holdings: Holdings) -> list[Source]:
 # -- the flow
 
 
+def quiet_ray_data() -> None:
+    """Keep Ray Data's own words and bars from the terminal: it has ours."""
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.execution_options.preserve_order = False
+    context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+
+
 def flow(sources: list[Source], pipeline: Pipeline, tally: Any) -> ray.data.Dataset:
     """The stages as a Ray Data pipeline: a row per video in, a row per decided video out."""
+    quiet_ray_data()
     size = -(-len(sources) // MAX_TASKS)  # one video a task, unless there are very many
     blobs = [pickle.dumps(source) for source in sources]
     blocks = [pa.table({"source": blobs[i : i + size]}) for i in range(0, len(blobs), size)]

@@ -16,8 +16,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from curation.pipelines import SCORER_OF, ConfigError
+from curation.pipelines import SCORER_OF
 from curation.recipes import Bounds, Recipe, score_folder, scorer_settings
+from curation.settings import ConfigError
 from curation.shards import KEPT, NUM_READERS, SCORES, Dataset, conform
 
 # The name under which `keep` stands among the rules.

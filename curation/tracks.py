@@ -18,10 +18,11 @@ import numpy as np
 from curation.frames import MediaError, decode, small_bgr
 from curation.looks import LookTrack, technical_quality
 from curation.motions import MotionTrack
-from curation.pipelines import ConfigError, Scorers
+from curation.pipelines import Scorers
 from curation.samples import jpeg, shrink
 from curation.scenes import analysis_size
 from curation.scorers import Model, Row, build_models, check_models, checked, described
+from curation.settings import ConfigError
 from curation.texts import TEXT_SIDE_PX, text_times_s
 from curation.videos import Beat
 

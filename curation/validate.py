@@ -14,13 +14,13 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from typing import Annotated, Any
 
-import av
 import pyarrow.parquet as pq
 import typer
 from rich.console import Console
 from rich.progress import track
 
-from curation.frames import MediaError, open_clip
+from curation.commands import without_stdin
+from curation.frames import MediaError, open_clip, readable
 from curation.shards import (
     FAILED,
     KEPT,
@@ -104,12 +104,12 @@ def check_clip(row: dict[str, Any]) -> Iterator[str]:
     data = row["clip"]["bytes"]
     try:
         with open_clip(data, ignore_edits=True) as container:
-            stored = sum(1 for p in container.demux(video=0) if p.size)
+            stored = sum(1 for p in readable(container.demux(video=0)) if p.size)
         with open_clip(data) as container:
             if container.streams.audio:
                 yield "it has an audio stream"
-            frames = [(f.time, f.width, f.height) for f in container.decode(video=0)]
-    except (MediaError, av.FFmpegError, IndexError) as error:
+            frames = [(f.time, f.width, f.height) for f in readable(container.decode(video=0))]
+    except (MediaError, IndexError) as error:
         yield f"it does not decode: {error}"
         return
     if not stored == len(frames) == row["num_frames"]:
@@ -169,7 +169,8 @@ def validate(
 
 
 def main() -> None:
-    app()
+    with without_stdin():
+        app()
 
 
 if __name__ == "__main__":

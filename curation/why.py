@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 import typer
 from rich.console import Console
 
+from curation.commands import without_stdin
 from curation.shards import DROPPED, FAILED, SCORES, Dataset, DatasetError
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -92,7 +93,8 @@ def why(
 
 
 def main() -> None:
-    app()
+    with without_stdin():
+        app()
 
 
 if __name__ == "__main__":

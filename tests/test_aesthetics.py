@@ -12,8 +12,9 @@ from test_embeddings import CLIP_WIDTH, build_clip
 
 from curation import embeddings
 from curation.aesthetics import Laion, check_aesthetic
-from curation.pipelines import ConfigError, Scorers
+from curation.pipelines import Scorers
 from curation.scorers import check_models
+from curation.settings import ConfigError
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -20,7 +20,8 @@ from curation.captions import (
     read_cues,
     source_caption,
 )
-from curation.pipelines import Captions, ConfigError
+from curation.pipelines import Captions
+from curation.settings import ConfigError
 from curation.sources import Source, Span
 
 SENTENCE = "a red cat runs over the green hill while two dogs sleep in blue grass question answer"

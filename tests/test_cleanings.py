@@ -21,7 +21,7 @@ import numpy as np
 import psutil
 import pyarrow.parquet as pq
 import pytest
-from conftest import Shot, num_packets, read_frames, without_column
+from conftest import PACKAGED_JOB, Shot, num_packets, read_frames, without_column
 from fake_scorers import ODD_HEIGHT_PX, NoWeights, fakes
 from rich.console import Console
 from test_workers import MARK, marked
@@ -30,11 +30,12 @@ from typer.testing import CliRunner
 from curation import actors, clean, cleanings, commands, report, rescores, validate, why
 from curation.cleanings import execute
 from curation.decisions import decided
-from curation.pipelines import ConfigError, Media, RunError
+from curation.pipelines import Media
 from curation.plans import Order, make_plan
 from curation.recipes import load_recipe
 from curation.rescores import score_group
 from curation.rules import Verdict
+from curation.settings import ConfigError, RunError
 from curation.shards import (
     DROPPED,
     FAILED,
@@ -576,6 +577,6 @@ def test_mistakes_are_told_and_exit_2(
     ]:
         code, said = invoke(*arguments)
         assert code == 2 and says in said
-    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    monkeypatch.setenv(*PACKAGED_JOB)
     code, said = invoke(dataset.root, *small, "--output", "runs/subset")
-    assert code == 2 and "is relative, and this is a Ray job" in said
+    assert code == 2 and "is relative, and this Ray job" in said

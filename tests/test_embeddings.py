@@ -11,8 +11,9 @@ import pytest
 
 from curation import embeddings
 from curation.embeddings import Clip
-from curation.pipelines import ConfigError, Scorers
+from curation.pipelines import Scorers
 from curation.scorers import CaptionScore, Look, check_models, score_each
+from curation.settings import ConfigError
 
 CLIP_WIDTH = 16
 MODEL = {

@@ -6,6 +6,7 @@ import io
 import itertools
 import subprocess
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import av
@@ -229,6 +230,16 @@ def test_emulation_prevention_goes_both_ways() -> None:
         escaped = escape(payload)
         assert not any(bad in escaped for bad in (b"\0\0\0", b"\0\0\1", b"\0\0\2"))
         assert unescape(escaped) == payload
+
+
+@pytest.mark.parametrize("name", ["pyramid", "full-range", "open"])
+def test_ten_cuts_at_once_give_the_same_bytes(make_video: MakeVideo, name: str) -> None:
+    """With two threads of the encoder 1 to 7 of 12 were others."""
+    container, options = SOURCES[name]
+    path = make_video(f"join-{name}.{container}", SHOTS, options=options)
+    with ThreadPoolExecutor(4) as pool:  # more than there are cores: encoders wait for each other
+        cuts = list(pool.map(lambda _: cut_all(path, [SPANS[1]])[0], range(10)))
+    assert len({clip.data for clip in cuts}) == 1
 
 
 def test_joins_can_be_left_to_the_encoder(make_video: MakeVideo) -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from curation.pipelines import SCORER_OF, ConfigError, Pipeline, Scorers, load_pipeline
+from curation.pipelines import SCORER_OF, Pipeline, Scorers, load_pipeline
+from curation.settings import ConfigError
 from curation.shards import SCORES
 
 CONFIG = Path(__file__).parents[1] / "pipelines.yaml"
@@ -170,7 +171,7 @@ def test_extending_replaces_only_what_is_said(tmp_path: Path) -> None:
         ("scenes.min_scene_s=0.5", {"scenes"}),
         ("scenes.detector=content", {"scenes"}),
         ("cut.crf=20", {"cut"}),
-        ("cut.num_threads=1", {"cut"}),
+        ("cut.joins=false", {"cut"}),
         ("captions.prompt=a", {"captions"}),
         ("captions.num_frames=2", {"captions"}),
         ("captions.batch_size=3", set()),

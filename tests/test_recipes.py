@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from curation.pipelines import ConfigError
 from curation.recipes import Recipe, load_recipe, score_folder
+from curation.settings import ConfigError
 
 CONFIG = Path(__file__).parents[1] / "pipelines.yaml"
 

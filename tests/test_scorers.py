@@ -24,10 +24,11 @@ from curation.actors import start_models
 from curation.aesthetics import Laion
 from curation.captions import Blip2
 from curation.classifiers import WatermarkClassifier, check_classifier, marked_labels
-from curation.commands import execute, make_plan
-from curation.pipelines import ConfigError, Pipeline, Rule, Scorers
+from curation.driver import execute, make_plan
+from curation.pipelines import Pipeline, Rule, Scorers
 from curation.progress import Tally
 from curation.scorers import Look, Means, Text, of_video, score_each
+from curation.settings import ConfigError
 from curation.shards import DROPPED, FAILED, KEPT, LEDGER_SCHEMA, SHARD_SCHEMA, Dataset
 from curation.stages import Looks, from_rows, to_row
 from curation.videos import VideoResult, with_late_scores

@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from curation.extracts import fill
-from curation.pipelines import ConfigError, Rule, Scorers
+from curation.pipelines import Rule, Scorers
 from curation.recipes import Recipe
 from curation.rules import judge
+from curation.settings import ConfigError
 from curation.shards import conform
 from curation.subsets import Clips, decide, needs, rows, score_schema
 

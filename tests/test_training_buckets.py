@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 from training_media import FPS, TINY, clip, mp4, write_dataset
 
+from curation.settings import ConfigError
 from training import commands
 from training.batches import Batches, Sample, bucket_table
 from training.buckets import best_fit, shapes_of
-from training.configs import Config, ConfigError, load_config
+from training.configs import Config, load_config
 from training.orders import deal
 from training.rows import Rows, open_rows
 

@@ -17,11 +17,13 @@ import pyarrow.parquet as pq
 import pytest
 import ray
 import torch
+from conftest import PACKAGED_JOB
 from ray.cloudpickle import register_pickle_by_value, unregister_pickle_by_value
 from test_training_runs import lines, losses, refused, threads, train  # noqa: F401
 from training_media import TINY, clip, mp4, write_dataset
 from typer.testing import CliRunner
 
+from curation.settings import ConfigError
 from curation.shards import Dataset, write_commit
 from curation.validate import check_dataset, check_files
 from model.latents import SpaceToDepth, StableDiffusionLatents
@@ -29,7 +31,7 @@ from model.texts import TinyText
 from training import encoders, precomputations
 from training.batches import Batches
 from training.buckets import shapes_of
-from training.configs import Config, ConfigError, load_config
+from training.configs import Config, load_config
 from training.encoders import Encoder, Report, load_all
 from training.precompute import app
 from training.precomputed import Encoded, File, Stored, open_latents, write_file
@@ -308,7 +310,7 @@ def test_mistakes_of_the_user(
     assert "is not a dataset folder" in refused(capsys, lambda: precompute(tmp_path))
     assert "did you mean 'windows'" in refused(capsys, lambda: precompute(folder, "window=3"))
     with monkeypatch.context() as job:
-        job.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+        job.setenv(*PACKAGED_JOB)
         told = refused(capsys, lambda: precompute(folder, output="runs/x"))
         assert "--output runs/x is relative" in told
     assert "Ray has 2 CPUs" in refused(capsys, lambda: precompute(folder, workers=99))

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 from training_media import TINY, clip, mp4, small_dataset, write_dataset
 
+from curation.settings import ConfigError
 from training.batches import Batches, Sample
 from training.buckets import shapes_of
-from training.configs import PRESETS, Config, ConfigError, load_config
+from training.configs import PRESETS, Config, load_config
 from training.loops import DivergedError, State, learning_rate, make_state, train_step
 from training.losses import Objective, held_out_losses, micro_batches
 from training.rows import open_rows

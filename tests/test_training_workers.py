@@ -19,6 +19,7 @@ import psutil
 import pytest
 import torch
 import torch.distributed as dist
+from conftest import PACKAGED_JOB
 from ray import cloudpickle
 from torch import Tensor
 from training_media import TINY, clip, mp4, small_dataset, write_dataset
@@ -407,9 +408,9 @@ def test_mistakes_are_told_before_and_in_workers(
     assert "--workers 3: a batch of 2" in told and "--workers 2" in told
     told = refused(capsys, 2, lambda: train(data, tmp_path / "x", "held_out=9", workers=2))
     assert "no clip to train on" in told and "Traceback" not in told
-    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    monkeypatch.setenv(*PACKAGED_JOB)
     told = refused(capsys, 2, lambda: train(data, Path("runs/x")))
-    assert "--output runs/x is relative, and this is a Ray job" in told
+    assert "--output runs/x is relative, and this Ray job" in told
 
 
 def test_rays_controller_need_not_import_training() -> None:

@@ -31,8 +31,9 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 
+from curation.settings import ConfigError
 from model import SpaceTimeUNet
-from training.configs import FREE_KEYS, Config, ConfigError
+from training.configs import FREE_KEYS, Config
 from training.parallel import ALONE, Team
 
 # Shards are put together on the first rank, in its main memory, and cut again by each rank.

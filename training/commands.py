@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -16,12 +15,14 @@ import torch
 import yaml
 from rich.console import Console
 
+from curation.commands import check_lasting
+from curation.settings import ConfigError
 from model import SpaceTimeUNet
 from training import loops
 from training.batches import Batches, TooManyBadError, bucket_table
 from training.buckets import shapes_of
 from training.checkpoints import compare, latest, make_card, sweep, write_whole
-from training.configs import Config, ConfigError, load_config
+from training.configs import Config, load_config
 from training.losses import Objective
 from training.parallel import ALONE, Team
 from training.reports import Board, Display, Metrics, Reports
@@ -116,11 +117,7 @@ def check_workers(job: Job, workers: int | None) -> None:
             f"--workers {workers}: a batch of {job.config.batch_size} gives some of them nothing "
             f"to do; use --workers {job.config.batch_size}, or --set batch_size="
         )
-    if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ and not job.output.is_absolute():
-        raise ConfigError(
-            f"--output {job.output} is relative, and this is a Ray job: its folder is a copy that "
-            "Ray deletes; give an absolute path that every node shares"
-        )
+    check_lasting(str(job.output))
 
 
 def work(

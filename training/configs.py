@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from curation.settings import ConfigError, explain, nearest, set_path
 
 # Every number is ours unless its line says the paper. Times and losses: docs/training.md.
 PRESETS: dict[str, dict[str, Any]] = {
@@ -69,10 +69,6 @@ PRESETS: dict[str, dict[str, Any]] = {
         "held_out": 128,
     },
 }
-
-
-class ConfigError(ValueError):
-    """A user's mistake: what was given, what is allowed, what to do next."""
 
 
 class Config(BaseModel):
@@ -196,7 +192,7 @@ def validated(tree: dict[str, Any], where: str) -> Config:
     try:
         config = Config(**tree)
     except ValidationError as error:
-        raise ConfigError(f"{where}: {explain(error)}") from None
+        raise ConfigError(f"{where}: {explain(error, Config)}") from None
     check_unet_keys(config)
     return config
 
@@ -210,40 +206,3 @@ def check_unet_keys(config: Config) -> None:
     for key in config.unet:
         if key not in known:
             raise ConfigError(f"unknown key {'unet.' + key!r}{nearest(key, known)}")
-
-
-def set_path(tree: dict[str, Any], override: str) -> None:
-    """Apply one `a.b=value` (value read as YAML) to a tree of maps, in place."""
-    path, equals, text = override.partition("=")
-    if not equals or not all(path.split(".")):
-        raise ConfigError(f"--set {override!r} is not path=value, such as learning_rate=1e-4")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise ConfigError(f"--set {override!r}: {text!r} is not a YAML value") from None
-    *parents, last = path.split(".")
-    for key in parents:
-        child = tree.get(key, {})
-        if not isinstance(child, dict):
-            raise ConfigError(f"--set {override!r}: {key!r} holds a value, not keys")
-        tree[key] = dict(child)  # the preset's own stays as it is
-        tree = tree[key]
-    tree[last] = value
-
-
-def explain(error: ValidationError) -> str:
-    """The first problem of a validation error: key, value, what is allowed."""
-    problem = error.errors()[0]
-    path = ".".join(str(part) for part in problem["loc"])
-    if problem["type"] == "extra_forbidden":
-        return f"unknown key {path!r}{nearest(path, Config.model_fields)}"
-    if problem["type"] == "value_error":  # our own words name the key
-        return problem["msg"].removeprefix("Value error, ")
-    return f"{path} is {problem['input']!r}: {problem['msg']}"
-
-
-def nearest(name: str, known: Any) -> str:
-    """The end of an error message about an unknown name: the closest known one, or all."""
-    known = sorted(known)
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean {close[0]!r}?" if close else f"; allowed: {', '.join(known)}"

@@ -7,8 +7,6 @@ the same command.
 from __future__ import annotations
 
 import json
-import logging
-import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,11 +20,12 @@ import ray
 import torch
 from ray.exceptions import RayError, RayTaskError
 
+from curation.settings import ConfigError
 from curation.shards import Dataset
 from model.latents import to_pixels
 from model.texts import CONTEXT
 from training.buckets import best_fit, shapes_of, transform_of
-from training.configs import Config, ConfigError
+from training.configs import Config
 from training.fingerprints import facts_of
 from training.precomputed import (
     EMPTY,
@@ -174,22 +173,6 @@ def ahead(
 
 
 # -- every shard, on Ray
-
-
-def start_ray(address: str | None) -> None:
-    """Join the cluster at `address` or at RAY_ADDRESS, or start one for this process alone."""
-    address = address or os.environ.get("RAY_ADDRESS") or "local"
-    if ray.is_initialized():
-        return
-    options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
-    if address == "local":
-        # Without this, Ray leaves a token in the home folder that disturbs a later `ray start`.
-        os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-        options["include_dashboard"] = False
-    try:
-        ray.init(address=address, **options)
-    except (ConnectionError, ValueError) as error:
-        raise ConfigError(f"no Ray cluster at {address}: {error}") from None
 
 
 def start_encoders(config: Config, workers: int | None, num_shards: int) -> list[Any]:

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from rich.console import Console
 
+from curation.settings import ConfigError
 from model.pipelines import is_export
 from training.checkpoints import sync
 from training.commands import guarded
-from training.configs import ConfigError
 from training.samples import check_checkpoint, load_pipeline
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -17,18 +16,19 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 
+from curation.commands import check_lasting, check_reachable, start_ray
+from curation.settings import ConfigError
 from curation.shards import Dataset, DatasetError
 from model.texts import CONTEXT
 from training.buckets import shapes_of, transform_of
 from training.commands import FAILED_RUN, guarded, held
-from training.configs import Config, ConfigError, load_config
+from training.configs import Config, load_config
 from training.encoders import (
     Report,
     encode_all,
     latents_of,
     load_all,
     start_encoders,
-    start_ray,
 )
 from training.fingerprints import fingerprint_of, sources_of
 from training.precomputed import EMPTY, MADE_WITH, STATES, Stored, problems_of
@@ -49,18 +49,17 @@ def precompute(
     def body(console: Console) -> None:
         config = load_config(preset, overrides)
         config = config.model_copy(update={"windows": config.windows or 1, "precomputed": False})
-        if output and "://" not in output and not Path(output).is_absolute() and in_job():
-            raise ConfigError(
-                f"--output {output} is relative, and this is a Ray job: its folder is a copy that "
-                "Ray deletes; give an absolute path that every machine shares, or a URI"
-            )
+        if output:
+            check_lasting(output)
         dataset, commits = committed(location)
         latents = output or f"{location.rstrip('/')}/latents"
         say = partial(console.print, markup=False, highlight=False)
         if dry_run:
             say(plan(config, commits, latents))
             return
-        start_ray(ray_address)
+        if not ray.is_initialized():
+            start_ray(ray_address)
+        check_reachable(latents)
         encoders = start_encoders(config, workers, len(commits))
         try:
             facts = load_all(encoders)
@@ -78,10 +77,6 @@ def precompute(
             f"{' '.join(f'--set {each}' for each in given)}")  # fmt: skip
 
     guarded(body)
-
-
-def in_job() -> bool:
-    return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
 
 
 def committed(location: str) -> tuple[Dataset, list[dict[str, Any]]]:

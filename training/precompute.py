@@ -11,6 +11,8 @@ from typing import Annotated
 
 import typer
 
+from curation.commands import without_stdin
+
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 EXAMPLE = "Example: vf-precompute runs/demo --preset tiny"
 
@@ -42,7 +44,8 @@ def precompute(
 
 
 def main() -> None:
-    app()
+    with without_stdin():
+        app()
 
 
 if __name__ == "__main__":

@@ -27,9 +27,10 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
+from curation.settings import ConfigError
 from curation.shards import NUM_READERS, Dataset
 from training.buckets import transform_of
-from training.configs import Config, ConfigError
+from training.configs import Config
 from training.fingerprints import differences, renewing, sources_of
 from training.reads import Kept, retried
 

@@ -13,9 +13,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from curation.settings import ConfigError
 from curation.shards import Dataset, DatasetError
 from training.buckets import best_fit, enlarges
-from training.configs import Config, ConfigError
+from training.configs import Config
 from training.orders import Order, Place, digest
 from training.precomputed import Encoded, Latents, open_latents
 from training.reads import Kept, retried

@@ -12,6 +12,8 @@ from typing import Annotated
 
 import typer
 
+from curation.commands import without_stdin
+
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 EXAMPLE = 'Example: vf-sample runs/tiny --prompt "a rabbit in a meadow" --output out.mp4'
 
@@ -37,7 +39,8 @@ def sample(
 
 
 def main() -> None:
-    app()
+    with without_stdin():
+        app()
 
 
 if __name__ == "__main__":

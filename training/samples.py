@@ -10,11 +10,12 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from curation.settings import ConfigError
 from model import SpaceTimeUNet, VideoFactoryPipeline
 from model.pipelines import Settings, is_export
 from training.checkpoints import latest
 from training.commands import guarded
-from training.configs import Config, ConfigError, validated
+from training.configs import Config, validated
 from training.reports import contact_sheet
 from training.starts import device_of, make_codec, make_text, schedule_of
 

@@ -10,13 +10,14 @@ from typing import Any
 import torch
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 
+from curation.settings import ConfigError
 from model import SpaceTimeUNet
 from model.diffusion import noise_schedule
 from model.latents import Codec, SpaceToDepth, StableDiffusionLatents
 from model.texts import OpenCLIPText, TextEncoder, TinyText
 from model.unet import part_of
 from training.checkpoints import latest
-from training.configs import Config, ConfigError
+from training.configs import Config
 
 DTYPES = {"float32": torch.float32, "bf16": torch.float32, "float64": torch.float64}
 OTHER_STARTS = ("modelscope", "sd")

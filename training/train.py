@@ -14,6 +14,8 @@ from typing import Annotated
 
 import typer
 
+from curation.commands import without_stdin
+
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 EXAMPLE = "Example: vf-train --preset tiny --data runs/demo --output runs/tiny"
 
@@ -62,7 +64,8 @@ def train(
 
 
 def main() -> None:
-    app()
+    with without_stdin():
+        app()
 
 
 if __name__ == "__main__":

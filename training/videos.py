@@ -11,6 +11,8 @@ import numpy as np
 from av.video.frame import VideoFrame
 from av.video.reformatter import Interpolation
 
+# What PyAV raises at damaged data: many of Python's errors beside its own.
+DAMAGE = (av.FFmpegError, ValueError, LookupError, TypeError, ArithmeticError, AssertionError)
 # How a picture becomes one of the sample's size; a change here makes precomputed latents stale.
 CROP = "covered, centre kept; area when smaller, else bicubic"
 
@@ -70,7 +72,9 @@ def read_frames(media: bytes | memoryview, sampling: Sampling, start: float) -> 
             begin = sampling.begin(start)
             wanted = wanted_times(times, sampling, begin, container.streams.video[0].time_base)
             frames = decode(container, wanted)
-    except (av.FFmpegError, EOFError) as error:
+    except BadVideoError:
+        raise
+    except DAMAGE as error:
         raise BadVideoError(f"does not decode: {error}") from None
     missing = set(wanted) - set(frames)
     if missing:

@@ -6,7 +6,6 @@ through a desk, and the wish to stop goes there.
 
 from __future__ import annotations
 
-import logging
 import os
 import shutil
 import sys
@@ -25,9 +24,10 @@ from ray.train import RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchConfig, TorchTrainer
 from rich.console import Console
 
+from curation.commands import start_ray
+from curation.settings import ConfigError
 from training import commands
 from training.batches import TooManyBadError
-from training.configs import ConfigError
 from training.loops import DivergedError, StoppedError, WorkerError
 from training.parallel import Team
 from training.signals import stop_on_signals
@@ -81,14 +81,7 @@ def ray_here(address: str | None, workers: int) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    address = address or os.environ.get("RAY_ADDRESS") or "local"
-    options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
-    if address == "local":
-        # As curation's: private, and no token file in the home folder (Ray 2.60).
-        os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-        os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "5")
-        options |= {"include_dashboard": False, "num_cpus": max(workers, os.cpu_count() or 1)}
-    ray.init(address=address, **options)
+    start_ray(address, max(workers, os.cpu_count() or 1))
     try:
         yield
     finally:
