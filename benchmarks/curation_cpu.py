@@ -19,10 +19,10 @@ from pathlib import Path
 
 import imageio_ffmpeg
 
+from curation.flow.media_processes import MediaWorker
 from curation.pipelines import Pipeline, load_pipeline
 from curation.shards import Dataset, write_commit
 from curation.sources import Source, content_id
-from curation.workers import MediaWorker
 
 ROOT = Path(__file__).parents[1]
 

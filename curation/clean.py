@@ -49,19 +49,19 @@ def clean(
     ] = None,
 ) -> None:
     """Write the clips of a dataset that a recipe keeps. The same command again resumes."""
-    from curation import plans
+    from curation.subsets import asked
 
     started = time.time()
-    order = plans.Order(dataset, output, recipe, config, set_ or [], index_only, retry_failed)
-    with plans.told_mistakes():
-        plan = plans.make_plan(order, dry_run)
+    order = asked.Order(dataset, output, recipe, config, set_ or [], index_only, retry_failed)
+    with asked.told_mistakes():
+        plan = asked.make_plan(order, dry_run)
         if dry_run:
-            plans.show_plan(plan, Console(soft_wrap=not sys.stdout.isatty()))
+            asked.show_plan(plan, Console(soft_wrap=not sys.stdout.isatty()))
             return
     # Not above: a dry run is done before Ray is imported.
-    from curation import cleanings
+    from curation.subsets import cleaned
 
-    cleanings.clean(plan, ray_address, started)
+    cleaned.clean(plan, ray_address, started)
 
 
 def main() -> None:

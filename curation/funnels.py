@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from curation.shards import DROPPED, FAILED, KEPT, Dataset
-from curation.subsets import Step
+from curation.subsets.decided import Step
 
 FUNNEL_COLUMNS = ["level", "decision", "rule", "error_class", "duration", "stage_s"]
 

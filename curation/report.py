@@ -32,7 +32,7 @@ def report(
     ] = False,
 ) -> None:
     """Write a report as one HTML file that needs no network."""
-    from curation import pages
+    from curation.pages import page
     from curation.shards import Dataset, DatasetError
 
     errors = Console(stderr=True, soft_wrap=True)
@@ -40,11 +40,11 @@ def report(
     try:
         found = Dataset.at(dataset).require()
         if other is None:
-            written = [pages.write_report(found, output)]
+            written = [page.write_report(found, output)]
         else:
-            written = [pages.write_comparison(found, Dataset.at(other).require(), output)]
+            written = [page.write_comparison(found, Dataset.at(other).require(), output)]
         if card:
-            written.append(pages.write_card(found))
+            written.append(page.write_card(found))
     except (DatasetError, OSError) as error:
         errors.print(f"error: {error}", style="red", markup=False)
         raise typer.Exit(2) from None

@@ -51,9 +51,9 @@ def curate(
     ] = None,
 ) -> None:
     """Curate videos into captioned clips in Parquet shards. The same command again resumes."""
-    from curation import driver
+    from curation.flow import plans
 
-    driver.curate(
+    plans.curate(
         sources or [],
         pipeline,
         config,

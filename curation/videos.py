@@ -16,16 +16,16 @@ from pathlib import Path
 from typing import Any
 
 from curation import frames
-from curation.analyses import Analysis, analyse, scoring
 from curation.captions import SOURCE_TEXT, read_cues, source_caption
-from curation.clips import Clip, cut
-from curation.decisions import decided, video_verdict
+from curation.cuts.clips import Clip, cut
+from curation.decode.analyses import Analysis, analyse, scoring
 from curation.downloads import download
+from curation.flow.holdings import decided, video_verdict
 from curation.frames import MediaError, Probe
-from curation.looks import technical_quality
 from curation.pipelines import Pipeline, Rule
 from curation.rules import Verdict, judge, judge_headers
-from curation.scores import header_scores, static
+from curation.scores.headers import header_scores, static
+from curation.scores.quality import technical_quality
 from curation.shards import DROPPED, FAILED, KEPT, LEDGER_SCHEMA, SCORES, SHARD_SCHEMA
 from curation.sources import Source, content_id
 

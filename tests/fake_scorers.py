@@ -16,8 +16,8 @@ from typing import Any
 import av
 import numpy as np
 
-from curation.scorers import Look
-from curation.tracks import Scoring
+from curation.decode.tracks import Scoring
+from curation.scores.table import Look
 
 # A media worker looks for modules where PYTHONPATH says; tests/ is not there by itself.
 os.environ["PYTHONPATH"] = os.pathsep.join(

@@ -9,10 +9,10 @@ import cv2
 import numpy as np
 import pytest
 
-from curation import embeddings
-from curation.embeddings import Clip
 from curation.pipelines import Scorers
-from curation.scorers import CaptionScore, Look, check_models, score_each
+from curation.scores import image_text
+from curation.scores.image_text import Clip
+from curation.scores.table import CaptionScore, Look, check_models, score_each
 from curation.settings import ConfigError
 
 CLIP_WIDTH = 16
@@ -103,7 +103,7 @@ def test_no_caption_has_no_score_and_moves_no_other(clip: Path) -> None:
 
 def test_batches_change_nothing(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = Clip(str(clip))
-    monkeypatch.setattr(embeddings, "BATCH_SIZE", 2)
+    monkeypatch.setattr(image_text, "BATCH_SIZE", 2)
     batched = Clip(str(clip))
     assert whole.texts(TEXTS) == pytest.approx(batched.texts(TEXTS), abs=1e-6)
     assert whole.pictures(pictures(5)) == pytest.approx(batched.pictures(pictures(5)), abs=1e-6)

@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 from conftest import Frame, MakeVideo, Shot, ffmpeg, read_frames
 
-from curation.clips import Clip, cut
+from curation.cuts.clips import Clip, cut
+from curation.cuts.parameter_sets import escape, packed, read_sequence_set, ue_text, unescape
+from curation.cuts.pictures import read_stream
 from curation.frames import Timeline, decode, probe
-from curation.parameter_sets import escape, packed, read_sequence_set, ue_text, unescape
-from curation.pictures import read_stream
 from curation.pipelines import Cut
 
 SHOTS = (Shot("test", 1.6), Shot("fractal", 1.4), Shot("bars", 1.0), Shot("gradient", 1.2))

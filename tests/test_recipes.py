@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from curation.recipes import Recipe, load_recipe, score_folder
 from curation.settings import ConfigError
+from curation.subsets.recipes import Recipe, load_recipe, score_folder
 
 CONFIG = Path(__file__).parents[1] / "pipelines.yaml"
 

@@ -29,9 +29,9 @@ from typer.testing import CliRunner
 
 from curation import validate, why
 from curation.captions import Blip2
-from curation.driver import Plan, execute, make_plan
+from curation.decode.samples import CAPTION_SIDE_PX, jpeg, picture_from_jpeg, shrink
+from curation.flow.plans import Plan, execute, make_plan
 from curation.frames import decode
-from curation.samples import CAPTION_SIDE_PX, jpeg, picture_from_jpeg, shrink
 from curation.settings import ConfigError
 from curation.shards import DROPPED, FAILED, KEPT, Dataset
 

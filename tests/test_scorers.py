@@ -20,17 +20,17 @@ from test_aesthetics import save_head
 from test_captions import build_checkpoint
 from test_embeddings import build_clip, cosines
 
-from curation.actors import start_models
-from curation.aesthetics import Laion
 from curation.captions import Blip2
-from curation.classifiers import WatermarkClassifier, check_classifier, marked_labels
-from curation.driver import execute, make_plan
+from curation.flow.actors import start_models
+from curation.flow.plans import execute, make_plan
+from curation.flow.progress import Tally
+from curation.flow.stages import Looks, from_rows, to_row
 from curation.pipelines import Pipeline, Rule, Scorers
-from curation.progress import Tally
-from curation.scorers import Look, Means, Text, of_video, score_each
+from curation.scores.aesthetics import Laion
+from curation.scores.classifiers import WatermarkClassifier, check_classifier, marked_labels
+from curation.scores.table import Look, Means, Text, of_video, score_each
 from curation.settings import ConfigError
 from curation.shards import DROPPED, FAILED, KEPT, LEDGER_SCHEMA, SHARD_SCHEMA, Dataset
-from curation.stages import Looks, from_rows, to_row
 from curation.videos import VideoResult, with_late_scores
 
 CONFIG = Path(__file__).parents[1] / "pipelines.yaml"
@@ -56,7 +56,7 @@ class Detector:
 
 
 def test_every_clip_gets_its_own_text(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("curation.scorers.TextDetector", Detector)
+    monkeypatch.setattr("curation.scores.table.TextDetector", Detector)
     assert score_each(Text(), LOOKS) == [
         {"text": pytest.approx(0.05), "text_boxes": [LINE]},
         {"text": 0.0, "text_boxes": []},
@@ -182,7 +182,7 @@ def test_a_score_that_is_no_number_does_not_pass() -> None:
 def test_a_model_that_hangs_or_dies_in_a_run_costs_one_clip(
     local_ray: None, how: str, says: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("curation.stages.LOOK_TIMEOUT_S", 2.0)
+    monkeypatch.setattr("curation.flow.stages.LOOK_TIMEOUT_S", 2.0)
     pipeline = Pipeline(scorers=Scorers(text="rapidocr"), rules={"text": Rule(max=0.6)})
     tally = Tally.remote()  # type: ignore[attr-defined]
     stage = Looks(start_models(fakes(text=how).models, 1, 0), pipeline, tally)

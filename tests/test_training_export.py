@@ -16,7 +16,7 @@ from model.diffusion import noise_schedule
 from model.latents import SpaceToDepth, StableDiffusionLatents
 from model.pipelines import Settings
 from model.texts import OpenCLIPText, TinyText
-from training import commands, export, sample
+from training import export, jobs, sample
 from training.checkpoints import latest
 
 # So different from the start, and with so little averaging, that EMA and raw weights differ.
@@ -31,7 +31,7 @@ def call(app: Any, *arguments: Any) -> Any:
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("export")
     data, out = small_dataset(folder / "data"), folder / "run"
-    commands.train("tiny", [str(data)], out, None, SETTINGS, [], False)
+    jobs.train("tiny", [str(data)], out, None, SETTINGS, [], False)
     return out
 
 

@@ -28,14 +28,14 @@ from curation.shards import Dataset, write_commit
 from curation.validate import check_dataset, check_files
 from model.latents import SpaceToDepth, StableDiffusionLatents
 from model.texts import TinyText
-from training import encoders, precomputations
-from training.batches import Batches
-from training.buckets import shapes_of
-from training.configs import Config, load_config
-from training.encoders import Encoder, Report, load_all
+from training.config import Config, load_config
+from training.data.batches import Batches
+from training.data.rows import open_rows, use_latents
+from training.data.shapes import shapes_of
+from training.latents import driver, encoders
+from training.latents.encoders import Encoder, Report, load_all
+from training.latents.files import Encoded, File, Stored, open_latents, write_file
 from training.precompute import app
-from training.precomputed import Encoded, File, Stored, open_latents, write_file
-from training.rows import open_rows, use_latents
 
 EXACT = ("stored_dtype=float32", "windows=2")
 
@@ -58,7 +58,7 @@ def data(tmp_path_factory: pytest.TempPathFactory, local_ray: None) -> Path:
 
 def precompute(folder: Path, *overrides: str, output: str | None = None, **options: Any) -> None:
     given = {"workers": 1, "ray_address": None, "dry_run": False, **options}
-    precomputations.precompute(str(folder), "tiny", [*TINY, *overrides], output, **given)
+    driver.precompute(str(folder), "tiny", [*TINY, *overrides], output, **given)
 
 
 def config(*overrides: str) -> Config:
@@ -70,9 +70,9 @@ def here(folder: Path, *overrides: str, only: list[str] | None = None) -> Path:
     wanted = config("windows=1", *overrides)
     encoder = Encoder(wanted)
     facts = encoder.load()
-    target = Dataset.at(folder / "latents" / precomputations.fingerprint_of(facts))
+    target = Dataset.at(folder / "latents" / driver.fingerprint_of(facts))
     encoder.encode_empty(target)
-    made = precomputations.made_with(facts, wanted)
+    made = driver.made_with(facts, wanted)
     target.write_bytes(json.dumps(made).encode(), "made_with.json")
     dataset = Dataset.at(folder)
     for commit in dataset.commits():
@@ -405,7 +405,7 @@ def save_vae(folder: Path, seed: int) -> None:
 def test_a_text_encoder_that_is_built_otherwise_is_refused(
     data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from training import fingerprints
+    from training.latents import fingerprints
 
     monkeypatch.setattr(fingerprints, "TinyText", lambda: TinyText(seed=1))
     assert "text=tiny is built otherwise now" in stale(data, *EXACT)

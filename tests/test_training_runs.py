@@ -18,7 +18,7 @@ import pytest
 import torch
 from training_media import TINY, clip, mp4, small_dataset, write_dataset
 
-from training import commands, samples
+from training import jobs, samples
 from training.checkpoints import latest, steps_of
 
 ROOT = Path(__file__).parents[1]
@@ -44,7 +44,7 @@ def train(
     allow: tuple[str, ...] = (),
 ) -> None:
     given = data if isinstance(data, list) else [str(data)]
-    commands.train("tiny", given, run, init, [*TINY, *overrides], list(allow), False)
+    jobs.train("tiny", given, run, init, [*TINY, *overrides], list(allow), False)
 
 
 def lines(run: Path, key: str = "loss") -> list[dict[str, Any]]:
@@ -169,7 +169,7 @@ def test_sigterm_before_the_first_step_loses_nothing(
 
     before = signal.getsignal(signal.SIGTERM)
     with monkeypatch.context() as patch:
-        patch.setattr(commands, "prepare", prepare)
+        patch.setattr(jobs, "prepare", prepare)
         told = refused(capsys, lambda: train(data, tmp_path / "run"), code=1)
     assert "stopped; the same command goes on" in told and "Traceback" not in told
     assert signal.getsignal(signal.SIGTERM) == before
@@ -368,7 +368,7 @@ def test_other_folders_and_second_trainers_are_refused(
 ) -> None:
     (tmp_path / "thesis.txt").write_text("mine")
     assert "is not a run" in refused(capsys, lambda: train(data, tmp_path))
-    with commands.only_trainer(tmp_path / "run"):
+    with jobs.only_trainer(tmp_path / "run"):
         told = refused(capsys, lambda: train(data, tmp_path / "run"))
     assert "another vf-train is writing there" in told
 
@@ -386,7 +386,7 @@ def test_help_is_there_at_once() -> None:
 def test_a_dry_run_prints_the_config_and_does_nothing(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    commands.train("tiny", [str(data)], tmp_path / "run", None, ["seed=7"], [], True)
+    jobs.train("tiny", [str(data)], tmp_path / "run", None, ["seed=7"], [], True)
     assert "seed: 7" in capsys.readouterr().out and not (tmp_path / "run").exists()
 
 

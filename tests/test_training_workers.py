@@ -24,16 +24,18 @@ from ray import cloudpickle
 from torch import Tensor
 from training_media import TINY, clip, mp4, small_dataset, write_dataset
 
-from training import checkpoints, commands, workers
-from training.batches import Batches
-from training.buckets import shapes_of
+from training import checkpoints
+from training import jobs as commands
+from training import ray_workers as workers
 from training.checkpoints import latest
-from training.configs import Config, load_config
-from training.loops import DivergedError, State, make_state, train_step
+from training.config import Config, load_config
+from training.data.batches import Batches
+from training.data.orders import digest
+from training.data.rows import open_rows
+from training.data.shapes import shapes_of
+from training.loop import DivergedError, State, make_state, train_step
 from training.losses import Objective, held_out_losses
-from training.orders import digest
 from training.parallel import ALONE, Team, whole
-from training.rows import open_rows
 from training.starts import (
     DTYPES,
     choose_trained,
@@ -423,6 +425,6 @@ def test_rays_controller_need_not_import_training() -> None:
 
 def test_without_workers_there_is_no_ray() -> None:
 
-    code = "import sys; import training.commands; print('ray' in sys.modules)"
+    code = "import sys; import training.jobs; print('ray' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.strip() == "False", done.stderr

@@ -11,7 +11,7 @@ from rich.console import Console
 from curation.settings import ConfigError
 from model.pipelines import is_export
 from training.checkpoints import sync
-from training.commands import guarded
+from training.jobs import guarded
 from training.samples import check_checkpoint, load_pipeline
 
 

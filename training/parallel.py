@@ -17,7 +17,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from model import SpaceTimeUNet
-from training.configs import Config
+from training.config import Config
 
 T = TypeVar("T")
 

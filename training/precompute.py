@@ -38,9 +38,9 @@ def precompute(
     dry_run: Annotated[bool, typer.Option(help="Print the plan and stop.")] = False,
 ) -> None:
     """Precompute latents and text states on Ray. The same command again does what is left."""
-    from training import precomputations
+    from training.latents import driver
 
-    precomputations.precompute(dataset, preset, set_ or [], output, workers, ray_address, dry_run)
+    driver.precompute(dataset, preset, set_ or [], output, workers, ray_address, dry_run)
 
 
 def main() -> None:

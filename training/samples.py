@@ -14,8 +14,8 @@ from curation.settings import ConfigError
 from model import SpaceTimeUNet, VideoFactoryPipeline
 from model.pipelines import Settings, is_export
 from training.checkpoints import latest
-from training.commands import guarded
-from training.configs import Config, validated
+from training.config import Config, validated
+from training.jobs import guarded
 from training.reports import contact_sheet
 from training.starts import device_of, make_codec, make_text, schedule_of
 

@@ -17,7 +17,7 @@ from model.latents import Codec, SpaceToDepth, StableDiffusionLatents
 from model.texts import OpenCLIPText, TextEncoder, TinyText
 from model.unet import part_of
 from training.checkpoints import latest
-from training.configs import Config
+from training.config import Config
 
 DTYPES = {"float32": torch.float32, "bf16": torch.float32, "float64": torch.float64}
 OTHER_STARTS = ("modelscope", "sd")

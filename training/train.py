@@ -56,9 +56,9 @@ def train(
     # On a shared machine threads that spin while they wait cost four times the speed.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is imported
 
-    from training import commands
+    from training import jobs
 
-    commands.train(
+    jobs.train(
         preset, data, output, init, set_ or [], allow_change or [], dry_run, workers, ray_address
     )
 
