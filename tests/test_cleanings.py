@@ -431,11 +431,12 @@ def test_a_killed_run_goes_on(
     """The odd clip's scorer waits for a file, so the kill comes when one of two commits is done."""
     code = (
         "import sys, time; sys.path.insert(0, 'tests'); from rich.console import Console\n"
-        "from pathlib import Path; from curation import cleanings; from fake_scorers import fakes\n"
-        f"cleanings.build_scoring = lambda *_: fakes('gate', {str(tmp_path / 'gate')!r})\n"
+        "from curation.subsets import cleaned\n"
+        "from pathlib import Path; from fake_scorers import fakes\n"
+        f"cleaned.build_scoring = lambda *_: fakes('gate', {str(tmp_path / 'gate')!r})\n"
         f"places = {dataset.root!r}, {subset.root!r}, 'sharp', Path({str(config)!r}), []\n"
         "from curation.subsets.asked import Order, make_plan\n"
-        "cleanings.execute(make_plan(Order(*places)), Console(), time.time(), 'local')\n"
+        "cleaned.execute(make_plan(Order(*places)), Console(), time.time(), 'local')\n"
     )
     mark = uuid.uuid4().hex
     process = subprocess.Popen(
