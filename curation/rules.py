@@ -6,9 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from curation.pipelines import Rule
-
-# What the headers already tell, so that most unwanted bytes are never decoded.
-HEADER_RULES = ("resolution", "aspect", "hdr")
+from curation.scores.table import HEADER_SCORES
 
 
 @dataclass(frozen=True)
@@ -38,7 +36,8 @@ def judge_headers(
 
     A video shorter than the shortest clip can give none; one of unknown length may.
     """
-    early = {name: rule for name, rule in rules.items() if name in HEADER_RULES}
+    # What the headers tell is judged first, so that most unwanted bytes are never decoded.
+    early = {name: rule for name, rule in rules.items() if name in HEADER_SCORES}
     shortest = rules.get("duration")
     if shortest is not None and shortest.min is not None and duration_s is not None:
         early["duration"] = Rule(min=shortest.min)

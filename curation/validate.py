@@ -14,6 +14,7 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from typing import Annotated, Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import typer
 from rich.console import Console
@@ -29,6 +30,8 @@ from curation.shards import (
     Dataset,
     DatasetError,
     has_columns,
+    own_scores,
+    with_own,
 )
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -43,7 +46,7 @@ def check_commit(dataset: Dataset, manifest: dict[str, Any], decode: bool) -> li
         return problems  # its rows cannot be trusted
     ledger_path = dataset.path("ledger", f"{name}.parquet")
     ledger = pq.read_table(ledger_path, filesystem=dataset.filesystem)
-    if not has_columns(ledger.schema.names, LEDGER_SCHEMA):
+    if not has_columns(ledger.schema.names, with_own(LEDGER_SCHEMA, own_scores(manifest))):
         problems.append(f"ledger/{name}: columns differ from schema {manifest['schema_version']}")
         return problems
     rows = ledger.to_pylist()
@@ -51,7 +54,7 @@ def check_commit(dataset: Dataset, manifest: dict[str, Any], decode: bool) -> li
     kept = {r["clip_id"] for r in rows if r["level"] == "clip" and r["decision"] == KEPT}
     seen: Counter[str] = Counter()
     if "shards" in manifest["files"]:
-        for row in shard_rows(dataset, name):
+        for row in shard_rows(dataset, name, with_own(SHARD_SCHEMA, own_scores(manifest))):
             seen[row["clip_id"]] += 1
             if decode:
                 problems += [f"shards/{name}: {row['clip_id']}: {p}" for p in check_clip(row)]
@@ -91,9 +94,9 @@ def check_ledger(rows: list[dict[str, Any]], manifest: dict[str, Any]) -> Iterat
             yield f"{row['clip_id'] or row['video_id']} failed without an error class"
 
 
-def shard_rows(dataset: Dataset, name: str) -> Iterator[dict[str, Any]]:
+def shard_rows(dataset: Dataset, name: str, schema: pa.Schema) -> Iterator[dict[str, Any]]:
     with dataset.open_shard(name) as shard:
-        if not has_columns(shard.schema_arrow.names, SHARD_SCHEMA):
+        if not has_columns(shard.schema_arrow.names, schema):
             raise DatasetError(f"shards/{name}: its columns are not those of docs/shards.md")
         for group in range(shard.num_row_groups):
             yield from shard.read_row_group(group).to_pylist()

@@ -383,7 +383,7 @@ def with_late_scores(
     clip_rows = [row for row in result.ledger if row["level"] == "clip"]
     by_clip = {row["clip_id"]: row for row in clip_rows}
     pairs = [
-        (row | {name: by_clip[row["clip_id"]][name] for name in SCORES}, data)
+        (row | scores_in(by_clip[row["clip_id"]]), data)
         for row, data in zip(result.clips, result.media, strict=True)
         if by_clip[row["clip_id"]]["decision"] == KEPT
     ]
@@ -395,6 +395,12 @@ def with_late_scores(
         lost = {"decision": FAILED, "error_class": "scorer"}
         result.ledger[0] |= lost if failed else decided(video_verdict(verdicts, rules))
     return left_of(result, pairs)
+
+
+def scores_in(ledger_row: Mapping[str, Any]) -> dict[str, float | None]:
+    """The scores of a ledger row, users' own among them."""
+    others = set(LEDGER_SCHEMA.names) - set(SCORES)
+    return {name: value for name, value in ledger_row.items() if name not in others}
 
 
 def with_captions(

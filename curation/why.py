@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 
 from curation.commands import without_stdin
-from curation.shards import DROPPED, FAILED, SCORES, Dataset, DatasetError
+from curation.shards import DROPPED, FAILED, LEDGER_SCHEMA, SCORES, Dataset, DatasetError
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -48,8 +48,8 @@ def reason(row: dict[str, Any]) -> str:
     return "kept"
 
 
-def show(rows: list[dict[str, Any]], console: Console) -> None:
-    """Print what is known of a video and its clips."""
+def show(rows: list[dict[str, Any]], names: list[str], console: Console) -> None:
+    """Print what is known of a video and its clips; `names` are those of scores."""
     clips = [row for row in rows if row["level"] == "clip"]
     for row in rows:
         if row["level"] == "video":
@@ -64,7 +64,7 @@ def show(rows: list[dict[str, Any]], console: Console) -> None:
         times = f"{row['start_s']:.2f} to {row['end_s']:.2f} s"
         console.print(f"\n{row['clip_id']}  {times}", style="bold", highlight=False)
         console.print(f"  {reason(row)}", markup=False, highlight=False)
-        scores = [f"{name} {row[name]:.3g}" for name in SCORES if row[name] is not None]
+        scores = [f"{name} {row[name]:.3g}" for name in names if row[name] is not None]
         console.print(f"  {', '.join(scores)}", style="dim", highlight=False)
         if row["caption"]:
             console.print(f"  {row['caption']}", style="italic", markup=False, highlight=False)
@@ -78,7 +78,8 @@ def why(
     """Tell why a video or clip was kept, dropped or failed."""
     errors = Console(stderr=True, soft_wrap=True)
     try:
-        ledger = Dataset.at(dataset).require().ledger()
+        found = Dataset.at(dataset).require()
+        ledger = found.ledger([*LEDGER_SCHEMA.names, *found.own_scores()])
     except DatasetError as error:
         errors.print(f"error: {error}", style="red", markup=False)
         raise typer.Exit(2) from None
@@ -89,7 +90,7 @@ def why(
         hint = f"; did you mean {close[0]}" if close else ""
         errors.print(f"error: no video, clip or source {wanted!r} in {dataset}{hint}", style="red")
         raise typer.Exit(2)
-    show(rows, Console(soft_wrap=True))
+    show(rows, [*SCORES, *found.own_scores()], Console(soft_wrap=True))
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ from test_embeddings import CLIP_WIDTH, build_clip
 from curation.pipelines import Scorers
 from curation.scores import image_text
 from curation.scores.aesthetics import Laion, check_aesthetic
-from curation.scores.table import check_models
+from curation.scores.chosen import check_models
 from curation.settings import ConfigError
 
 

@@ -27,8 +27,9 @@ from curation.flow.progress import Tally
 from curation.flow.stages import Looks, from_rows, to_row
 from curation.pipelines import Pipeline, Rule, Scorers
 from curation.scores.aesthetics import Laion
+from curation.scores.burnt_in_text import TextScore
 from curation.scores.classifiers import WatermarkClassifier, check_classifier, marked_labels
-from curation.scores.table import Look, Means, Text, of_video, score_each
+from curation.scores.models import Means, Seen, of_video, score_each
 from curation.settings import ConfigError
 from curation.shards import DROPPED, FAILED, KEPT, LEDGER_SCHEMA, SHARD_SCHEMA, Dataset
 from curation.videos import VideoResult, with_late_scores
@@ -42,7 +43,7 @@ def grey(level: int) -> np.ndarray:
 
 
 LINE = (0.2, 0.8, 0.7, 0.9)
-LOOKS = [Look([grey(0), grey(100)]), Look([grey(200)])]
+CLIPS = [Seen([grey(0), grey(100)]), Seen([grey(200)])]
 
 
 class Detector:
@@ -56,18 +57,21 @@ class Detector:
 
 
 def test_every_clip_gets_its_own_text(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("curation.scores.table.TextDetector", Detector)
-    assert score_each(Text(), LOOKS) == [
+    monkeypatch.setattr("curation.scores.burnt_in_text.TextDetector", Detector)
+    text = TextScore(Scorers())
+    assert score_each(text, CLIPS) == [
         {"text": pytest.approx(0.05), "text_boxes": [LINE]},
         {"text": 0.0, "text_boxes": []},
     ]
     monkeypatch.setattr(Detector, "__call__", lambda _, pictures: [[(0, 0, float("nan"), 1)]] * 3)
-    assert all(row["error"].startswith("ValueError") for row in score_each(Text(), LOOKS))
+    assert all(
+        row["error"].startswith("ValueError") for row in score_each(TextScore(Scorers()), CLIPS)
+    )
 
 
 def test_a_mean_is_over_a_clips_own_pictures() -> None:
-    model = Means("aesthetic", lambda: lambda pictures: [float(p.mean()) for p in pictures])
-    assert score_each(model, LOOKS) == [{"aesthetic": 50.0}, {"aesthetic": 200.0}]
+    model = Means("aesthetic", lambda pictures: [float(p.mean()) for p in pictures])
+    assert score_each(model, CLIPS) == [{"aesthetic": 50.0}, {"aesthetic": 200.0}]
 
 
 def test_a_classified_watermark_is_the_videos() -> None:
@@ -81,7 +85,7 @@ def test_a_classified_watermark_is_the_videos() -> None:
 def answers(what: Any) -> Any:
     """A model that gives `what` for clips that begin with a black picture, and text 0.5 else."""
 
-    def score(looks: Sequence[Look]) -> list[dict[str, Any]]:
+    def score(looks: Sequence[Seen]) -> list[dict[str, Any]]:
         rows = [what if look.pictures[0].mean() == 0 else {"text": 0.5} for look in looks]
         if any(isinstance(row, Exception) for row in rows):
             raise next(row for row in rows if isinstance(row, Exception))
@@ -99,11 +103,11 @@ def answers(what: Any) -> Any:
     ],
 )
 def test_a_clip_that_a_model_fails_on_costs_no_other(what: Any, error: str) -> None:
-    assert score_each(answers(what), LOOKS) == [{"error": error}, {"text": 0.5}]
+    assert score_each(answers(what), CLIPS) == [{"error": error}, {"text": 0.5}]
 
 
 def test_a_clip_without_a_picture_has_no_score() -> None:
-    unseen, seen = score_each(answers({}), [Look([]), LOOKS[1]])
+    unseen, seen = score_each(answers({}), [Seen([]), CLIPS[1]])
     assert unseen == {"error": "ValueError: no frame of this clip was looked at"}
     assert seen == {"text": 0.5}
 

@@ -13,16 +13,15 @@ from typing import Any
 
 import av
 import cv2
-import numpy as np
 
 from curation.decode.samples import jpeg, shrink
 from curation.decode.scenes import analysis_size
 from curation.frames import MediaError, decode, small_bgr
 from curation.pipelines import Scorers
 from curation.scores.burnt_in_text import TEXT_SIDE_PX, text_times_s
-from curation.scores.motions import MotionTrack
-from curation.scores.quality import LookTrack, technical_quality
-from curation.scores.table import Model, Row, build_models, check_models, checked, described
+from curation.scores.chosen import build_models, check_models
+from curation.scores.models import Model, Row, checked, described
+from curation.scores.table import TABLE, load
 from curation.settings import ConfigError
 from curation.videos import Beat
 
@@ -39,13 +38,8 @@ class Scoring:
 
 def build_scoring(scorers: Scorers, keys: Sequence[str]) -> Scoring:
     """The scorers that these keys name; ConfigError for one that cannot run here."""
-    known: dict[tuple[str, Any], Callable[[], Any]] = {
-        ("motion", "flow"): MotionTrack,
-        ("look", "pixels"): LookTrack,
-        ("aesthetic", "technical_quality"): TechnicalQuality,
-    }
-    named = {key: (key, getattr(scorers, key)) for key in keys}
-    tracks = {key: known[name] for key, name in named.items() if name in known}
+    rows = [row for row in TABLE if row.sees == "track" and row.wants(scorers)]
+    tracks = {row.key: load(row.make) for row in rows if row.key in keys}
     models = build_models(scorers, keys)
     for key in keys:
         if key not in tracks and key not in models:
@@ -55,19 +49,6 @@ def build_scoring(scorers: Scorers, keys: Sequence[str]) -> Scoring:
             )
     check_models(scorers, keys)
     return Scoring(tracks, models)
-
-
-class TechnicalQuality:
-    """The weight-free aesthetic: looks.technical_quality of a clip's look."""
-
-    def __init__(self) -> None:
-        self.track = LookTrack()
-
-    def add(self, now_s: float, frame: av.VideoFrame, small: np.ndarray) -> None:
-        self.track.add(now_s, frame, small)
-
-    def between(self, start_s: float, end_s: float) -> dict[str, float | None]:
-        return {"aesthetic": technical_quality(self.track.between(start_s, end_s))}
 
 
 # -- one clip, in the media worker

@@ -10,10 +10,12 @@ from typing import Any
 import ray
 
 from curation.decode.samples import bgr_from_jpeg
-from curation.scores.table import Look, Model, Row, score_each
+from curation.scores.models import Model, Row, Seen, score_each
+from curation.scores.table import TABLE
 from curation.settings import RunError
 
 START_TIMEOUT_S = 600.0  # of a model, weights read and all
+ON_CPU = {row.key for row in TABLE if row.sees == "pictures" and not row.on_gpu}
 MAX_RESTARTS = 100  # of a model's actor, by pictures that kill it or hang in it
 # Clips asked about at once, so that what is too slow and what hangs can be told apart. Ours.
 CALL_CLIPS = 4
@@ -33,7 +35,7 @@ class ScorerActor:
 
     def score(self, clips: Sequence[Shown]) -> list[Row]:
         """A row per clip; one bad clip costs no other."""
-        looks = [Look([bgr_from_jpeg(jpeg) for jpeg in jpegs], text) for jpegs, text in clips]
+        looks = [Seen([bgr_from_jpeg(jpeg) for jpeg in jpegs], text) for jpegs, text in clips]
         return score_each(self.model, looks)
 
     def spent_s(self) -> float:
@@ -47,20 +49,20 @@ def start_models(
 ) -> dict[str, list[Any]]:
     """The actors of each model, built and ready; RunError when one cannot be built.
 
-    Text runs on CPUs, a thread each; the others share `num_gpus`. `num_workers` are of each
-    model; None: an actor per two CPUs for text, one per GPU for the others.
+    What the table has on CPUs runs there, a thread each; the others share `num_gpus`. `num_workers`
+    are of each model; None: an actor per two CPUs for those, one per GPU for the others.
     """
     cpus = int(ray.cluster_resources().get("CPU", 1))
-    by_default = {key: max(1, cpus // 2) if key == "text" else max(1, num_gpus) for key in models}
+    by_default = {key: max(1, cpus // 2) if key in ON_CPU else max(1, num_gpus) for key in models}
     numbers = {key: num_workers or number for key, number in by_default.items()}
-    on_gpus = sum(number for key, number in numbers.items() if key != "text")
+    on_gpus = sum(number for key, number in numbers.items() if key not in ON_CPU)
     each = -(-on_gpus // num_gpus) if num_gpus and on_gpus else 0
     share = math.floor(1e4 / each) / 1e4 if each else 0  # Ray counts GPUs in ten-thousandths
     # An actor that held CPUs could starve the tasks that feed it on a small machine.
     made: dict[str, Any] = {
         key: ray.remote(
             num_cpus=0,
-            num_gpus=0 if key == "text" else share,
+            num_gpus=0 if key in ON_CPU else share,
             max_restarts=MAX_RESTARTS,
             max_task_retries=0,
         )(ScorerActor)

@@ -34,7 +34,8 @@ from curation.flow.holdings import Holdings
 from curation.flow.stages import TASK_RETRIES, Captioner, Looks, commit, curate_batch
 from curation.funnels import FUNNEL_COLUMNS, Funnel, count
 from curation.pipelines import Captions, Pipeline
-from curation.scores.table import build_models
+from curation.scores.chosen import build_models
+from curation.scores.table import keys_where
 from curation.settings import ConfigError, RunError
 from curation.shards import Dataset
 from curation.sources import Source, content_id
@@ -103,11 +104,12 @@ def flow(sources: list[Source], pipeline: Pipeline, tally: Any) -> ray.data.Data
     )
     models = build_models(pipeline.scorers, pipeline.scorers.models)
     actors = start_models(models, pipeline.scorers.num_workers, free_gpus(pipeline.captions))
-    caption = actors.pop("caption", None)  # is scored when it is there
+    # What judges captions waits until they are there.
+    later = {key: actors.pop(key) for key in keys_where("needs_caption") & actors.keys()}
     results = looked_at(results, actors, pipeline, tally)
     if pipeline.captions.model != SOURCE_TEXT:
         results = captioned(results, pipeline.captions, tally)
-    return looked_at(results, {"caption": caption} if caption else {}, pipeline, tally)
+    return looked_at(results, later, pipeline, tally)
 
 
 def looked_at(
@@ -174,7 +176,6 @@ def curate(sources: list[Source], pipeline: Pipeline, dataset: Dataset, tally: A
     """Run the flow over sources and commit what comes out as it comes."""
     pending = Pending()
     writing: list[Any] = []
-    fingerprints = pipeline.fingerprints()
     results = flow(sources, pipeline, tally)  # holds the actors of models while it is read
     for bundle in results.iter_internal_ref_bundles():
         for block in bundle.blocks:
@@ -184,13 +185,13 @@ def curate(sources: list[Source], pipeline: Pipeline, dataset: Dataset, tally: A
             pending.num_videos += block.metadata.num_rows or 0
             pending.num_bytes += block.metadata.size_bytes or 0
         if pending.is_due(pipeline):
-            writing.append(commit.remote(dataset, fingerprints, tally, *pending.refs))
+            writing.append(commit.remote(dataset, pipeline, tally, *pending.refs))
             pending = Pending()
         while len(writing) >= MAX_COMMITS_IN_FLIGHT:
             done, writing = ray.wait(writing)
             ray.get(done)
     if pending.refs:
-        writing.append(commit.remote(dataset, fingerprints, tally, *pending.refs))
+        writing.append(commit.remote(dataset, pipeline, tally, *pending.refs))
     ray.get(writing)
 
 

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from curation.pipelines import Pipeline, Rule
 from curation.rules import Verdict, judge, judge_headers
-from curation.shards import DROPPED, FAILED, KEPT, Dataset, write_commit
+from curation.shards import DROPPED, FAILED, KEPT, Dataset, own_scores, write_commit
 
 
 @dataclass
@@ -80,7 +80,8 @@ def redecide(
             for group in range(shard.num_row_groups):
                 found = shard.read_row_group(group).to_pylist()
                 media += [row for row in found if row["clip_id"] in kept]
-    return write_commit(dataset, media, carried, pipeline.fingerprints())["video_ids"]
+    prints, own = pipeline.fingerprints(), own_scores(commit)
+    return write_commit(dataset, media, carried, prints, own)["video_ids"]
 
 
 def redecide_video(

@@ -29,7 +29,7 @@ from curation.flow.holdings import Holdings, is_subset, take_over
 from curation.flow.progress import Display, Tally
 from curation.funnels import show
 from curation.pipelines import Pipeline, load_pipeline
-from curation.scores.table import check_models
+from curation.scores.chosen import check_models
 from curation.settings import ConfigError, RunError
 from curation.shards import Dataset
 from curation.sources import Source, expand

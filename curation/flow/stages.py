@@ -18,8 +18,9 @@ from curation.captions import SOURCE_TEXT, Blip2, caption_each
 from curation.decode.samples import picture_from_jpeg
 from curation.flow.actors import ask
 from curation.flow.media_processes import MediaWorker, curate_isolated
-from curation.pipelines import SCORER_OF, Captions, Pipeline
-from curation.scores.table import Row, of_video
+from curation.pipelines import Captions, Pipeline
+from curation.scores.models import Row, of_video
+from curation.scores.table import keys_where
 from curation.shards import Dataset, write_commit
 from curation.videos import VideoResult, failed_row, with_captions, with_late_scores
 
@@ -27,6 +28,7 @@ from curation.videos import VideoResult, failed_row, with_captions, with_late_sc
 # it go away in 2.64), so the tally counts starts and a video is given up after this many.
 MAX_STARTS = 4
 TASK_RETRIES = 3  # of our own Ray tasks
+OF_VIDEO = keys_where("of_video")
 LOOK_TIMEOUT_S = 300.0  # of a model, for the pictures of a few clips. Ours: a slow look takes 3 s
 
 RESULT_SCHEMA = pa.schema(
@@ -82,7 +84,8 @@ class Looks:
         self.actors = {key: some[turn % len(some)] for key, some in actors.items()}
         models = pipeline.scorers.models
         later = models[models.index(list(actors)[-1]) + 1 :]
-        self.rules = {n: r for n, r in pipeline.rules.items() if SCORER_OF.get(n, n) not in later}
+        key_of = pipeline.scorers.key_of
+        self.rules = {n: r for n, r in pipeline.rules.items() if key_of(n) not in later}
         self.is_last = not later
         self.tally = tally
 
@@ -105,7 +108,7 @@ class Looks:
         found: dict[str, Row] = {clip_id: {} for clip_id in clips}
         for key, actor in self.actors.items() if clips else ():
             rows = ask(actor, clips, LOOK_TIMEOUT_S)
-            if key == "watermark":
+            if key in OF_VIDEO:
                 rows = of_video(
                     rows, {clip_id: len(jpegs) for clip_id, (jpegs, _) in clips.items()}
                 )
@@ -141,7 +144,7 @@ class Captioner:
 
 
 @ray.remote(num_cpus=0, max_retries=TASK_RETRIES)
-def commit(dataset: Dataset, fingerprints: dict[str, str], tally: Any, *tables: pa.Table) -> str:
+def commit(dataset: Dataset, pipeline: Pipeline, tally: Any, *tables: pa.Table) -> str:
     """Write finished videos as one commit; returns its name."""
     results = [result for table in tables for result in from_rows(table)]
     clips = []
@@ -149,6 +152,7 @@ def commit(dataset: Dataset, fingerprints: dict[str, str], tally: Any, *tables: 
         for row, data in zip(result.clips, result.media, strict=True):
             clips.append(row | {"clip": {"bytes": data, "path": f"{row['clip_id']}.mp4"}})
     ledger = [row for result in results for row in result.ledger]
-    manifest = write_commit(dataset, clips, ledger, fingerprints)
+    own = list(pipeline.scorers.own)
+    manifest = write_commit(dataset, clips, ledger, pipeline.fingerprints(), own)
     tally.passed.remote("commit", len(results))
     return manifest["name"]

@@ -53,7 +53,7 @@ class Facts:
     """What is known of a dataset without looking at a picture.
 
     clips: ledger rows of candidate clips; kept: shard columns of kept ones.
-    record: run.json, {} where a run has not ended yet.
+    record: run.json, {} where a run has not ended yet; own: scores of users' own scorers.
     """
 
     funnel: Funnel
@@ -61,6 +61,12 @@ class Facts:
     clips: pa.Table
     kept: pa.Table
     record: dict[str, Any]
+    own: list[str]
+
+    @property
+    def score_names(self) -> list[str]:
+        """Every score that there is a column for, users' own behind ours."""
+        return [*SCORES, *self.own]
 
     @property
     def rules(self) -> dict[str, dict[str, Any]]:
@@ -94,10 +100,11 @@ def rules_of(record: dict[str, Any]) -> dict[str, dict[str, Any]]:
 def facts_of(dataset: Dataset) -> Facts:
     """Read the ledger and the light shard columns of a dataset folder."""
     record = json.loads(dataset.read_bytes("run.json")) if dataset.exists("run.json") else {}
-    ledger = dataset.ledger(LEDGER_COLUMNS)
+    own = dataset.own_scores()
+    ledger = dataset.ledger([*LEDGER_COLUMNS, *own])
     funnel = count([ledger.select(FUNNEL_COLUMNS)], list(rules_of(record)))
     clips = ledger.filter(pc.equal(ledger["level"], "clip"))
-    return Facts(funnel, steps(funnel, record), clips, kept_columns(dataset), record)
+    return Facts(funnel, steps(funnel, record), clips, kept_columns(dataset), record, own)
 
 
 def steps(funnel: Funnel, record: dict[str, Any]) -> list[Step]:

@@ -22,12 +22,9 @@ from curation.pages.facts import (
     shares,
 )
 from curation.pages.sheets import Sheet, previews, sheets, with_pictures
-from curation.shards import SCORES, Dataset
+from curation.scores.table import UNITS
+from curation.shards import Dataset
 
-UNITS = {
-    **{"resolution": "px", "duration": "s", "motion": "sides/s", "camera_motion": "sides/s"},
-    **{"flicker": "grey levels", "aspect": "width / height", "caption_score": "cosine"},
-}
 MAX_SEARCHED = 20_000  # clips listed inside the page; beyond that vf-why looks them up
 MAX_CHANGED = 24
 SIZE_CATEGORIES = ((1e3, "n<1K"), (1e4, "1K<n<10K"), (1e5, "10K<n<100K"), (1e6, "100K<n<1M"),
@@ -74,7 +71,7 @@ def write_report(dataset: Dataset, output: str | None) -> str:
         fit=fit(found),
         figures=kept_figures(found),
         score_figures=score_figures(found),
-        unscored=[name for name in SCORES if not len(found.scores(name)[0])],
+        unscored=[name for name in found.score_names if not len(found.scores(name)[0])],
         sheets=sheets(dataset, found),
         index=search_index(found.clips),
         max_searched=MAX_SEARCHED,
@@ -103,15 +100,16 @@ def kept_figures(found: Facts) -> dict[str, str]:
     for score, title in (("aesthetic", "Aesthetic score"), ("motion", "Motion")):
         values, is_kept = found.scores(score)
         if is_kept.any():
-            figures[title] = charts.histogram(values[is_kept], UNITS.get(score, score))
+            figures[title] = charts.histogram(values[is_kept], UNITS[score] or score)
     return figures
 
 
 def score_figures(found: Facts) -> dict[str, str]:
     """A chart per score that was measured, those with a rule first, in config order."""
     out = {}
-    for name in dict.fromkeys([*found.rules, *SCORES]):
-        values, kept = found.scores(name) if name in SCORES else (np.empty(0), np.empty(0, bool))
+    for name in dict.fromkeys([*found.rules, *found.score_names]):
+        known = name in found.score_names
+        values, kept = found.scores(name) if known else (np.empty(0), np.empty(0, bool))
         if len(values):
             bounds = found.rules.get(name, {})
             pair = (bounds.get("min"), bounds.get("max"))
@@ -140,7 +138,8 @@ def write_comparison(a: Dataset, b: Dataset, output: str | None) -> str:
     names = (a.uri, b.uri)
     changed = changed_decisions(of_a.clips, of_b.clips)
     rules = list(dict.fromkeys(s.rule for s in [*of_a.steps, *of_b.steps]))
-    both = {name: (of_a.scores(name)[0], of_b.scores(name)[0]) for name in SCORES}
+    names_of_both = [name for name in of_a.score_names if name in of_b.score_names]
+    both = {name: (of_a.scores(name)[0], of_b.scores(name)[0]) for name in names_of_both}
     text = environment().get_template("comparison.html.j2").render(
         names=names,
         found=(of_a, of_b),

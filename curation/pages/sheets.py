@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from curation.decode.samples import bgr_from_jpeg
 from curation.pages.facts import Facts
-from curation.shards import DROPPED, KEPT, LEDGER_SCHEMA, SCORES, Dataset, conform
+from curation.shards import DROPPED, KEPT, LEDGER_SCHEMA, Dataset, conform
 
 SHEET_CLIPS = 12  # ours: two rows on a wide screen
 ANY_CLIPS = 24
@@ -39,7 +39,8 @@ def sheets(dataset: Dataset, found: Facts) -> list[Sheet]:
     wanted: list[tuple[str, str, pa.Table]] = []
     for step in found.steps:
         bounds = [b for b in (step.min, step.max) if b is not None]
-        if not bounds or not step.dropped or step.rule not in SCORES:  # `keep` has no column
+        has_column = step.rule in found.score_names  # `keep` has none
+        if not (bounds and step.dropped and has_column):
             continue
         dropped = pc.and_(
             pc.equal(found.clips["decision"], DROPPED), pc.equal(found.clips["rule"], step.rule)

@@ -11,6 +11,7 @@ import numpy as np
 
 from curation.pipelines import Scorers
 from curation.scores.image_text import Clip, check_clip, how
+from curation.scores.models import Means
 from curation.settings import ConfigError
 
 # LAION's heads were trained on embeddings of OpenAI's ViT-L/14.
@@ -105,3 +106,10 @@ class Laion:
         for weight, bias in self.layers:
             values = values @ weight.T + bias
         return values[:, 0].tolist()
+
+
+class AestheticScore(Means):
+    """The mean of what the LAION predictor says of a clip's pictures."""
+
+    def __init__(self, scorers: Scorers) -> None:
+        super().__init__("aesthetic", Laion(scorers))

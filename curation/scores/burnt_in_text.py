@@ -8,6 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from curation.pipelines import Scorers
+from curation.scores.models import Row, Seen, by_clip, pictures_of
+
 Box = tuple[float, float, float, float]  # x0, y0, x1, y1, fractions of the picture
 
 # Short side of the frames that are looked at. PP-OCR's own is 736; on textless film that costs 1.6
@@ -99,3 +102,15 @@ def covered(boxes: Sequence[Box]) -> float:
     for x0, y0, x1, y1 in boxes:
         inside[(ys[:-1] >= y0) & (ys[1:] <= y1)] |= (xs[:-1] >= x0) & (xs[1:] <= x1)
     return float((np.diff(ys)[:, None] * np.diff(xs)[None] * inside).sum())
+
+
+class TextScore:
+    """The text detector: the share of the picture under text, and its boxes."""
+
+    def __init__(self, scorers: Scorers) -> None:
+        self.detector = TextDetector()
+
+    def __call__(self, clips: Sequence[Seen]) -> list[Row]:
+        found = by_clip(clips, self.detector(pictures_of(clips)))
+        scores = [text_score(boxes) for boxes in found]
+        return [{"text": score, "text_boxes": boxes} for score, boxes in scores]

@@ -10,6 +10,7 @@ import numpy as np
 
 from curation.captions import missing_weights
 from curation.pipelines import Scorers
+from curation.scores.models import Means
 from curation.settings import ConfigError
 
 
@@ -94,3 +95,10 @@ class WatermarkClassifier:
         with torch.inference_mode():
             belief = self.model(**inputs).logits.float().softmax(dim=-1)
         return [float(b) for b in belief[:, self.marked].sum(dim=-1)]
+
+
+class WatermarkScore(Means):
+    """The mean of what the watermark classifier says of a clip's pictures."""
+
+    def __init__(self, scorers: Scorers) -> None:
+        super().__init__("watermark", WatermarkClassifier(scorers))

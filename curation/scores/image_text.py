@@ -10,6 +10,8 @@ from typing import Any
 import cv2
 import numpy as np
 
+from curation.pipelines import Scorers
+from curation.scores.models import Row, Seen, by_clip, pictures_of
 from curation.settings import ConfigError
 
 # What a file alone is taken for: OpenAI's ViT-L/14, whose GELU is the quick one. With the other
@@ -120,3 +122,34 @@ class Clip:
 
 def batches(items: Sequence[Any]) -> Iterator[Sequence[Any]]:
     return (items[i : i + BATCH_SIZE] for i in range(0, len(items), BATCH_SIZE))
+
+
+def check_caption(scorers: Scorers) -> None:
+    """Raise ConfigError unless the CLIP that the caption score needs can be had."""
+    check_clip("caption", scorers.caption_checkpoint, "or leave scorers.caption out")
+
+
+class CaptionScore:
+    """How well a clip's caption fits its pictures by CLIP, -1..1; null without a caption.
+
+    The cosine between the text's embedding and the mean of the pictures', each of length one
+    (CLIPScore of Hessel et al. 2021 is 2.5 times this, cut off at 0; the mean is CLIP4Clip's).
+    """
+
+    def __init__(self, scorers: Scorers) -> None:
+        assert scorers.caption_checkpoint is not None
+        self.model = Clip(scorers.caption_checkpoint)
+        _ = (
+            self.model.tokenize
+        )  # one that is not there stops the run; later it would fail each clip
+
+    def __call__(self, clips: Sequence[Seen]) -> list[Row]:
+        told = [clip for clip in clips if clip.caption and clip.caption.strip()]
+        texts = self.model.texts([clip.caption or "" for clip in told])
+        pictures = by_clip(told, self.model.pictures(pictures_of(told)))
+        means = [np.mean(vectors, axis=0) for vectors in pictures]
+        cosines = {
+            id(clip): float(mean @ text / np.linalg.norm(mean))
+            for clip, mean, text in zip(told, means, texts, strict=True)
+        }
+        return [{"caption_score": cosines.get(id(clip))} for clip in clips]

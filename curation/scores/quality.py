@@ -137,3 +137,16 @@ def technical_quality(look: Mapping[str, float | None]) -> float | None:
         np.interp(light, (0.05, 0.2, 0.8, 0.95), (0, 1, 1, 0)),
     )
     return float(np.prod(parts) ** (1 / len(parts)))
+
+
+class TechnicalQuality:
+    """The weight-free aesthetic: technical_quality of a clip's look."""
+
+    def __init__(self) -> None:
+        self.track = LookTrack()
+
+    def add(self, now_s: float, frame: av.VideoFrame, small: np.ndarray) -> None:
+        self.track.add(now_s, frame, small)
+
+    def between(self, start_s: float, end_s: float) -> dict[str, float | None]:
+        return {"aesthetic": technical_quality(self.track.between(start_s, end_s))}

@@ -1,164 +1,168 @@
-"""Models that look at a few pictures of a clip: text, a watermark, looks, whether its caption fits.
+"""ONE row a scorer: what it is called, what it gives, what it sees, what makes it.
 
-All are called one way: many clips in, a row of columns or an error for each out. Curation asks them
-about the clips that it is about to keep, vf-clean about stored ones, both through actors.py.
+Everything else asks this table: the schema of shards and ledger, the keys of `scorers` in
+pipelines.yaml, the rules that wait for a model, the report's order and units. Nothing heavy is
+imported here: a row names its code, which is loaded where it runs. How a user adds one without
+a change of ours: docs/filters.md, "Write your own"; own.py.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
-from typing import Any, Protocol
-
-import numpy as np
-
-from curation.pipelines import Scorers
-from curation.scores.aesthetics import Laion, check_aesthetic
-from curation.scores.burnt_in_text import TextDetector, text_score
-from curation.scores.classifiers import WatermarkClassifier, check_classifier
-from curation.scores.image_text import Clip, check_clip
-from curation.shards import SCORES
-
-# What a scorer found of one clip: its columns, or `error` when it could not score it.
-Row = dict[str, Any]
+import importlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 
 @dataclass(frozen=True)
-class Look:
-    """What a model sees of a clip: pictures, uint8 BGR [H, W, 3], and its caption."""
+class Scorer:
+    """One way to give some scores.
 
-    pictures: Sequence[np.ndarray]
-    caption: str | None = None
-
-
-class Model(Protocol):
-    """Scores many clips, each of one picture or more: a row for each, in order."""
-
-    def __call__(self, looks: Sequence[Look]) -> list[Row]: ...
-
-
-def build_models(scorers: Scorers, keys: Iterable[str]) -> dict[str, Callable[[], Model]]:
-    """What builds each model that these keys of `scorers` name; pickled by name."""
-    known: dict[str, Callable[[], Model]] = {
-        "text": Text,
-        "watermark": partial(Means, "watermark", partial(WatermarkClassifier, scorers)),
-        "aesthetic": partial(Means, "aesthetic", partial(Laion, scorers)),
-        "caption": partial(CaptionScore, scorers),
-    }
-    return {key: known[key] for key in keys if key in scorers.models}
-
-
-def check_models(scorers: Scorers, keys: Iterable[str]) -> None:
-    """Raise ConfigError, before any work, when a key's model has weights that are not to be had."""
-    checks = {"watermark": check_classifier, "aesthetic": check_aesthetic, "caption": check_caption}
-    for key in keys:
-        if key in scorers.models and key in checks:
-            checks[key](scorers)
-
-
-def check_caption(scorers: Scorers) -> None:
-    check_clip("caption", scorers.caption_checkpoint, "or leave scorers.caption out")
-
-
-def score_each(model: Model, looks: Sequence[Look]) -> list[Row]:
-    """The model's row of every clip; a batch that raises is tried clip by clip."""
-    try:
-        if not all(look.pictures for look in looks):
-            raise ValueError("no frame of this clip was looked at")
-        rows = model(looks)
-        if len(rows) != len(looks):
-            raise RuntimeError(f"{len(rows)} scores for {len(looks)} clips")
-        return [checked(row) for row in rows]
-    except Exception as error:  # goes to the ledger of the clip that it belongs to
-        if len(looks) == 1:
-            return [{"error": described(error)}]
-    return [score_each(model, [look])[0] for look in looks]
-
-
-def checked(row: Row) -> Row:
-    """A row whose scores are numbers or null; a scorer that gives NaN has failed."""
-    for name in SCORES:
-        value = row.get(name)
-        if value is not None and not math.isfinite(value):
-            return {"error": f"the scorer gave {value} for {name}"}
-    return row
-
-
-def described(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"[:500]
-
-
-def of_video(rows: Mapping[str, Row], num_pictures: Mapping[str, int]) -> dict[str, Row]:
-    """The watermark of a video from its clips': the mean over all pictures, in every clip.
-
-    Without a number for each of its clips none has one.
-    """
-    errors = [row for row in rows.values() if "error" in row]
-    if errors:
-        return {c: row if "error" in row else errors[0] for c, row in rows.items()}
-    weights = [num_pictures[clip_id] for clip_id in rows]
-    mean = float(np.average([row["watermark"] for row in rows.values()], weights=weights))
-    return {clip_id: {"watermark": mean} for clip_id in rows}
-
-
-# -- the models
-
-
-def by_clip(looks: Sequence[Look], found: Iterable[Any]) -> list[list[Any]]:
-    """What was found of every picture, told clip by clip."""
-    rest = iter(found)
-    return [[next(rest) for _ in look.pictures] for look in looks]
-
-
-def pictures_of(looks: Sequence[Look]) -> list[np.ndarray]:
-    return [picture for look in looks for picture in look.pictures]
-
-
-class Text:
-    """The text detector: the share of the picture under text, and its boxes."""
-
-    def __init__(self) -> None:
-        self.detector = TextDetector()
-
-    def __call__(self, looks: Sequence[Look]) -> list[Row]:
-        found = by_clip(looks, self.detector(pictures_of(looks)))
-        scores = [text_score(boxes) for boxes in found]
-        return [{"text": score, "text_boxes": boxes} for score, boxes in scores]
-
-
-class Means:
-    """A score that is the mean of what a model says of each of a clip's pictures."""
-
-    def __init__(self, name: str, make: Callable[[], Callable[[Any], list[float]]]) -> None:
-        self.name = name
-        self.model = make()
-
-    def __call__(self, looks: Sequence[Look]) -> list[Row]:
-        found = by_clip(looks, self.model(pictures_of(looks)))
-        return [{self.name: float(np.mean(values))} for values in found]
-
-
-class CaptionScore:
-    """How well a clip's caption fits its pictures by CLIP, -1..1; null without a caption.
-
-    The cosine between the text's embedding and the mean of the pictures', each of length one
-    (CLIPScore of Hessel et al. 2021 is 2.5 times this, cut off at 0; the mean is CLIP4Clip's).
+    key, name: `scorers.key: name` in pipelines.yaml switches it on; "": every run has it.
+    columns: the scores it gives, each with its unit, "" for none.
+    sees: `header` the probe, `decode` the frames of the source's one decode, `track` the frames
+        of a source or of a stored clip, `pictures` a few pictures of a clip that is about to be
+        kept, in a process of its own.
+    make: `module:name` of what makes it, for `track` called without arguments, for `pictures`
+        with the settings of `scorers`.
+    check: `module:name` of what is called with the settings before any work; raises ConfigError.
+    settings: further keys of `scorers` that are its own: what each may be, the first one being
+        the default; (None,) is any text.
     """
 
-    def __init__(self, scorers: Scorers) -> None:
-        assert scorers.caption_checkpoint is not None
-        self.clip = Clip(scorers.caption_checkpoint)
-        _ = self.clip.tokenize  # one that is not there stops the run; later it would fail each clip
+    key: str
+    name: str
+    columns: Mapping[str, str]
+    sees: Literal["header", "decode", "track", "pictures"]
+    make: str = ""
+    check: str = ""
+    settings: Mapping[str, tuple[str | None, ...]] = field(default_factory=dict)
+    is_default: bool = False
+    of_video: bool = False  # one number for all clips of a video
+    needs_caption: bool = False  # comes behind the captioner
+    on_gpu: bool = True  # of `pictures`: takes a share of the GPUs that there are
 
-    def __call__(self, looks: Sequence[Look]) -> list[Row]:
-        told = [look for look in looks if look.caption and look.caption.strip()]
-        texts = self.clip.texts([look.caption or "" for look in told])
-        pictures = by_clip(told, self.clip.pictures(pictures_of(told)))
-        means = [np.mean(vectors, axis=0) for vectors in pictures]
-        cosines = {
-            id(look): float(mean @ text / np.linalg.norm(mean))
-            for look, mean, text in zip(told, means, texts, strict=True)
-        }
-        return [{"caption_score": cosines.get(id(look))} for look in looks]
+    def wants(self, settings: Any) -> bool:
+        """Whether these settings of `scorers` switch it on."""
+        return not self.key or getattr(settings, self.key) == self.name
+
+
+TABLE = (
+    Scorer("", "", {"resolution": "px", "aspect": "width / height"}, "header"),
+    Scorer("", "", {"duration": "s"}, "decode"),
+    Scorer("", "", {"hdr": ""}, "header"),
+    Scorer("", "", {"black_bars": "", "static": ""}, "decode"),
+    Scorer(
+        "watermark",
+        "network",
+        {"watermark": ""},
+        "decode",
+        settings={"watermark_unsure": ("pass", "drop")},  # drop: no score where little changes
+        is_default=True,
+        of_video=True,
+    ),
+    Scorer(
+        "watermark",
+        "classifier",
+        {"watermark": ""},
+        "pictures",
+        make="curation.scores.classifiers:WatermarkScore",
+        check="curation.scores.classifiers:check_classifier",
+        settings={"watermark_checkpoint": (None,)},  # hub id or folder
+        of_video=True,
+    ),
+    Scorer(
+        "text",
+        "rapidocr",
+        {"text": ""},
+        "pictures",
+        make="curation.scores.burnt_in_text:TextScore",
+        on_gpu=False,
+    ),
+    Scorer(
+        "motion",
+        "flow",
+        {
+            **{"motion": "sides/s", "camera_motion": "sides/s", "zoom": "", "slideshow": ""},
+            "flicker": "grey levels",
+        },
+        "track",
+        make="curation.scores.motions:MotionTrack",
+    ),
+    Scorer(
+        "look",
+        "pixels",
+        {"sharpness": "", "exposure": "", "colourfulness": "", "blockiness": ""},
+        "track",
+        make="curation.scores.quality:LookTrack",
+    ),
+    Scorer(
+        "aesthetic",
+        "laion",
+        {"aesthetic": ""},
+        "pictures",
+        make="curation.scores.aesthetics:AestheticScore",
+        check="curation.scores.aesthetics:check_aesthetic",
+        # CLIP's file, folder or hub id; the head's .pth file
+        settings={"aesthetic_checkpoint": (None,), "aesthetic_head": (None,)},
+    ),
+    Scorer(
+        "aesthetic",
+        "technical_quality",
+        {"aesthetic": ""},
+        "track",
+        make="curation.scores.quality:TechnicalQuality",
+    ),
+    Scorer(
+        "caption",
+        "clip",
+        {"caption_score": "cosine"},
+        "pictures",
+        make="curation.scores.image_text:CaptionScore",
+        check="curation.scores.image_text:check_caption",
+        settings={"caption_checkpoint": (None,)},  # CLIP's file, folder or hub id
+        needs_caption=True,
+    ),
+)
+
+UNITS = {column: unit for row in TABLE for column, unit in row.columns.items()}
+SCORES = tuple(UNITS)  # a column for each in shards and ledger, in this order; null = not scored
+HEADER_SCORES = tuple(c for row in TABLE if row.sees == "header" for c in row.columns)
+
+
+def implementations(key: str) -> list[str]:
+    """What a key of `scorers` may name."""
+    return [row.name for row in TABLE if row.key == key]
+
+
+def known_settings() -> dict[str, tuple[str | None, ...]]:
+    """Every key of `scorers` with what it may be, the first one being its default."""
+    found: dict[str, tuple[str | None, ...]] = {}
+    for row in TABLE:
+        if row.key and row.key not in found:
+            default = next((r.name for r in TABLE if r.key == row.key and r.is_default), None)
+            found[row.key] = tuple(dict.fromkeys((default, *implementations(row.key))))
+        found |= row.settings
+    return found
+
+
+def key_of(column: str) -> str | None:
+    """The key of `scorers` that a score of the table belongs to; None: every run has it."""
+    return next((row.key or None for row in TABLE if column in row.columns), None)
+
+
+def keys_where(flag: str) -> set[str]:
+    """The keys whose models have a flag: of_video, needs_caption, on_gpu."""
+    return {row.key for row in TABLE if row.sees == "pictures" and getattr(row, flag)}
+
+
+def columns_of(keys: Iterable[str]) -> list[str]:
+    """The scores that some keys give, in order."""
+    wanted = set(keys)
+    return list(dict.fromkeys(c for row in TABLE if row.key in wanted for c in row.columns))
+
+
+def load(place: str) -> Any:
+    """What `module:name` names."""
+    module, _, name = place.partition(":")
+    return getattr(importlib.import_module(module), name)

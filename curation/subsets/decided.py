@@ -16,9 +16,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from curation.pipelines import SCORER_OF
+from curation.scores.table import columns_of
 from curation.settings import ConfigError
-from curation.shards import KEPT, NUM_READERS, SCORES, Dataset, conform
+from curation.shards import KEPT, NUM_READERS, Dataset, conform
 from curation.subsets.recipes import Bounds, Recipe, score_folder, scorer_settings
 
 # The name under which `keep` stands among the rules.
@@ -94,7 +94,7 @@ def gather_commit(dataset: Dataset, name: str, recipe: Recipe, known: set[str]) 
     is_clip, is_kept = pc.equal(ledger["level"], "clip"), pc.equal(ledger["decision"], KEPT)
     clips = ledger.filter(pc.and_(is_clip, is_kept)).drop_columns(["level", "decision"])
     for key in recipe.keys:
-        needed = [rule for rule in rules if SCORER_OF.get(rule) == key]
+        needed = [rule for rule in rules if recipe.key_of(rule) == key]
         if key not in known:  # another implementation's, or of unknown origin
             for rule in needed:
                 clips = put(clips, rule, pa.nulls(len(clips), pa.float64()))
@@ -125,12 +125,15 @@ def put(table: pa.Table, name: str, column: Any) -> pa.Table:
 
 
 def score_schema(key: str) -> pa.Schema:
-    """The columns of scores/<key>-<fingerprint>/<commit>.parquet: a row per clip of the shard."""
+    """The columns of scores/<key>-<fingerprint>/<commit>.parquet: a row per clip of the shard.
+
+    A key that is not in the table is a user's own scorer, whose score has its name.
+    """
     fields = [
         pa.field("clip_id", pa.string(), nullable=False),
         pa.field("scored", pa.bool_(), nullable=False),  # false: nothing needed it yet
         pa.field("error", pa.string()),  # why the scorer could not score it
-        *[pa.field(name, pa.float64()) for name in SCORES if SCORER_OF.get(name) == key],
+        *[pa.field(name, pa.float64()) for name in columns_of([key]) or [key]],
     ]
     if key == "text":
         fields.append(pa.field("text_boxes", pa.list_(pa.list_(pa.float32()))))
@@ -161,7 +164,7 @@ def needs(clips: Clips, recipe: Recipe) -> dict[str, np.ndarray]:
     alive = np.ones(len(clips), bool)
     out = {key: np.zeros(len(clips), bool) for key in recipe.keys}
     for rule, bounds in recipe.rules.items():
-        key = SCORER_OF.get(rule)
+        key = recipe.key_of(rule)
         unknown = ~clips.scored[key] if key else np.zeros(len(clips), bool)
         if bounds.min is None and bounds.max is None:
             continue
@@ -237,16 +240,16 @@ def decide(clips: Clips, recipe: Recipe) -> Decisions:
         rules=[*recipe.rules, KEEP],
     )
     for rule, bounds in recipe.rules.items():
-        out.steps.append(apply_rule(clips, out, rule, bounds))
+        out.steps.append(apply_rule(clips, out, rule, bounds, recipe.key_of(rule)))
     if recipe.keep is not None:
         out.steps.append(apply_keep(clips, out, recipe))
     return out
 
 
-def apply_rule(clips: Clips, out: Decisions, rule: str, bounds: Bounds) -> Step:
-    """Judge the clips that are still kept by one rule."""
+def apply_rule(clips: Clips, out: Decisions, rule: str, bounds: Bounds, key: str | None) -> Step:
+    """Judge the clips that are still kept by one rule, whose scorer is `key`."""
     came = out.kept
-    values, key = clips.scores[rule], SCORER_OF.get(rule)
+    values = clips.scores[rule]
     judged = came if bounds.min is not None or bounds.max is not None else np.zeros_like(came)
     failed, unknown = np.zeros_like(came), np.zeros_like(came)
     if key:

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from curation.shards import SHARD_SCHEMA, Dataset, conform
+from curation.shards import SHARD_SCHEMA, Dataset, conform, schema_of
 from curation.subsets.decided import Clips, Decisions, rows
 from curation.subsets.recipes import Recipe
 
@@ -32,8 +32,7 @@ def write_index(
     that the recipe decided by.
     """
     names = [*COLUMNS, *[r for r in recipe.rules if r not in COLUMNS]]
-    fields = [pa.field("hdvg_clip_id", pa.string()), *map(SHARD_SCHEMA.field, names)]
-    schema = pa.schema(fields)
+    schema = schema_of(SHARD_SCHEMA, names).insert(0, pa.field("hdvg_clip_id", pa.string()))
     videos: dict[str, Any] = {}
     num_files = 0
     with subset.replacing(INDEX) as sink, pq.ParquetWriter(sink, schema) as writer:

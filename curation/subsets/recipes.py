@@ -6,13 +6,12 @@ import hashlib
 import json
 import re
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from curation.pipelines import (
-    SCORER_OF,
     STAGE_VERSIONS,
     Media,
     Scorers,
@@ -20,6 +19,7 @@ from curation.pipelines import (
     check_rules,
     load_named,
 )
+from curation.scores.table import keys_where
 
 QUANTILE = re.compile(r"p(\d+(?:\.\d+)?)")
 
@@ -64,21 +64,13 @@ class Recipe(Section):
     media: Media = Media(timeout_s=600)
     models: Models = Models()
 
-    @field_validator("rules")
-    @classmethod
-    def known_rules(cls, rules: dict[str, Bounds]) -> dict[str, Bounds]:
-        return check_rules(rules)
-
     @model_validator(mode="after")
     def makes_sense(self) -> Recipe:
+        check_rules(self.rules, self.scorers)
         if self.keep is not None and self.keep > 1 and self.keep != int(self.keep):
             raise ValueError(f"keep is {self.keep:g}: give a share up to 1 or a whole number")
         if self.keep is not None and not self.ranked:
             raise ValueError("keep ranks clips by the rules that have one bound; there is none")
-        for rule, bounds in self.rules.items():
-            key = SCORER_OF.get(rule)
-            if key and bounds != Bounds() and getattr(self.scorers, key) is None:
-                raise ValueError(f"rules.{rule} needs scorers.{key}; allowed: {allowed(key)}")
         return self
 
     @property
@@ -90,16 +82,15 @@ class Recipe(Section):
             if (bounds.min is None) != (bounds.max is None)
         }
 
+    def key_of(self, rule: str) -> str | None:
+        """The key of `scorers` that can score stored clips for a rule; None: none can."""
+        key = self.scorers.key_of(rule)
+        return None if key in keys_where("of_video") else key
+
     @property
     def keys(self) -> list[str]:
         """The keys of `scorers` that the rules need, in order."""
-        return list(dict.fromkeys(SCORER_OF[rule] for rule in self.rules if rule in SCORER_OF))
-
-
-def allowed(key: str) -> str:
-    """The implementations that a key of `scorers` may name."""
-    parts = get_args(Scorers.model_fields[key].annotation)
-    return ", ".join(name for part in parts for name in get_args(part))
+        return list(dict.fromkeys(key for rule in self.rules if (key := self.key_of(rule))))
 
 
 def scorer_settings(scorers: dict[str, Any], key: str) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from curation.flow.media_processes import MediaWorker, WorkerDiedError, attempt
 from curation.flow.progress import Count
 from curation.flow.stages import TASK_RETRIES
 from curation.pipelines import Media
-from curation.scores.table import Row
+from curation.scores.models import Row
 from curation.shards import Dataset, write_table
 from curation.subsets.decided import Clips, score_schema, stored_scores
 from curation.subsets.recipes import Recipe, score_folder

@@ -9,7 +9,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from curation.flow.holdings import decided, video_verdict
-from curation.pipelines import SCORER_OF
 from curation.rules import Verdict
 from curation.shards import (
     FAILED,
@@ -20,6 +19,8 @@ from curation.shards import (
     Dataset,
     DatasetError,
     conform,
+    own_scores,
+    with_own,
     write_tables,
 )
 from curation.subsets.decided import KEEP, put, score_schema, stored_scores
@@ -38,11 +39,14 @@ def write_extract(
     """Write one commit of a dataset as a commit of its subset; media are copied as they are."""
     name = commit["name"]
     stored = {key: stored_scores(dataset, recipe, key, name) for key in recipe.keys}
-    ledger = fill(dataset.ledger_of(name), stored, known)
-    ledger = redecided(ledger, decisions, stored, recipe)
+    own = sorted({*own_scores(commit), *recipe.scorers.own})
+    shard_schema, ledger_schema = with_own(SHARD_SCHEMA, own), with_own(LEDGER_SCHEMA, own)
+    ledger = fill(dataset.ledger_of(name, ledger_schema.names), stored, known)
+    ledger = conform(redecided(ledger, decisions, stored, recipe), ledger_schema)
     kept = decisions.filter(pc.is_null(decisions["rule"]))["clip_id"]
-    groups = kept_rows(dataset, name, kept, stored, known) if len(kept) else iter(())
-    manifest = write_tables(subset, commit["video_ids"], groups, ledger, prints)
+    rows = kept_rows(dataset, name, kept, stored, known, shard_schema)
+    groups = rows if len(kept) else iter(())
+    manifest = write_tables(subset, commit["video_ids"], groups, ledger, prints, own)
     if manifest["num_clips"] != len(kept):
         subset.delete_commit(manifest["name"])
         raise DatasetError(
@@ -89,7 +93,7 @@ def redecided(
             continue
         of_video = verdicts.setdefault(row["video_id"], [])
         if outcome["failed"]:
-            key = SCORER_OF[outcome["rule"]]
+            key = recipe.key_of(outcome["rule"]) or ""
             message = f"{key}: {errors.get((key, row['clip_id']))}"
             row |= {"decision": FAILED, "error_class": "scorer", "message": message}
         elif outcome["rule"] is not None:
@@ -103,7 +107,7 @@ def redecided(
     for name in names:
         column = pa.array([row[name] for row in out], LEDGER_SCHEMA.field(name).type)
         ledger = put(ledger, name, column)
-    return conform(ledger, LEDGER_SCHEMA)
+    return ledger
 
 
 def video_outcome(verdicts: list[Verdict | None], order: dict[str, Any]) -> dict[str, Any]:
@@ -119,13 +123,14 @@ def kept_rows(
     kept: pa.ChunkedArray,
     stored: dict[str, pa.Table | None],
     known: set[str],
+    schema: pa.Schema,
 ) -> Iterator[pa.Table]:
     """The rows of a shard that stay, scores filled in, in row groups bounded as ever."""
     waiting: list[pa.Table] = []
     num_rows = num_bytes = 0
     with dataset.open_shard(name) as shard:
         for group in range(shard.num_row_groups):
-            table = conform(shard.read_row_group(group), SHARD_SCHEMA)
+            table = conform(shard.read_row_group(group), schema)
             table = table.filter(pc.is_in(table["clip_id"], kept))
             if not len(table):
                 continue
@@ -135,7 +140,7 @@ def kept_rows(
             ):
                 yield pa.concat_tables(waiting)
                 waiting, num_rows, num_bytes = [], 0, 0
-            waiting.append(conform(fill(table, stored, known), SHARD_SCHEMA))
+            waiting.append(conform(fill(table, stored, known), schema))
             num_rows, num_bytes = num_rows + len(table), num_bytes + size
     if waiting:
         yield pa.concat_tables(waiting)
