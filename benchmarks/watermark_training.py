@@ -1,4 +1,4 @@
-"""Trains the network of curation/watermarks.py on marks blended over moving pictures.
+"""Trains the network of curation/scores/watermarks.py on marks blended over moving pictures.
 
     pip install onnx
     python benchmarks/watermark_training.py --pictures FOLDER --film FILE:32:130 --fonts FOLDER \\
