@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -101,6 +102,11 @@ def schema_of(schema: pa.Schema, names: Iterable[str]) -> pa.Schema:
     ]
     return pa.schema(fields, metadata=schema.metadata)
 
+
+MARKER = "videofactory.json"  # only in a folder that has it are files removed
+LOCK = ".lock"
+# What a commit's files are called, and those that were being written when a run was killed.
+OUR_NAME = re.compile(r"(?P<tmp>\.tmp-[0-9a-f]{32}-)?(?P<name>[0-9a-f]{16})\.(?P<suffix>\w+)")
 
 # A reader that wants one row should not have to read hundreds: groups are bounded both ways.
 MAX_GROUP_ROWS = 64
@@ -232,17 +238,42 @@ class Dataset:
         self.delete("shards", f"{name}.parquet")
         self.delete("ledger", f"{name}.parquet")
 
-    def sweep(self) -> list[str]:
-        """Delete what killed runs left: files of no commit. Returns their paths.
+    def check_ours(self) -> None:
+        """Raise DatasetError for a folder that holds something and is no dataset of ours.
 
-        Only the one run that writes a dataset may call this.
+        Ours has the marker, or a manifest: datasets older than the marker have none.
+        """
+        if self.exists(MARKER) or any(map(OUR_NAME.fullmatch, self.names("manifest", ""))):
+            return
+        selector = pafs.FileSelector(self.root, allow_not_found=True)
+        strange = [info.base_name for info in self.filesystem.get_file_info(selector)]
+        # A run may have been killed while it wrote the marker.
+        strange = sorted(n for n in strange if n != LOCK and not n.endswith(f"-{MARKER}"))
+        if strange:
+            raise DatasetError(
+                f"{self.uri} is not empty and no dataset of ours: it holds {strange[0]!r}; "
+                "give a new folder, so that no file of yours is ever taken for one of ours"
+            )
+
+    def claim(self) -> None:
+        """Mark a folder as a dataset of ours before anything is written; see check_ours."""
+        self.check_ours()
+        if not self.exists(MARKER):
+            self.write_bytes(json.dumps({"schema_version": SCHEMA_VERSION}).encode(), MARKER)
+
+    def sweep(self) -> list[str]:
+        """Delete what killed runs left: files of no commit, by names that only we write.
+
+        Returns their paths. Only the one run that writes a dataset may call this, and only in a
+        folder that it has claimed.
         """
         live = set(self.names("manifest", ".json"))
         removed = []
-        for folder in ("shards", "ledger", "manifest"):
+        for folder, suffix in (("shards", "parquet"), ("ledger", "parquet"), ("manifest", "json")):
             selector = pafs.FileSelector(self.path(folder), allow_not_found=True)
             for info in self.filesystem.get_file_info(selector):
-                if info.base_name.startswith(".tmp-") or Path(info.base_name).stem not in live:
+                name = OUR_NAME.fullmatch(info.base_name)
+                if name and name["suffix"] == suffix and (name["tmp"] or name["name"] not in live):
                     self.filesystem.delete_file(info.path)
                     removed.append(info.path)
         return removed

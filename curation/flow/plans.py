@@ -70,6 +70,7 @@ def make_plan(
     output = output or default_output(name)
     check_lasting(output)
     dataset = Dataset.at(output)
+    dataset.check_ours()
     if any(is_subset(commit) for commit in dataset.commits()):
         raise ConfigError(
             f"{dataset.uri} is a subset that vf-clean wrote, and curating into it would delete it; "
@@ -108,6 +109,7 @@ def execute(plan: Plan, console: Console, started: float) -> None:
     """Do what is left to do of a plan and print the funnel; raises RunError when it cannot."""
     dataset, pipeline = plan.dataset, plan.pipeline
     with only_writer(dataset):
+        dataset.claim()
         swept = dataset.sweep()
         if swept:
             console.print(f"removed {len(swept)} files that a killed run left")

@@ -74,6 +74,7 @@ def make_plan(order: Order, dry_run: bool = False) -> Plan:
             f"--output {order.output} is the dataset itself or lies inside it; "
             "a subset is a dataset of its own: give another folder"
         )
+    subset.check_ours()
     check_output(subset, order.index_only)
     return Plan(recipe, dataset, subset, order.index_only, order.retry_failed)
 

@@ -58,6 +58,7 @@ def execute(
     if decisions.unknown.any():
         raise RunError(f"{int(decisions.unknown.sum())} clips are still not scored; run again")
     with only_writer(plan.subset):
+        plan.subset.claim()
         if plan.index_only:
             write_index(plan.dataset, plan.subset, plan.recipe, clips, decisions)
         else:
