@@ -34,10 +34,11 @@ import torch
 from rich.console import Console
 
 from model import SpaceTimeUNet
+from training.commands import guarded
 from training.config import PRESETS, Config, load_config
 from training.data.batches import Batches, Sample
 from training.data.rows import Rows
-from training.jobs import guarded, open_all
+from training.jobs import open_all
 from training.loop import make_state, timed, train_step
 from training.losses import Objective
 from training.starts import (

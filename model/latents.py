@@ -85,7 +85,8 @@ class StableDiffusionLatents:
     path_or_id: a folder in diffusers' format holding the autoencoder, or its parent with
         `vae/`, or a hub id. Loaded on first use.
     chunk_frames: frames at once through the network; memory grows with it, results do not
-        depend on it. 8 is ours.
+        depend on it. 8 is ours: the decoder's widest feature, 256 channels of full size, is
+        then 0.5 GB in fp32 at 344x192.
 
     Raises FileNotFoundError on first use where nothing is found, ValueError where it is not an
     autoencoder with f = 8 and C = 4.

@@ -108,7 +108,8 @@ class TinyText:
 
     Different prompts get different states, the same on every machine for the same seed, and
     that is enough for a small model to learn what they stand for. For CPUs and tests; the
-    preset tiny is made for its 64 channels. Width, depth and seed are ours.
+    preset tiny is made for its 64 channels. Ours: two layers, so
+    that words mix more than once; any seed will do.
     """
 
     def __init__(self, width: int = 64, *, layers: int = 2, heads: int = 4, seed: int = 0) -> None:

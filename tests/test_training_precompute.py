@@ -30,10 +30,10 @@ from model.latents import SpaceToDepth, StableDiffusionLatents
 from model.texts import TinyText
 from training.config import Config, load_config
 from training.data.batches import Batches
-from training.data.rows import open_rows, use_latents
+from training.data.rows import open_rows
 from training.data.shapes import shapes_of
 from training.latents import driver, encoders
-from training.latents.encoders import Encoder, Report, load_all
+from training.latents.encoders import Encoder, ShardOutcome, load_all
 from training.latents.files import Encoded, File, Stored, open_latents, write_file
 from training.precompute import app
 
@@ -135,7 +135,7 @@ def test_a_sample_begins_in_the_window_of_its_own_draw(data: Path) -> None:
     samples = {s.clip_id: s for n in range(40) if hasattr(s := raw.read(n), "raw")}
     starts = {id: int(s.draws.start * 2) for id, s in samples.items()}
     assert {0, 1} <= set(starts.values())
-    use_latents(rows, wanted)
+    rows.use(open_latents(rows.dataset, wanted, rows.keep))
     stored = Batches([rows], wanted)
     again = {s.clip_id: s for n in range(40) if hasattr(s := stored.read(n), "raw")}
     assert again.keys() == samples.keys()
@@ -212,7 +212,7 @@ def test_a_write_that_stops_leaves_nothing(tmp_path: Path) -> None:
 class Dying(Encoder):
     """Its process is killed in the middle of a shard that holds a clip called poison."""
 
-    def noted(self, rows: Iterator[Encoded], report: Report) -> Iterator[Encoded]:
+    def noted(self, rows: Iterator[Encoded], report: ShardOutcome) -> Iterator[Encoded]:
         for row in super().noted(rows, report):
             if row.clip_id == "poison":
                 with Path(self.config.latents_path).open("a") as kills:  # unused by tiny otherwise

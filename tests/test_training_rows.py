@@ -24,11 +24,11 @@ from training.data.orders import Place
 from training.data.reads import Kept, retried
 from training.data.rows import Rows, open_rows, parse_data
 from training.data.shapes import shapes_of
-from training.data.videos import BadVideoError, Sampling, read_frames
+from training.data.videos import BadVideoError, SampleShape, read_frames
 
 
-def sampling(**changes: Any) -> Sampling:
-    return Sampling(**{"num_frames": 3, "height": 16, "width": 16, "fps": FPS, **changes})
+def sampling(**changes: Any) -> SampleShape:
+    return SampleShape(**{"num_frames": 3, "height": 16, "width": 16, "fps": FPS, **changes})
 
 
 def greys(frames: np.ndarray) -> list[float]:

@@ -18,8 +18,10 @@ import pytest
 import torch
 from training_media import TINY, clip, mp4, small_dataset, write_dataset
 
-from training import jobs, samples
+from training import jobs
 from training.checkpoints import latest, steps_of
+from training.sample import sample as vf_sample
+from training.train import train as vf_train
 
 ROOT = Path(__file__).parents[1]
 
@@ -44,7 +46,7 @@ def train(
     allow: tuple[str, ...] = (),
 ) -> None:
     given = data if isinstance(data, list) else [str(data)]
-    jobs.train("tiny", given, run, init, [*TINY, *overrides], list(allow), False)
+    vf_train("tiny", given, run, init, [*TINY, *overrides], list(allow))
 
 
 def lines(run: Path, key: str = "loss") -> list[dict[str, Any]]:
@@ -253,7 +255,7 @@ def test_sampling_a_run(data: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     def sampled(**changes: Any) -> bytes:
         wanted = {"prompt": "clip c1", "seed": 0, "steps": 2, "guidance": 3.0, "weights": "ema"}
         out = tmp_path / "out.mp4"
-        samples.sample(run, output=out, **{**wanted, **changes})
+        vf_sample(run, output=out, **{**wanted, **changes})
         with av.open(str(out)) as container:
             frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
         assert len(frames) == 2 and frames[0].shape == (16, 16, 3)
@@ -273,7 +275,7 @@ def test_sampling_a_run(data: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     ):
         given: dict[str, Any] = {"run": run, "output": tmp_path / "o.mp4", "weights": "ema",
                                  "prompt": "", "seed": 0, "steps": 2, "guidance": 1.0}  # fmt: skip
-        call = lambda given={**given, **wrong}: samples.sample(**given)  # noqa: E731
+        call = lambda given={**given, **wrong}: vf_sample(**given)  # noqa: E731
         assert told in refused(capsys, call)
 
 
@@ -386,7 +388,7 @@ def test_help_is_there_at_once() -> None:
 def test_a_dry_run_prints_the_config_and_does_nothing(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    jobs.train("tiny", [str(data)], tmp_path / "run", None, ["seed=7"], [], True)
+    vf_train("tiny", [str(data)], tmp_path / "run", set_=["seed=7"], dry_run=True)
     assert "seed: 7" in capsys.readouterr().out and not (tmp_path / "run").exists()
 
 

@@ -24,9 +24,7 @@ from ray import cloudpickle
 from torch import Tensor
 from training_media import TINY, clip, mp4, small_dataset, write_dataset
 
-from training import checkpoints
-from training import jobs as commands
-from training import ray_workers as workers
+from training import checkpoints, ray_workers
 from training.checkpoints import latest
 from training.config import Config, load_config
 from training.data.batches import Batches
@@ -44,6 +42,7 @@ from training.starts import (
     make_text,
     schedule_of,
 )
+from training.train import train as vf_train
 
 CPU = torch.device("cpu")
 # One level of nine channels: no weight of the blocks divides by two. Two shapes of video, an image.
@@ -311,7 +310,7 @@ def test_compiled_blocks(data: Path) -> None:
 
 def train(data: Path, run: Path, *overrides: str, workers: int | None = None) -> None:
     sets = [*TINY, "num_threads=1", "precision=float64", *overrides]
-    commands.train("tiny", [str(data)], run, None, sets, [], False, workers)
+    vf_train("tiny", [str(data)], run, set_=sets, workers=workers)
 
 
 def lines(run: Path, key: str = "loss") -> list[dict[str, Any]]:
@@ -418,7 +417,7 @@ def test_mistakes_are_told_before_and_in_workers(
 def test_rays_controller_need_not_import_training() -> None:
     """What it unpickles, it unpickles without torch."""
     code = "import pickle, sys; pickle.load(sys.stdin.buffer); print('torch' in sys.modules)"
-    given = cloudpickle.dumps(workers.imported_late())
+    given = cloudpickle.dumps(ray_workers.imported_late())
     done = subprocess.run([sys.executable, "-c", code], input=given, capture_output=True)
     assert done.stdout.strip() == b"False", done.stderr
 

@@ -44,7 +44,8 @@ STEP = re.compile(r"step-(\d{8,})")
 class Ema:
     """Exponential moving average of the trained parameters, in their own dtype, sharded as they.
 
-    The decay begins small, (1 + step) / (10 + step), so that the start is soon forgotten.
+    The decay begins small, (1 + step) / (10 + step) as diffusers' EMAModel, so that the start is
+    soon forgotten.
     """
 
     def __init__(self, unet: nn.Module, decay: float) -> None:

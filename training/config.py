@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from curation.settings import ConfigError, explain, nearest, set_path
 
-# Every number is ours unless its line says the paper. Times and losses: docs/training.md.
+# What no line gives a source for is ours, for the reason beside it. Times: docs/training.md.
 PRESETS: dict[str, dict[str, Any]] = {
     # Two CPU cores, minutes: pixels as latents, a random text tower, a 3.5 M U-Net.
     "tiny": {
@@ -20,15 +20,15 @@ PRESETS: dict[str, dict[str, Any]] = {
         "height": 64,
         "fps": 8,
         "batch_size": 2,
-        "max_steps": 80,
-        "learning_rate": 1e-3,
-        "warmup_steps": 10,
-        "ema_decay": 0.98,
+        "max_steps": 80,  # minutes
+        "learning_rate": 1e-3,  # AdamW's own default
+        "warmup_steps": 10,  # an eighth of the run
+        "ema_decay": 0.98,  # a mean over about 50 steps
         "checkpoint_every": 20,
         "evaluate_every": 40,
         "sample_every": 80,
         "sample_steps": 12,
-        "guidance": 3.0,
+        "guidance": 3.0,  # 9 is for models that were trained to the end
         "num_samples": 2,
         "num_threads": 2,
         "loader_threads": 1,
@@ -42,10 +42,10 @@ PRESETS: dict[str, dict[str, Any]] = {
         "width": 224,
         "height": 128,
         "fps": 8,
-        "batch_size": 32,
+        "batch_size": 32,  # a quarter of the paper's, for one GPU; half its steps
         "micro_batch_size": 8,
         "max_steps": 20_000,
-        "learning_rate": 1e-4,
+        "learning_rate": 1e-4,  # Stable Diffusion 2's own
         "warmup_steps": 1000,
         "precision": "bf16",
         "held_out": 64,
@@ -62,8 +62,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "batch_size": 128,
         "micro_batch_size": 4,
         "max_steps": 40_000,
-        "learning_rate": 5e-5,
-        "warmup_steps": 1000,
+        "learning_rate": 5e-5,  # half of Stable Diffusion 2's: most of it is trained already
+        "warmup_steps": 1000,  # in which Swap-CA's random parts find their size
         "precision": "bf16",
         "activation_checkpointing": True,
         "held_out": 128,
@@ -101,7 +101,8 @@ class Config(BaseModel):
     precomputed: bool | str = False
     stored_dtype: Literal["float16", "bfloat16", "float32"] = "float16"  # of what it writes
 
-    # Diffusion. prediction_type: None follows --init; without one it is v_prediction (ours).
+    # Diffusion. prediction_type: None follows --init; without one it is v_prediction.
+    # Ours: its loss is of one size at every timestep.
     prediction_type: Literal["epsilon", "v_prediction"] | None = None
     zero_terminal_snr: bool = False
     min_snr_gamma: float | None = Field(None, gt=0)

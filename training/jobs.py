@@ -1,10 +1,8 @@
-"""The body of vf-train: check what the user asked for, do it, tell what came."""
+"""A job is what vf-train was asked for: checked, made into a run, and done."""
 
 from __future__ import annotations
 
-import fcntl
 import json
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -20,11 +18,12 @@ from curation.settings import ConfigError
 from model import SpaceTimeUNet
 from training import loop
 from training.checkpoints import compare, latest, make_card, sweep, write_whole
-from training.commands import interrupt_on_signals, stop_on_signals
-from training.config import Config, load_config
-from training.data.batches import Batches, TooManyBadError, bucket_table
-from training.data.rows import Rows, open_rows, parse_data, use_latents
+from training.commands import locked, stop_on_signals
+from training.config import Config
+from training.data.batches import Batches, bucket_table
+from training.data.rows import Rows, open_rows, parse_data
 from training.data.shapes import shapes_of
+from training.latents.files import open_latents
 from training.losses import Objective
 from training.parallel import ALONE, Team
 from training.reports import Board, Display, Metrics, Reports
@@ -40,27 +39,6 @@ from training.starts import (
     schedule_of,
 )
 
-USAGE, FAILED_RUN = 2, 1
-
-
-def guarded(body: Callable[[Console], None]) -> None:
-    """Run a command's body; a user's mistake exits 2 and a run that failed 1, without traceback."""
-    errors = Console(stderr=True, soft_wrap=True)
-    try:
-        body(Console(soft_wrap=not sys.stdout.isatty()))
-    except ConfigError as error:
-        errors.print(f"error: {error}", style="red", markup=False, highlight=False)
-        raise SystemExit(USAGE) from None
-    except (loop.DivergedError, TooManyBadError, loop.WorkerError) as error:
-        errors.print(f"the run failed: {error}", style="red", markup=False, highlight=False)
-        raise SystemExit(FAILED_RUN) from None
-    except loop.StoppedError as error:
-        errors.print(f"{error}; the same command goes on from there", markup=False)
-        raise SystemExit(FAILED_RUN) from None
-    except KeyboardInterrupt:
-        errors.print("stopped; the same command goes on from the last checkpoint")
-        raise SystemExit(FAILED_RUN) from None
-
 
 @dataclass(frozen=True)
 class Job:
@@ -71,43 +49,6 @@ class Job:
     output: Path
     init: str | None
     allowed: list[str]
-
-
-def train(
-    preset: str,
-    data: list[str],
-    output: Path,
-    init: str | None,
-    overrides: list[str],
-    allowed: list[str],
-    dry_run: bool,
-    workers: int | None = None,
-    ray_address: str | None = None,
-) -> None:
-    """The body of `vf-train`."""
-
-    def body(console: Console) -> None:
-        job = Job(load_config(preset, overrides), data, output, init, allowed)
-        check_workers(job, workers)
-        if dry_run:
-            console.print(as_yaml(job.config), markup=False, highlight=False)
-            open_all(data, job.config, console, workers or 1)
-            return
-        with only_trainer(output), interrupt_on_signals():
-            if workers:
-                from training.ray_workers import launch
-
-                launch(job, workers, ray_address, console)
-            else:
-                work(job, console)
-        console.print(
-            f"{job.config.max_steps} steps done; sample it: "
-            f'vf-sample {output} --prompt "..." --output out.mp4',
-            markup=False,
-            highlight=False,
-        )
-
-    guarded(body)
 
 
 def check_workers(job: Job, workers: int | None) -> None:
@@ -146,7 +87,7 @@ def open_all(data: list[str], config: Config, console: Console, workers: int) ->
     for location, name, weight in parse_data(data):
         rows = open_rows(location, name, weight, shapes, keep, config.held_out)
         if config.precomputed:
-            use_latents(rows, config)
+            rows.use(open_latents(rows.dataset, config, rows.keep))
         short = f", {rows.too_short} too short" if rows.too_short else ""
         small = f", {rows.too_small} enlarged" if rows.too_small else ""
         console.print(
@@ -171,19 +112,7 @@ def only_trainer(run: Path) -> Iterator[None]:
     """Hold the run folder; ConfigError if it is another thing, or another trainer has it."""
     if run.exists() and not is_run(run):
         raise ConfigError(f"--output {run} is not a run: give a new folder or an earlier run")
-    with held(run, f"--output {run}: another vf-train is writing there"):
-        yield
-
-
-@contextmanager
-def held(folder: Path, taken: str) -> Iterator[None]:
-    """Hold a local folder, made if need be; ConfigError that begins with `taken` if it is held."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConfigError(f"{taken}; wait for it or stop it") from None
+    with locked(run, f"--output {run}: another vf-train is writing there"):
         yield
 
 

@@ -13,10 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from curation.settings import RunError
 from model import SpaceTimeUNet, VideoFactoryPipeline
 from model.pipelines import VideoOutput
 from training import checkpoints
 from training.checkpoints import Ema
+from training.commands import StoppedError
 from training.config import Config
 from training.data.batches import (
     BadRows,
@@ -32,16 +34,8 @@ from training.parallel import ALONE, Team, accumulating, uncompiled, whole, wrap
 from training.reports import Reports
 
 
-class DivergedError(RuntimeError):
+class DivergedError(RunError):
     """The loss or the gradient is no longer a number."""
-
-
-class StoppedError(RuntimeError):
-    """The run was asked to stop and has saved."""
-
-
-class WorkerError(RuntimeError):
-    """A worker of several failed otherwise."""
 
 
 @dataclass

@@ -25,15 +25,19 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from rich.console import Console
 
 from curation.commands import start_ray
-from curation.settings import ConfigError
+from curation.settings import ConfigError, RunError
 from training import jobs
-from training.commands import stop_on_signals
+from training.commands import StoppedError, stop_on_signals
 from training.data.batches import TooManyBadError
-from training.loop import DivergedError, StoppedError, WorkerError
+from training.loop import DivergedError
 from training.parallel import Team
 
 POLL_S = 0.2  # between looks at the desk
 AGREED = (DivergedError, StoppedError, TooManyBadError)  # ends that all ranks come to together
+
+
+class WorkerError(RunError):
+    """A worker of several failed otherwise."""
 
 
 @ray.remote(num_cpus=0)
@@ -104,7 +108,7 @@ def launch(job: jobs.Job, workers: int, address: str | None, console: Console) -
     """Train in `workers` processes; raises what training raises, and WorkerError."""
     # Relative --data stays what it is here.
     os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
-    # Ray Train wants a folder for checkpoints of its own; ours are beside it.
+    # Ray Train wants a folder for checkpoints of its own; those of the run are beside it.
     storage = job.output.absolute() / ".ray"
     with ray_here(address, workers), stop_on_signals() as stop:
         desk = Desk.remote()  # type: ignore[attr-defined]

@@ -19,6 +19,7 @@ from model.unet import part_of
 from training.checkpoints import latest
 from training.config import Config
 
+# Of the U-Net's weights; bf16 is autocast's, over weights of 32 bits.
 DTYPES = {"float32": torch.float32, "bf16": torch.float32, "float64": torch.float64}
 OTHER_STARTS = ("modelscope", "sd")
 

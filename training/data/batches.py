@@ -11,6 +11,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from curation.settings import RunError
 from training.config import Config
 from training.data.orders import Draws, Mixture, Place, deal, draw
 from training.data.rows import Rows
@@ -19,11 +20,11 @@ from training.data.videos import BadVideoError, read_frames
 from training.parallel import ALONE, Team
 
 PLANNED_STEPS = 50  # that the mean of micro-batches a step is taken over
-HANDFUL = 5  # bad rows that never stop a run
-MAX_BAD_SHARE = 0.01
+HANDFUL = 5  # bad rows never stop a run
+MAX_BAD_SHARE = 0.01  # of the rows seen; more than that is a broken dataset, not an accident
 
 
-class TooManyBadError(RuntimeError):
+class TooManyBadError(RunError):
     """More rows are bad than a dataset can have by accident."""
 
 
@@ -115,8 +116,8 @@ class Batches:
     def shape(self, n: int) -> tuple[int, int, int]:
         """(T, H, W) of the n-th sample, from columns alone."""
         rows, _, place = self.place(n)
-        sampling = rows.sampling(place)
-        return sampling.num_frames, sampling.height, sampling.width
+        shape = rows.shape(place)
+        return shape.num_frames, shape.height, shape.width
 
     def dealt(self, step: int, world: int) -> list[list[int]]:
         """The samples of a step that fall to each rank of a team."""
@@ -142,7 +143,7 @@ class Batches:
             row = rows.fetch(place)
             clip_id = row.clip_id
             draws = draw(self.config.seed, rows.name, epoch, clip_id)
-            frames = read_frames(row.media, rows.sampling(place), draws.start)
+            frames = read_frames(row.media, rows.shape(place), draws.start)
         except (BadVideoError, pa.ArrowException, ValueError, OSError) as error:
             return BadRow(rows.name, clip_id, str(error))
         return Sample(rows.name, clip_id, epoch, row.caption, torch.from_numpy(frames), draws)
@@ -236,7 +237,7 @@ def held_out_samples(
         row = rows.fetch(place)
         draws = draw(config.seed, rows.name, "held-out", row.clip_id)
         try:
-            frames = read_frames(row.media, rows.sampling(place), draws.start)
+            frames = read_frames(row.media, rows.shape(place), draws.start)
         except BadVideoError as error:
             yield BadRow(rows.name, row.clip_id, str(error))
             continue

@@ -12,7 +12,8 @@ from typing import Generic, TypeVar
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
-WAITS_S = (0.2, 1.0, 5.0)  # before each further attempt; ours
+WAITS_S = (0.2, 1.0, 5.0)  # before each further attempt: a hiccup, a busy store, a reconnect
+# Errors that another attempt does not mend.
 LASTING = (FileNotFoundError, PermissionError, IsADirectoryError)
 
 

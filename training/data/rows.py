@@ -7,7 +7,7 @@ import heapq
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -15,12 +15,13 @@ import pyarrow.parquet as pq
 
 from curation.settings import ConfigError
 from curation.shards import Dataset, DatasetError
-from training.config import Config
 from training.data.orders import Order, Place, digest
 from training.data.reads import Kept, retried
 from training.data.shapes import best_fit, enlarges
-from training.data.videos import Sampling
-from training.latents.files import Encoded, Latents, open_latents
+from training.data.videos import SampleShape
+
+if TYPE_CHECKING:  # latents/ reads rows; here its words are types alone
+    from training.latents.files import Encoded, Latents
 
 COLUMNS = ["clip_id", "caption", "clip"]
 FACTS = ["num_frames", "duration_s", "width", "height"]  # what a row's shape depends on
@@ -60,7 +61,7 @@ class Rows:
     groups: list[Group]
     trained: list[list[int]]  # rows of each group
     held_out: list[Place]
-    shapes: Sequence[Sampling]
+    shapes: Sequence[SampleShape]
     buckets: list[np.ndarray]
     too_short: int
     too_small: int  # trained enlarged
@@ -70,6 +71,11 @@ class Rows:
     def __post_init__(self) -> None:
         self.tables: Kept[int, pa.Table] = Kept(self.read_group, self.keep)
 
+    def use(self, latents: Latents) -> None:
+        """Train on these values instead of the media."""
+        self.latents = latents
+        self.fingerprint = f"{self.fingerprint}+{latents.fingerprint}"
+
     @property
     def num_trained(self) -> int:
         return sum(len(rows) for rows in self.trained)
@@ -77,7 +83,7 @@ class Rows:
     def bucket(self, place: Place) -> int:
         return int(self.buckets[place.group][place.row])
 
-    def sampling(self, place: Place) -> Sampling:
+    def shape(self, place: Place) -> SampleShape:
         return self.shapes[self.bucket(place)]
 
     def num_in_buckets(self) -> list[int]:
@@ -129,7 +135,7 @@ def open_shard(dataset: Dataset, name: str) -> pq.ParquetFile:
     return pq.ParquetFile(path, filesystem=dataset.filesystem, memory_map=dataset.is_local)
 
 
-def open_rows(location: str, name: str, weight: float, shapes: Sequence[Sampling], keep: int,
+def open_rows(location: str, name: str, weight: float, shapes: Sequence[SampleShape], keep: int,
               held_out: int) -> Rows:  # fmt: skip
     """Index a dataset: which rows are long enough, in which shape, and which are held out.
 
@@ -156,14 +162,8 @@ def open_rows(location: str, name: str, weight: float, shapes: Sequence[Sampling
                 shapes, buckets, too_short, too_small, keep)  # fmt: skip
 
 
-def use_latents(rows: Rows, config: Config) -> None:
-    """Read the rows of a dataset as they were precomputed; ConfigError where that is stale."""
-    rows.latents = open_latents(rows.dataset, config, rows.keep)
-    rows.fingerprint = f"{rows.fingerprint}+{rows.latents.fingerprint}"
-
-
 def index(
-    dataset: Dataset, commits: list[dict[str, Any]], shapes: Sequence[Sampling]
+    dataset: Dataset, commits: list[dict[str, Any]], shapes: Sequence[SampleShape]
 ) -> tuple[list[Group], list[dict[int, str]], list[np.ndarray], int, int]:
     """Every row group, the clip ids of its rows that are long enough, the shape of every row,
     and how many are too short and too small; no media are read."""

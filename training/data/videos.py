@@ -22,7 +22,7 @@ class BadVideoError(ValueError):
 
 
 @dataclass(frozen=True)
-class Sampling:
+class SampleShape:
     """Which frames make a sample, and their size in px.
 
     Every stride-th frame, or without a stride the frames displayed at steps of 1 / fps seconds.
@@ -58,7 +58,7 @@ class Sampling:
         return num_frames >= self.num_frames and duration_s >= self.num_frames / self.fps
 
 
-def read_frames(media: bytes | memoryview, sampling: Sampling, start: float) -> np.ndarray:
+def read_frames(media: bytes | memoryview, shape: SampleShape, start: float) -> np.ndarray:
     """The frames of a sample, uint8 [T, H, W, 3]; T is 1 for an image.
 
     start: in [0, 1), where in the clip the sample begins, 1 being the last place that fits; with
@@ -69,8 +69,8 @@ def read_frames(media: bytes | memoryview, sampling: Sampling, start: float) -> 
             if not container.streams.video:
                 raise BadVideoError("no picture")
             times = display_times(container)
-            begin = sampling.begin(start)
-            wanted = wanted_times(times, sampling, begin, container.streams.video[0].time_base)
+            begin = shape.begin(start)
+            wanted = wanted_times(times, shape, begin, container.streams.video[0].time_base)
             frames = decode(container, wanted)
     except BadVideoError:
         raise
@@ -79,7 +79,7 @@ def read_frames(media: bytes | memoryview, sampling: Sampling, start: float) -> 
     missing = set(wanted) - set(frames)
     if missing:
         raise BadVideoError(f"{len(missing)} of {len(wanted)} frames do not decode")
-    return np.stack([resize_and_crop(frames[pts], sampling) for pts in wanted])
+    return np.stack([resize_and_crop(frames[pts], shape) for pts in wanted])
 
 
 def display_times(container: av.container.InputContainer) -> list[int]:
@@ -91,26 +91,26 @@ def display_times(container: av.container.InputContainer) -> list[int]:
 
 
 def wanted_times(
-    times: list[int], sampling: Sampling, start: float, time_base: Fraction | None
+    times: list[int], shape: SampleShape, start: float, time_base: Fraction | None
 ) -> list[int]:
     """PTS of the frames of a sample among those of its clip."""
-    T = 1 if len(times) == 1 else sampling.num_frames
-    if sampling.stride:
-        room = len(times) - (T - 1) * sampling.stride
+    T = 1 if len(times) == 1 else shape.num_frames
+    if shape.stride:
+        room = len(times) - (T - 1) * shape.stride
         if room < 1:
             raise BadVideoError(
-                f"{len(times)} frames, too few for {T} at a stride of {sampling.stride}"
+                f"{len(times)} frames, too few for {T} at a stride of {shape.stride}"
             )
         first = int(start * room)
-        return times[first :: sampling.stride][:T]
+        return times[first :: shape.stride][:T]
     assert time_base is not None
     seconds = (np.array(times) - times[0]) * float(time_base)
     # The last frame is displayed too: for as long as the one before it.
     end = seconds[-1] + (seconds[-1] - seconds[-2] if len(times) > 1 else 0)
-    room_s = end - (T - 1) / sampling.fps
+    room_s = end - (T - 1) / shape.fps
     if room_s <= 0 and len(times) > 1:  # a single frame is an image and has no length
-        raise BadVideoError(f"{end:.3f} s, too short for {T} frames at {sampling.fps:g} a second")
-    asked = start * room_s + np.arange(T) / sampling.fps
+        raise BadVideoError(f"{end:.3f} s, too short for {T} frames at {shape.fps:g} a second")
+    asked = start * room_s + np.arange(T) / shape.fps
     # A microsecond: a frame whose time was rounded down is still the one displayed then.
     shown = np.searchsorted(seconds, asked + 1e-6, side="right") - 1
     return [times[n] for n in shown]
@@ -131,9 +131,9 @@ def decode(container: av.container.InputContainer, wanted: list[int]) -> dict[in
     return frames
 
 
-def resize_and_crop(frame: VideoFrame, sampling: Sampling) -> np.ndarray:
+def resize_and_crop(frame: VideoFrame, shape: SampleShape) -> np.ndarray:
     """Scale so that the picture covers the sample's size, then keep its centre: [H, W, 3]."""
-    H, W = sampling.height, sampling.width
+    H, W = shape.height, shape.width
     scale = max(H / frame.height, W / frame.width)
     height, width = max(H, round(frame.height * scale)), max(W, round(frame.width * scale))
     kind = Interpolation.AREA if scale < 1 else Interpolation.BICUBIC

@@ -20,11 +20,11 @@ from curation.commands import check_lasting, check_reachable, start_ray
 from curation.settings import ConfigError
 from curation.shards import Dataset, DatasetError
 from model.texts import CONTEXT
+from training.commands import FAILED, guarded, locked
 from training.config import Config, load_config
 from training.data.shapes import shapes_of, transform_of
-from training.jobs import FAILED_RUN, guarded, held
 from training.latents.encoders import (
-    Report,
+    ShardOutcome,
     encode_all,
     latents_of,
     load_all,
@@ -113,7 +113,7 @@ def only_writer(folder: Dataset) -> Iterator[None]:
     if not folder.is_local:
         yield
         return
-    with held(Path(folder.root), f"another vf-precompute is writing to {folder.uri}"):
+    with locked(Path(folder.root), f"another vf-precompute is writing to {folder.uri}"):
         yield
 
 
@@ -152,7 +152,7 @@ def run(
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("encoding", total=sum(commit["num_clips"] for commit in left))
         for done in encode_all(encoders, dataset, left, folder):
-            if not isinstance(done, Report):
+            if not isinstance(done, ShardOutcome):
                 failed.append(done)
                 continue
             reports.append(done)
@@ -167,4 +167,4 @@ def run(
     if failed:
         say(f"{len(failed)} shards failed, such as {failed[0][0]}: {failed[0][1]}; "
             "the same command tries them again")  # fmt: skip
-        raise SystemExit(FAILED_RUN)
+        raise SystemExit(FAILED)

@@ -28,7 +28,7 @@ from training.config import Config
 from training.data.reads import retried
 from training.data.rows import FACTS, open_shard
 from training.data.shapes import best_fit, shapes_of, transform_of
-from training.data.videos import BadVideoError, Sampling, read_frames
+from training.data.videos import BadVideoError, SampleShape, read_frames
 from training.latents.files import (
     EMPTY,
     Encoded,
@@ -39,15 +39,15 @@ from training.latents.fingerprints import facts_of
 from training.starts import device_of, make_codec, make_text
 
 COLUMNS = ["clip_id", "caption", *FACTS, "clip"]
-TEXTS = 16  # captions encoded at once; ours
-TASK_RETRIES = 2  # of a shard whose process was lost
+TEXTS = 16  # captions encoded at once: their states are 5 MB in fp32
+TASK_RETRIES = 2  # of a shard whose process was lost; one that kills thrice is at fault itself
 TOO_SHORT = "too short"
 
 
 # -- one clip
 
 
-def frames_of(row: dict[str, Any], shapes: Sequence[Sampling]) -> torch.Tensor | str:
+def frames_of(row: dict[str, Any], shapes: Sequence[SampleShape]) -> torch.Tensor | str:
     """The frames of every window of a clip, uint8 [K, T, H, W, 3], or why there are none."""
     fit = best_fit(shapes, *(row[name] for name in FACTS))
     if fit is None:
@@ -68,7 +68,7 @@ def frames_of(row: dict[str, Any], shapes: Sequence[Sampling]) -> torch.Tensor |
 
 
 @dataclass
-class Report:
+class ShardOutcome:
     """What came of one shard."""
 
     name: str
@@ -100,11 +100,13 @@ class Encoder:
         empty = Encoded(EMPTY, "", None, torch.zeros(()), self.text.encode([""])[0])
         write_file(folder, EMPTY, [empty], [Stored((), "float32")], self.states, "")
 
-    def encode_shard(self, dataset: Dataset, commit: dict[str, Any], folder: Dataset) -> Report:
+    def encode_shard(
+        self, dataset: Dataset, commit: dict[str, Any], folder: Dataset
+    ) -> ShardOutcome:
         """Encode every clip of a shard and write its file."""
         if self.codec is None:
             self.load()  # in the process that took over from one that was lost
-        report = Report(commit["name"], commit["num_clips"])
+        report = ShardOutcome(commit["name"], commit["num_clips"])
         rows = self.noted(self.encode(shard_rows(dataset, commit["name"])), report)
         sha256 = commit["files"]["shards"]["sha256"]
         latents = latents_of(self.shapes, self.codec, self.config.stored_dtype)
@@ -129,7 +131,7 @@ class Encoder:
                     latents = self.codec.encode(to_pixels(raw))
                     yield Encoded(row["clip_id"], row["caption"], None, latents, states)
 
-    def noted(self, rows: Iterator[Encoded], report: Report) -> Iterator[Encoded]:
+    def noted(self, rows: Iterator[Encoded], report: ShardOutcome) -> Iterator[Encoded]:
         for row in rows:
             if row.reason == TOO_SHORT:
                 report.num_too_short += 1
@@ -138,7 +140,7 @@ class Encoder:
             yield row
 
 
-def latents_of(shapes: Sequence[Sampling], codec: Any, dtype: str) -> list[Stored]:
+def latents_of(shapes: Sequence[SampleShape], codec: Any, dtype: str) -> list[Stored]:
     """How latents are stored: every window of a video's, and the one of an image's."""
     stored: list[tuple[int, ...]] = []
     for shape in shapes:
@@ -212,7 +214,7 @@ def load_all(encoders: list[Any]) -> dict[str, Any]:
 
 def encode_all(
     encoders: list[Any], dataset: Dataset, commits: list[dict[str, Any]], folder: Dataset
-) -> Iterator[Report | tuple[str, str]]:
+) -> Iterator[ShardOutcome | tuple[str, str]]:
     """A report for each shard as it is done, or (name, why it failed)."""
     waiting = deque(sorted(commits, key=lambda commit: -commit["num_clips"]))
     free = list(encoders)

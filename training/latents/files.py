@@ -35,7 +35,8 @@ from training.data.shapes import transform_of
 from training.latents.fingerprints import differences, renewing, sources_of
 
 MADE_WITH, EMPTY = "made_with.json", "empty"
-GROUP_ROWS = 4  # in other readers, which take whole row groups: four times what one row needs
+# Rows of a row group. Readers that can take only whole groups then read four times what they need.
+GROUP_ROWS = 4
 SMALL = ("clip_id", "caption", "reason", "latents_column")
 STATES = "states"
 NAMES = {torch.float16: "float16", torch.bfloat16: "bfloat16", torch.float32: "float32"}
