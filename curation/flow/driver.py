@@ -11,17 +11,12 @@ continued by the same command.
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import hashlib
 import json
 import logging
 import os
 import pickle
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -29,6 +24,7 @@ import ray
 from ray.data import DataContext
 
 from curation.captions import SOURCE_TEXT
+from curation.commands import code_version
 from curation.flow.actors import start_models
 from curation.flow.holdings import Holdings
 from curation.flow.stages import TASK_RETRIES, Captioner, Looks, commit, curate_batch
@@ -36,7 +32,7 @@ from curation.funnels import FUNNEL_COLUMNS, Funnel, count
 from curation.pipelines import Captions, Pipeline
 from curation.scores.chosen import build_models
 from curation.scores.table import keys_where
-from curation.settings import ConfigError, RunError
+from curation.settings import RunError
 from curation.shards import Dataset
 from curation.sources import Source, content_id
 
@@ -198,16 +194,6 @@ def curate(sources: list[Source], pipeline: Pipeline, dataset: Dataset, tally: A
 # -- the record of a run
 
 
-def code_version() -> str:
-    """The package's version and a hash of the curation code itself."""
-    digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parents[1].rglob("*.py")):
-        digest.update(path.read_bytes())
-    with contextlib.suppress(metadata.PackageNotFoundError):
-        return f"{metadata.version('videofactory')}+{digest.hexdigest()[:10]}"
-    return f"uninstalled+{digest.hexdigest()[:10]}"
-
-
 def write_run(dataset: Dataset, pipeline: Pipeline, facts: dict[str, Any]) -> Funnel:
     """Write run.json from the config and the whole ledger; returns the funnel."""
     funnel = count(dataset.ledgers(FUNNEL_COLUMNS), list(pipeline.rules))
@@ -220,23 +206,6 @@ def write_run(dataset: Dataset, pipeline: Pipeline, facts: dict[str, Any]) -> Fu
     }
     dataset.write_bytes(json.dumps(record, indent=1).encode(), "run.json")
     return funnel
-
-
-@contextlib.contextmanager
-def only_writer(dataset: Dataset) -> Iterator[None]:
-    """Hold a local dataset folder for one run; ConfigError when another run has it."""
-    if not dataset.is_local:
-        yield
-        return
-    Path(dataset.root).mkdir(parents=True, exist_ok=True)
-    with Path(dataset.path(".lock")).open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise ConfigError(
-                f"another run is writing to {dataset.uri}; wait for it to end"
-            ) from None
-        yield
 
 
 def check_all_decided(dataset: Dataset, sources: list[Source], funnel: Funnel) -> None:
