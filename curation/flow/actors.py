@@ -9,7 +9,7 @@ from typing import Any
 
 import ray
 
-from curation.decode.samples import bgr_from_jpeg
+from curation.decode.jpegs import bgr_from_jpeg
 from curation.scores.models import Model, Row, Seen, score_each
 from curation.scores.table import TABLE
 from curation.settings import RunError

@@ -1,6 +1,6 @@
 """Sources -> a dataset folder: the whole flow on Ray.
 
-    sources -> [identify] -> media -> (looks) -> (captions) -> (looks) -> commits
+    sources -> [identify] -> media -> (models) -> (captions) -> (models) -> commits
 
 Ray Data moves videos from stage to stage; what a stage passes on is encoded clips and caption
 frames, never raw ones. This driver handles references only, and groups finished videos into
@@ -27,7 +27,7 @@ from curation.captions import SOURCE_TEXT
 from curation.commands import code_version
 from curation.flow.actors import start_models
 from curation.flow.holdings import Holdings
-from curation.flow.stages import TASK_RETRIES, Captioner, Looks, commit, curate_batch
+from curation.flow.stages import TASK_RETRIES, Captioner, Models, commit, curate_batch
 from curation.funnels import FUNNEL_COLUMNS, Funnel, count
 from curation.pipelines import Captions, Pipeline
 from curation.scores.chosen import build_models
@@ -102,23 +102,27 @@ def flow(sources: list[Source], pipeline: Pipeline, tally: Any) -> ray.data.Data
     actors = start_models(models, pipeline.scorers.num_workers, free_gpus(pipeline.captions))
     # What judges captions waits until they are there.
     later = {key: actors.pop(key) for key in keys_where("needs_caption") & actors.keys()}
-    results = looked_at(results, actors, pipeline, tally)
+    results = scored_late(results, actors, list(later), pipeline, tally)
     if pipeline.captions.model != SOURCE_TEXT:
         results = captioned(results, pipeline.captions, tally)
-    return looked_at(results, later, pipeline, tally)
+    return scored_late(results, later, [], pipeline, tally)
 
 
-def looked_at(
-    results: ray.data.Dataset, actors: dict[str, list[Any]], pipeline: Pipeline, tally: Any
+def scored_late(
+    results: ray.data.Dataset,
+    actors: dict[str, list[Any]],
+    later: list[str],
+    pipeline: Pipeline,
+    tally: Any,
 ) -> ray.data.Dataset:
-    """The results with what models say, and without what they reject."""
+    """The results with what models say, and without what they reject; `later` are asked behind."""
     if not actors:
         return results
     return results.map_batches(
-        Looks,
+        Models,
         batch_size=1,  # a video's clips are decided together
         batch_format="pyarrow",
-        fn_constructor_kwargs={"actors": actors, "pipeline": pipeline, "tally": tally},
+        fn_constructor_args=(actors, later, pipeline, tally),
         concurrency=pipeline.scorers.num_workers,
         num_cpus=0,  # for the captioner's reason, below
     )
