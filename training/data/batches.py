@@ -13,7 +13,7 @@ from torch import Tensor
 
 from curation.settings import RunError
 from training.config import Config
-from training.data.orders import Draws, Mixture, Place, deal, draw
+from training.data.orders import Draws, Mixture, deal, draw
 from training.data.rows import Rows
 from training.data.shapes import shapes_of
 from training.data.videos import BadVideoError, read_frames
@@ -107,16 +107,15 @@ class Batches:
         self.mixture = Mixture([rows.weight for rows in datasets])
         self.orders = [rows.order(config.seed, config.shuffle_window) for rows in datasets]
 
-    def place(self, n: int) -> tuple[Rows, int, Place]:
+    def place(self, n: int) -> tuple[Rows, int, int]:
         """Dataset, epoch and row of the n-th sample of the run."""
         which, count = self.mixture.at(n)
-        epoch, place = self.orders[which].at(count)
-        return self.datasets[which], epoch, place
+        return self.datasets[which], *self.orders[which].at(count)
 
     def shape(self, n: int) -> tuple[int, int, int]:
         """(T, H, W) of the n-th sample, from columns alone."""
-        rows, _, place = self.place(n)
-        shape = rows.shape(place)
+        rows, _, row = self.place(n)
+        shape = rows.shape(row)
         return shape.num_frames, shape.height, shape.width
 
     def dealt(self, step: int, world: int) -> list[list[int]]:
@@ -135,18 +134,8 @@ class Batches:
 
     def read(self, n: int) -> Sample | BadRow:
         """The n-th sample of the run, or why there is none."""
-        rows, epoch, place = self.place(n)
-        clip_id = f"row {place.row} of group {place.group}"
-        try:
-            if rows.latents:
-                return encoded_sample(rows, place, self.config.seed, epoch, epoch)
-            row = rows.fetch(place)
-            clip_id = row.clip_id
-            draws = draw(self.config.seed, rows.name, epoch, clip_id)
-            frames = read_frames(row.media, rows.shape(place), draws.start)
-        except (BadVideoError, pa.ArrowException, ValueError, OSError) as error:
-            return BadRow(rows.name, clip_id, str(error))
-        return Sample(rows.name, clip_id, epoch, row.caption, torch.from_numpy(frames), draws)
+        rows, epoch, row = self.place(n)
+        return read_sample(rows, row, self.config.seed, epoch, epoch)
 
     def epochs(self, step: int) -> dict[str, int]:
         """The epoch that the last sample of each dataset up to and with a step belongs to."""
@@ -167,8 +156,8 @@ class Batches:
         """The captions of the first samples of a run, without those that have none."""
         found: list[str] = []
         for n in range(4 * count):
-            rows, _, place = self.place(n)
-            caption = rows.caption(place)
+            rows, _, row = self.place(n)
+            caption = rows.caption(row)
             if caption and caption not in found:
                 found.append(caption)
         return found[:count]
@@ -212,33 +201,41 @@ def bucket_table(datasets: list[Rows], config: Config, workers: int) -> list[str
     return lines
 
 
+def read_sample(
+    rows: Rows, row: int, seed: int, drawn_for: int | str, epoch: int
+) -> Sample | BadRow:
+    """One row as a sample with the draws of an epoch, or of what else it is drawn for; or why it
+    is none."""
+    clip_id = f"row {row}"
+    try:
+        if rows.latents:
+            return encoded_sample(rows, row, seed, drawn_for, epoch)
+        found = rows.fetch(row)
+        clip_id = found.clip_id
+        draws = draw(seed, rows.name, drawn_for, clip_id)
+        frames = read_frames(found.media, rows.shape(row), draws.start)
+    except (BadVideoError, pa.ArrowException, ValueError, OSError) as error:
+        return BadRow(rows.name, clip_id, str(error))
+    return Sample(rows.name, clip_id, epoch, found.caption, torch.from_numpy(frames), draws)
+
+
 def encoded_sample(
-    rows: Rows, place: Place, seed: int, drawn_for: int | str, epoch: int
+    rows: Rows, row: int, seed: int, drawn_for: int | str, epoch: int
 ) -> Sample | BadRow:
     """A sample that was precomputed, in the window of the clip that its own draw falls into."""
-    row = rows.encoded(place)
-    if row.latents is None or row.states is None:
-        return BadRow(rows.name, row.clip_id, row.reason or "it was not precomputed")
-    draws = draw(seed, rows.name, drawn_for, row.clip_id)
-    latents = row.latents[int(draws.start * len(row.latents))]
-    return Sample(rows.name, row.clip_id, epoch, row.caption or "", None, draws, latents,
-                  row.states)  # fmt: skip
+    found = rows.encoded(row)
+    if found.latents is None or found.states is None:
+        return BadRow(rows.name, found.clip_id, found.reason or "it was not precomputed")
+    draws = draw(seed, rows.name, drawn_for, found.clip_id)
+    latents = found.latents[int(draws.start * len(found.latents))]
+    return Sample(rows.name, found.clip_id, epoch, found.caption or "", None, draws, latents,
+                  found.states)  # fmt: skip
 
 
 def held_out_samples(
     datasets: list[Rows], config: Config, team: Team = ALONE
 ) -> Iterator[Sample | BadRow]:
     """This rank's part of the held-out clips of every dataset, their draws always the same."""
-    every = [(each, place) for each in datasets for place in each.held_out]
-    for rows, place in team.share(every):
-        if rows.latents:
-            yield encoded_sample(rows, place, config.seed, "held-out", 0)
-            continue
-        row = rows.fetch(place)
-        draws = draw(config.seed, rows.name, "held-out", row.clip_id)
-        try:
-            frames = read_frames(row.media, rows.shape(place), draws.start)
-        except BadVideoError as error:
-            yield BadRow(rows.name, row.clip_id, str(error))
-            continue
-        yield Sample(rows.name, row.clip_id, 0, row.caption, torch.from_numpy(frames), draws)
+    every = [(rows, row) for rows in datasets for row in rows.held_out]
+    for rows, row in team.share(every):
+        yield read_sample(rows, row, config.seed, "held-out", 0)
