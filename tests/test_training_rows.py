@@ -7,7 +7,7 @@ import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -150,6 +150,29 @@ def test_a_subset_holds_out_what_its_parent_did(tmp_path: Path) -> None:
     subset = rows_of(write_dataset(tmp_path / "subset", clips[::-2], 5), held_out=0.3)
     assert not ids_of(subset, subset.held_out) & ids_of(parent, parent.trained)
     assert not ids_of(subset, subset.trained) & ids_of(parent, parent.held_out)
+
+
+def test_the_window_of_the_shuffle_follows_the_memory(tmp_path: Path) -> None:
+    folder = write_dataset(tmp_path / "a", of_videos(12, 3), per_commit=3)
+    shapes = [sampling(num_frames=2, stride=1)]
+    # Twelve row groups, one of each video.
+    size = sum(path.stat().st_size for path in (folder / "shards").iterdir()) / 12
+    for groups in (1, 3, 12):
+        rows = open_rows(str(folder), "a", 1, shapes, 2 * size * groups + 1, 0)
+        assert rows.window == groups
+        batches = Batches([rows], config("batch_size=12"))
+        assert all(len(ids_of(rows, [batches.place(12 * step + n)[2] for n in range(12)])) == 12
+                   for step in range(3))  # fmt: skip
+        assert batches.num_videos(3) == 4 if groups == 1 else batches.num_videos(3) >= 4
+    assert batches.num_videos(3) > 7  # of a full shuffle
+
+
+def test_precomputed_rows_are_shuffled_fully(tmp_path: Path) -> None:
+    rows = open_rows(str(write_dataset(tmp_path / "a", of_videos(12, 3), per_commit=3)), "a", 1,
+                     [sampling(num_frames=2, stride=1)], 1, 0)  # fmt: skip
+    assert Batches([rows], config("batch_size=12")).num_videos(3) == 4
+    rows.latents = cast(Any, "precomputed")
+    assert Batches([rows], config("batch_size=12")).num_videos(3) > 7
 
 
 def test_what_is_evaluated_is_of_as_many_videos_as_can_be() -> None:

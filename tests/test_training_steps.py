@@ -77,7 +77,7 @@ def fresh(config: Config) -> tuple[State, Objective]:
 
 def batches(config: Config, data: Path, count: int) -> list[list[Sample]]:
     held = config.held_out
-    rows = open_rows(str(data), "a", 1, shapes_of(config), 2 * config.shuffle_window, held)
+    rows = open_rows(str(data), "a", 1, shapes_of(config), config.shuffle_memory_gb * 1e9, held)
     return [b.samples for b in itertools.islice(Batches([rows], config).start_at(0), count)]
 
 
@@ -127,7 +127,7 @@ CHANGES = [
     *("width=20", "stride=2", "held_out=0.5", "prediction_type=epsilon"),
     *("zero_terminal_snr=true", "min_snr_gamma=0.5", "caption_dropout=1", "dropout=0.3"),
     *("seed=1", "batch_size=3", "learning_rate=3e-3", "schedule=cosine", "warmup_steps=2"),
-    *("weight_decay=0.5", "clip_norm=0.01", "precision=bf16", "shuffle_window=1"),
+    *("weight_decay=0.5", "clip_norm=0.01", "precision=bf16", "shuffle_memory_gb=1e-9"),
 ]
 
 

@@ -95,7 +95,9 @@ class Config(BaseModel):
     stride: int | None = Field(None, ge=1)
     # Shapes [num_frames, height, width] that clips are trained in; []: the one above alone.
     buckets: list[tuple[int, int, int]] = []
-    shuffle_window: int = Field(8, ge=1)  # row groups whose rows are shuffled together
+    # Of each dataset's row groups that a worker holds; the more, the more videos in a batch. Ours:
+    # 8 workers then fit beside their models in 64 GB. Precomputed rows need none.
+    shuffle_memory_gb: float = Field(4, gt=0)
     # Share of videos that are never trained on, by a hash of their ids: the same in every subset.
     held_out: float = Field(0.01, ge=0, lt=1)
     held_out_clips: int = Field(128, ge=0)  # clips of them that are evaluated, of each dataset

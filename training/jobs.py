@@ -81,14 +81,14 @@ def as_yaml(config: Config) -> str:
 
 def open_all(data: list[str], config: Config, console: Console, workers: int) -> list[Rows]:
     """Index every dataset and say what is trained on, in which shapes."""
-    keep = 2 * config.shuffle_window
+    memory_bytes = config.shuffle_memory_gb * 1e9
     shapes = shapes_of(config)
     out = []
     for location, name, weight in parse_data(data):
         out_of = config.held_out, config.held_out_clips
-        rows = open_rows(location, name, weight, shapes, keep, *out_of)
+        rows = open_rows(location, name, weight, shapes, memory_bytes, *out_of)
         if config.precomputed:
-            rows.use(open_latents(rows.dataset, config, rows.keep))
+            rows.use(open_latents(rows.dataset, config))
         console.print(described(rows), markup=False, highlight=False)
         out.append(rows)
     for line in bucket_table(out, config, workers):

@@ -20,6 +20,7 @@ from training.data.videos import BadVideoError, read_frames
 from training.parallel import ALONE, Team
 
 PLANNED_STEPS = 50  # that the mean of micro-batches a step is taken over
+VARIETY_STEPS = 4  # that the mean of distinct videos in a batch is taken over
 HANDFUL = 5  # bad rows never stop a run
 MAX_BAD_SHARE = 0.01  # of the rows seen; more than that is a broken dataset, not an accident
 
@@ -105,7 +106,7 @@ class Batches:
     def __init__(self, datasets: list[Rows], config: Config, team: Team = ALONE) -> None:
         self.datasets, self.config, self.team = datasets, config, team
         self.mixture = Mixture([rows.weight for rows in datasets])
-        self.orders = [rows.order(config.seed, config.shuffle_window) for rows in datasets]
+        self.orders = [rows.order(config.seed) for rows in datasets]
 
     def place(self, n: int) -> tuple[Rows, int, int]:
         """Dataset, epoch and row of the n-th sample of the run."""
@@ -152,6 +153,15 @@ class Batches:
             min(self.mixture.count(which, n), order.size) for which, order in enumerate(self.orders)
         )
 
+    def num_videos(self, num_steps: int) -> float:
+        """Distinct videos in a batch, the mean over the first steps; no media are read."""
+        found = 0
+        for step in range(num_steps):
+            numbers = range(step * self.config.batch_size, (step + 1) * self.config.batch_size)
+            places = [self.place(n) for n in numbers]
+            found += len({(rows.name, int(rows.index.video[row])) for rows, _, row in places})
+        return found / num_steps
+
     def first_captions(self, count: int) -> list[str]:
         """The captions of the first samples of a run, without those that have none."""
         found: list[str] = []
@@ -182,7 +192,8 @@ class Batches:
 
 
 def bucket_table(datasets: list[Rows], config: Config, workers: int) -> list[str]:
-    """How many clips each shape has, the empty ones of the preset named; and what shapes cost."""
+    """How many clips each shape has, the empty ones of the preset named; what shapes cost; how
+    varied a batch is."""
     counts = [sum(each) for each in zip(*(rows.num_in_buckets() for rows in datasets), strict=True)]
     told = len(config.buckets) or 1  # what follows them is for images, where there are any
     lines = [
@@ -190,8 +201,11 @@ def bucket_table(datasets: list[Rows], config: Config, workers: int) -> list[str
         for n, (shape, count) in enumerate(zip(shapes_of(config), counts, strict=True))
         if count or n < told
     ]
+    batches = Batches(datasets, config)
+    lines.append(
+        f"{batches.num_videos(VARIETY_STEPS):g} distinct videos in a batch of {config.batch_size}"
+    )
     if sum(count > 0 for count in counts) > 1:
-        batches = Batches(datasets, config)
         mean = sum(batches.num_parts(step, workers) for step in range(PLANNED_STEPS))
         most, share = config.micro_batch_size, -(-config.batch_size // workers)
         lines.append(

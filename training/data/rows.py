@@ -61,11 +61,12 @@ class Rows:
     shapes: Sequence[SampleShape]
     fits: np.ndarray
     num_enlarged: int
-    keep: int  # row groups in memory
+    window: int  # row groups whose rows are shuffled together, where media are read
     latents: Latents | None = None
 
     def __post_init__(self) -> None:
-        self.tables: Kept[int, pa.Table] = Kept(self.read_group, self.keep)
+        # Two windows: while the last rows of one are read, the next one has begun.
+        self.tables: Kept[int, pa.Table] = Kept(self.read_group, 2 * self.window)
 
     def use(self, latents: Latents) -> None:
         """Train on these values instead of the media."""
@@ -87,7 +88,9 @@ class Rows:
         """How many trained rows each shape has."""
         return np.bincount(self.fits[self.trained], minlength=len(self.shapes)).tolist()
 
-    def order(self, seed: int, window: int) -> Order:
+    def order(self, seed: int) -> Order:
+        """Any row that was precomputed costs one read, so all of them are shuffled together."""
+        window = len(self.index.group_shard) if self.latents else self.window
         return Order(seed, self.name, self.trained, self.index.group_first, window)
 
     def fetch(self, row: int) -> Row:
@@ -126,12 +129,13 @@ def open_rows(
     name: str,
     weight: float,
     shapes: Sequence[SampleShape],
-    keep: int,
+    memory_bytes: float,
     held_out: float,
     held_out_clips: int = 128,
 ) -> Rows:
     """Index a dataset: in which shape each row is trained, and which ones are held out.
 
+    memory_bytes: of row groups in memory, which the window of the shuffle follows.
     held_out: the share of videos that are (curation.shards.held_out_hash), the same ones in every
         dataset; held_out_clips: at most so many of their clips are evaluated. Raises ConfigError.
     """
@@ -152,8 +156,16 @@ def open_rows(
             "held-out videos; use --set num_frames=, buckets=, fps= or held_out="
         )
     evaluated = kept[spread_over_videos(index.video[kept], held_out_clips)].tolist()
+    window = window_of(index, commits, memory_bytes)
     return Rows(name, dataset, weight, fingerprint(commits), index, trained, evaluated, len(kept),
-                shapes, fits, num_enlarged, keep)  # fmt: skip
+                shapes, fits, num_enlarged, window)  # fmt: skip
+
+
+def window_of(index: Index, commits: list[dict[str, Any]], memory_bytes: float) -> int:
+    """Row groups in a window, of which two are in memory at a time; at least one."""
+    shard_bytes = sum(c["files"]["shards"]["bytes"] for c in commits if c["num_clips"])
+    fitting = int(memory_bytes * len(index.group_shard) / (2 * shard_bytes))
+    return max(1, min(fitting, len(index.group_shard)))
 
 
 def fingerprint(commits: list[dict[str, Any]]) -> str:
