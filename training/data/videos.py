@@ -49,13 +49,17 @@ class SampleShape:
         frames = f"{self.num_frames} frame{'s' * (self.num_frames != 1)}"
         return f"{frames} of {self.width}x{self.height}"
 
-    def fits(self, num_frames: int, duration_s: float) -> bool:
-        """Whether a clip is long enough; one of a single frame is an image, and always is."""
-        if num_frames == 1:
-            return True
+    @property
+    def num_px(self) -> int:
+        return self.height * self.width
+
+    def fits(self, num_frames: np.ndarray, duration_s: np.ndarray) -> np.ndarray:
+        """Whether clips are long enough; one of a single frame is an image, and always is."""
         if self.stride:
-            return num_frames > (self.num_frames - 1) * self.stride
-        return num_frames >= self.num_frames and duration_s >= self.num_frames / self.fps
+            long = num_frames > (self.num_frames - 1) * self.stride
+        else:
+            long = (num_frames >= self.num_frames) & (duration_s >= self.num_frames / self.fps)
+        return long | (num_frames == 1)
 
 
 def read_frames(media: bytes | memoryview, shape: SampleShape, start: float) -> np.ndarray:
