@@ -47,12 +47,9 @@ def curate_s(video: str, worker: MediaWorker, pipeline: Pipeline) -> tuple[dict[
     result = worker.curate(source, pipeline, lambda stage, at_s: None)
     before = cpu_s(resource.RUSAGE_SELF)
     with tempfile.TemporaryDirectory() as folder:
-        clips = [
-            row | {"clip": {"bytes": data, "path": f"{row['clip_id']}.mp4"}}
-            for row, data in zip(result.clips, result.media, strict=True)
-        ]
+        clips = [clip.shard_row() for clip in result.clips]
         write_commit(Dataset.at(folder), clips, result.ledger, pipeline.fingerprints())
-    stages = dict(result.ledger[0]["stage_s"]) | {"write": cpu_s(resource.RUSAGE_SELF) - before}
+    stages = dict(result.video["stage_s"]) | {"write": cpu_s(resource.RUSAGE_SELF) - before}
     return stages, len(clips)
 
 

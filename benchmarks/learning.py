@@ -180,10 +180,7 @@ def curate(video: Path, folder: Path) -> None:
     source = Source(url=str(video), path=str(video), id=content_id(str(video)))
     with MediaWorker(pipeline.media) as worker:
         found = worker.curate(source, pipeline, lambda stage, at_s: None)
-    clips = [
-        row | {"clip": {"bytes": data, "path": f"{row['clip_id']}.mp4"}}
-        for row, data in zip(found.clips, found.media, strict=True)
-    ]
+    clips = [clip.shard_row() for clip in found.clips]
     write_commit(Dataset.at(folder), clips, found.ledger, pipeline.fingerprints())
 
 

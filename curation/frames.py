@@ -23,10 +23,12 @@ from curation.sources.source import storable
 
 # Transfer functions whose 8-bit conversion is washed out (ITU-R BT.2100: PQ and HLG).
 HDR_TRANSFERS = {16: "smpte2084", 18: "arib-std-b67"}
-# Containers round durations; below this a missing tail is rounding, not a cut file. Ours.
+# Containers round durations; below this a missing tail is rounding, not a cut file.
+# Ours: a GOP of half a second, or 1% of a long file.
 TRUNCATION_SLACK_S = 0.5
 TRUNCATION_SLACK_SHARE = 0.01
-# Clumsy muxers repeat stamps; a longer way back is a recording joined to another. Ours.
+# Clumsy muxers repeat stamps; a longer way back is a recording joined to another.
+# Ours: no reordering of frames reaches back half a second.
 MAX_STEP_BACK_S = 0.5
 # What PyAV raises at data that it cannot read.
 DAMAGE = (av.FFmpegError, ValueError, LookupError, TypeError, ArithmeticError, AssertionError)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from curation.pipelines import Rule
@@ -43,3 +43,15 @@ def judge_headers(
         early["duration"] = Rule(min=shortest.min)
     ordered = {name: early[name] for name in rules if name in early}
     return judge({**scores, "duration": duration_s}, ordered)
+
+
+def video_verdict(verdicts: Sequence[Verdict | None], rules: Mapping[str, Rule]) -> Verdict | None:
+    """Why a whole video is dropped: the verdict of the clip that came furthest through the rules.
+
+    None when a clip is kept, or when there was no clip to judge.
+    """
+    failing = [v for v in verdicts if v]
+    if len(failing) < len(verdicts) or not failing:
+        return None
+    order = list(rules)
+    return max(failing, key=lambda v: order.index(v.rule))

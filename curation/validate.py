@@ -20,7 +20,7 @@ import typer
 from rich.console import Console
 from rich.progress import track
 
-from curation.commands import without_stdin
+from curation.commands import open_dataset, say, screen, told_errors, without_stdin
 from curation.frames import MediaError, open_clip, readable
 from curation.shards import (
     FAILED,
@@ -145,29 +145,35 @@ def validate(
     workers: Annotated[int, typer.Option(min=1, help="Processes.")] = os.cpu_count() or 1,
 ) -> None:
     """Prove that every row of a dataset decodes and adds up. Exit code 1 when one does not."""
-    console, errors = Console(soft_wrap=True), Console(stderr=True, soft_wrap=True)
-    try:
-        data = Dataset.at(dataset).require()
-    except DatasetError as error:
-        errors.print(f"error: {error}", style="red", markup=False)
-        raise typer.Exit(2) from None
-    manifests = data.commits()
-    problems = list(check_dataset(data, manifests))
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        checks = [pool.submit(check_commit, data, m, decode) for m in manifests]
-        for check in track(checks, "validating", console=errors, transient=True):
-            problems += check.result()
-    for problem in problems[:MAX_SHOWN]:
-        console.print(problem, style="red", markup=False, highlight=False)
+    with told_errors(mistakes=(OSError, pa.ArrowException)):
+        data = open_dataset(dataset)
+        manifests = data.commits()
+        problems = list(check_dataset(data, manifests))
+        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+            checks = [pool.submit(check_commit, data, m, decode) for m in manifests]
+            bar = Console(stderr=True)
+            for check in track(checks, "validating", console=bar, transient=True):
+                problems += check.result()
+    tell(manifests, problems, decode)
     if problems:
-        console.print(f"{len(problems)} problems in {len(manifests)} commits", style="bold red")
         raise typer.Exit(1)
+
+
+def tell(manifests: list[dict[str, Any]], problems: list[str], decode: bool) -> None:
+    """Print the first problems, or what was found well."""
+    console = screen()
+    for problem in problems[:MAX_SHOWN]:
+        say(console, problem, "red")
+    if problems:
+        say(console, f"{len(problems)} problems in {len(manifests)} commits", "bold red")
+        return
     clips, seconds = (sum(m[k] for m in manifests) for k in ("num_clips", "duration_s"))
     verb = "decode" if decode else "are counted"
-    console.print(
+    say(
+        console,
         f"{len(manifests)} commits: {clips} clips ({seconds / 60:.1f} min) {verb}, "
         f"{sum(len(m['video_ids']) for m in manifests)} videos add up",
-        style="bold green",
+        "bold green",
     )
 
 

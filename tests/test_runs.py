@@ -29,7 +29,8 @@ from typer.testing import CliRunner
 
 from curation import validate, why
 from curation.captions import Blip2
-from curation.decode.samples import CAPTION_SIDE_PX, jpeg, picture_from_jpeg, shrink
+from curation.decode.jpegs import picture_from_jpeg
+from curation.decode.samples import CAPTION_SIDE_PX, jpeg, shrink
 from curation.flow.plans import Plan, execute, make_plan
 from curation.frames import decode
 from curation.settings import ConfigError

@@ -24,15 +24,15 @@ from curation.captions import Blip2
 from curation.flow.actors import start_models
 from curation.flow.plans import execute, make_plan
 from curation.flow.progress import Tally
-from curation.flow.stages import Looks, from_rows, to_row
+from curation.flow.stages import Models, from_rows, to_row
 from curation.pipelines import Pipeline, Rule, Scorers
+from curation.records import KeptClip, VideoResult, with_late_scores
 from curation.scores.aesthetics import Laion
 from curation.scores.burnt_in_text import TextScore
 from curation.scores.classifiers import WatermarkClassifier, check_classifier, marked_labels
 from curation.scores.models import Means, Seen, of_video, score_each
 from curation.settings import ConfigError
 from curation.shards import DROPPED, FAILED, KEPT, LEDGER_SCHEMA, SHARD_SCHEMA, Dataset
-from curation.videos import VideoResult, with_late_scores
 
 CONFIG = Path(__file__).parents[1] / "pipelines.yaml"
 RULES = {"duration": Rule(min=1), "text": Rule(max=0.01), "watermark": Rule(max=0.5)}
@@ -128,9 +128,11 @@ def result(*clip_ids: str, dropped: str | None = None) -> VideoResult:
         short = {"rule": "duration", "value": 0.5, "threshold": 1.0, "duration": 0.5}
         rows.append(empty | short | {"level": "clip", "clip_id": dropped, "decision": DROPPED})
     shard = dict.fromkeys(SHARD_SCHEMA.names)
-    clips = [shard | scores | {"clip_id": c, "caption": c} for c in clip_ids]
-    pictures = {c: [b"caption"] for c in clip_ids}
-    return VideoResult([video, *rows], clips, [c.encode() for c in clip_ids], pictures)
+    clips = [
+        KeptClip(shard | scores | {"clip_id": c, "caption": c}, c.encode(), [b"caption"])
+        for c in clip_ids
+    ]
+    return VideoResult([video, *rows], clips)
 
 
 def columns(text: float) -> dict[str, Any]:
@@ -146,8 +148,9 @@ def test_clips_with_text_are_dropped_with_their_media() -> None:
     assert (b["decision"], b["text"]) == (KEPT, 0.0)
     assert (c["rule"], c["text"]) == ("duration", None)  # not looked at
     assert video["decision"] == KEPT
-    assert [(row["clip_id"], row["text"]) for row in done.clips] == [("b", 0.0)]
-    assert (done.media, done.caption_frames) == ([b"b"], {"b": [b"caption"]})
+    [left] = done.clips
+    assert (left.clip_id, left.row["text"]) == ("b", 0.0)
+    assert (left.media, left.caption_frames) == (b"b", [b"caption"])
 
 
 def test_the_first_rule_in_config_order_is_named() -> None:
@@ -162,7 +165,7 @@ def test_a_video_that_keeps_no_clip_is_dropped_by_the_rule_that_came_furthest() 
     done = with_late_scores(result("a", dropped="c"), {"a": columns(0.05)}, RULES)
     video = done.ledger[0]
     assert (video["decision"], video["rule"], video["value"]) == (DROPPED, "text", 0.05)
-    assert done.media == []
+    assert done.clips == []
 
 
 def test_a_clip_whose_scorer_failed_is_failed_and_so_is_its_video() -> None:
@@ -173,7 +176,7 @@ def test_a_clip_whose_scorer_failed_is_failed_and_so_is_its_video() -> None:
     assert (b["decision"], video["decision"]) == (KEPT, KEPT)
     alone = with_late_scores(result("a", dropped="c"), found, RULES)
     assert (alone.ledger[0]["decision"], alone.ledger[0]["error_class"]) == (FAILED, "scorer")
-    assert alone.clips == alone.media == []
+    assert alone.clips == []
 
 
 def test_a_score_that_is_no_number_does_not_pass() -> None:
@@ -186,22 +189,24 @@ def test_a_score_that_is_no_number_does_not_pass() -> None:
 def test_a_model_that_hangs_or_dies_in_a_run_costs_one_clip(
     local_ray: None, how: str, says: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("curation.flow.stages.LOOK_TIMEOUT_S", 2.0)
+    monkeypatch.setattr("curation.flow.stages.MODEL_TIMEOUT_S", 2.0)
     pipeline = Pipeline(scorers=Scorers(text="rapidocr"), rules={"text": Rule(max=0.6)})
     tally = Tally.remote()  # type: ignore[attr-defined]
-    stage = Looks(start_models(fakes(text=how).models, 1, 0), pipeline, tally)
+    stage = Models(start_models(fakes(text=how).models, 1, 0), [], pipeline, tally)
     heights = {"a": 40, "b": ODD_HEIGHT_PX, "c": 40}
     video = result(*heights)
-    for clip_id, height in heights.items():
-        picture = np.full((height, 64, 3), 250 if clip_id == "c" else 128, np.uint8)
-        video.overlay_frames[clip_id] = [cv2.imencode(".jpg", picture)[1].tobytes()]
+    for clip in video.clips:
+        level = 250 if clip.clip_id == "c" else 128
+        picture = np.full((heights[clip.clip_id], 64, 3), level, np.uint8)
+        clip.model_frames.append(cv2.imencode(".jpg", picture)[1].tobytes())
     [done] = from_rows(pa.concat_tables(stage(to_row(video))))
     told = {row["clip_id"]: row for row in done.ledger[1:]}
     assert (told["a"]["decision"], round(told["a"]["text"], 1)) == (KEPT, 0.5)
     assert (told["b"]["decision"], told["b"]["error_class"]) == (FAILED, "scorer")
     assert told["b"]["message"].startswith(says)
     assert (told["c"]["decision"], told["c"]["rule"]) == (DROPPED, "text")
-    assert (done.media, done.overlay_frames) == ([b"a"], {})
+    [left] = done.clips
+    assert (left.clip_id, left.media, left.model_frames) == ("a", b"a", [])
 
 
 # -- a watermark classifier
@@ -378,7 +383,7 @@ def test_a_run_scores_looks_before_captions_and_captions_behind_them(
     [video] = [r for r in dataset.ledger().to_pylist() if r["level"] == "video"
                and r["source_url"].endswith(f"{colours[misfit]}.mp4")]  # fmt: skip
     assert (video["decision"], video["rule"]) == (DROPPED, "caption_score")
-    assert dict(video["stage_s"])["looks"] > 0
+    assert dict(video["stage_s"])["models"] > 0
 
 
 def test_a_rule_without_its_scorer_is_a_mistake(written: Path, tmp_path: Path) -> None:

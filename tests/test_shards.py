@@ -171,9 +171,7 @@ def test_only_a_folder_of_ours_is_claimed(tmp_path: Path) -> None:
     users = tmp_path / "users"
     (users / "shards").mkdir(parents=True)
     (users / "shards" / f"{DEAD}.parquet").touch()
-    with pytest.raises(
-        DatasetError, match="is not empty and no dataset of ours"
-    ):
+    with pytest.raises(DatasetError, match="is not empty and no dataset of ours"):
         Dataset.at(users).claim()
     assert files(users) == [f"shards/{DEAD}.parquet"]
 

@@ -1,4 +1,4 @@
-"""What training's commands share: errors to one line and an exit code, signals, the lock.
+"""What training's commands share: errors to one line and an exit code, signals.
 
 SIGTERM and Ctrl-C: an end at once before there is anything to save, and a saved one after.
 """
@@ -6,20 +6,16 @@ SIGTERM and Ctrl-C: an end at once before there is anything to save, and a saved
 from __future__ import annotations
 
 import signal
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
 from rich.console import Console
 
-from curation.settings import ConfigError, RunError
+from curation.commands import screen, told_errors
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
-FAILED, MISTAKE = 1, 2  # exit codes
 
 
 class StoppedError(RuntimeError):
@@ -28,34 +24,8 @@ class StoppedError(RuntimeError):
 
 def guarded(body: Callable[[Console], None]) -> None:
     """Run a command's body; a mistake exits 2 and a failed run 1, each with one line."""
-    errors = Console(stderr=True, soft_wrap=True)
-
-    def end(line: str, code: int, style: str | None = None) -> SystemExit:
-        errors.print(line, style=style, markup=False, highlight=False)
-        return SystemExit(code)
-
-    try:
-        body(Console(soft_wrap=not sys.stdout.isatty()))
-    except ConfigError as error:
-        raise end(f"error: {error}", MISTAKE, "red") from None
-    except RunError as error:
-        raise end(f"the run failed: {error}", FAILED, "red") from None
-    except StoppedError as error:
-        raise end(f"{error}; the same command goes on from there", FAILED) from None
-    except KeyboardInterrupt:
-        told = "stopped; the same command goes on from the last checkpoint"
-        raise end(told, FAILED) from None
-
-
-@contextmanager
-def locked(folder: Path, taken: str) -> Iterator[None]:
-    """Hold a local folder, made if need be; ConfigError that begins with `taken` if it is held."""
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(folder / ".lock", timeout=0):
-            yield
-    except Timeout:
-        raise ConfigError(f"{taken}; wait for it or stop it") from None
+    with told_errors("the same command goes on from the last checkpoint", stops=(StoppedError,)):
+        body(screen())
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from curation.settings import ConfigError, explain, nearest, set_path
+from model.weights import STABLE_DIFFUSION
 
 # What no line gives a source for is ours, for the reason beside it. Times: docs/training.md.
 PRESETS: dict[str, dict[str, Any]] = {
@@ -80,9 +81,10 @@ class Config(BaseModel):
     model: Literal["tiny", "small", "videofactory"]
     unet: dict[str, Any] = {}
     latents: Literal["space_to_depth", "stable_diffusion"]
-    latents_path: str = "stabilityai/stable-diffusion-2-1-base"  # of the autoencoder
+    latents_path: str = STABLE_DIFFUSION  # of the autoencoder: a folder, or an id of the hub
     text: Literal["tiny", "open_clip"]
-    text_path: str = "laion2b_s32b_b79k"  # OpenCLIP weights: a file, or a tag to fetch
+    # OpenCLIP weights: a file, a tag to fetch, or a folder text_encoder of transformers.
+    text_path: str = "laion2b_s32b_b79k"
     trainable: Literal["all", "temporal_and_swap", "swap"] = "all"
 
     # What a sample is. fps: frames taken per second; with stride, every stride-th instead.

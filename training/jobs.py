@@ -13,12 +13,12 @@ import torch
 import yaml
 from rich.console import Console
 
-from curation.commands import check_lasting
+from curation.commands import check_lasting, held
 from curation.settings import ConfigError
 from model import SpaceTimeUNet
 from training import loop
 from training.checkpoints import compare, latest, make_card, sweep, write_whole
-from training.commands import locked, stop_on_signals
+from training.commands import stop_on_signals
 from training.config import Config
 from training.data.batches import Batches, bucket_table
 from training.data.rows import Rows, open_rows, parse_data
@@ -112,7 +112,7 @@ def only_trainer(run: Path) -> Iterator[None]:
     """Hold the run folder; ConfigError if it is another thing, or another trainer has it."""
     if run.exists() and not is_run(run):
         raise ConfigError(f"--output {run} is not a run: give a new folder or an earlier run")
-    with locked(run, f"--output {run}: another vf-train is writing there"):
+    with held(run, f"--output {run}: another vf-train is writing there"):
         yield
 
 

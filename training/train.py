@@ -63,9 +63,11 @@ def train(
     from training.commands import guarded
     from training.config import load_config
     from training.jobs import Job
+    from training.starts import with_weights_of
 
     def body(console: Console) -> None:
-        job = Job(load_config(preset, set_ or []), data, output, init, allow_change or [])
+        config = with_weights_of(load_config(preset, set_ or []), init)
+        job = Job(config, data, output, init, allow_change or [])
         do(job, console, workers, ray_address, dry_run)
 
     guarded(body)

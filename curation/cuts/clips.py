@@ -5,9 +5,6 @@ A clip's packets are exactly its displayed frames: no lead-in, no sound, upright
 
 from __future__ import annotations
 
-import collections
-import io
-import itertools
 import subprocess
 import tempfile
 from collections.abc import Callable
@@ -20,7 +17,9 @@ import av
 import ffmpeg
 import imageio_ffmpeg
 
-from curation.cuts.joins import join_spans
+from curation.cuts.joins import join
+from curation.cuts.packets import mux, read_runs, read_source
+from curation.cuts.plans import plan
 from curation.frames import (
     MediaError,
     Probe,
@@ -28,7 +27,6 @@ from curation.frames import (
     open_clip,
     open_video,
     readable,
-    stamps_decode_order,
     video_stream,
 )
 from curation.pipelines import Cut
@@ -49,14 +47,6 @@ class Clip:
     made: str  # copied: the source's packets; joined: some of them; encoded: none
 
 
-@dataclass(frozen=True)
-class Packet:
-    """The facts about one packet of the source that decide whether a span can be copied."""
-
-    pts: int
-    starts_clean: bool  # nothing from here on needs an earlier packet
-
-
 def cut(
     path: str,
     probe: Probe,
@@ -70,131 +60,42 @@ def cut(
     `beat` is called as work advances. Raises MediaError encode when an encoder fails or returns
     other frames than were asked for.
     """
-    packets = read_packets(path) if probe.upright_square else []
-    runs = [copyable_run(packets, timeline, *span) for span in spans]
-    copies = copy_runs(path, [run for run in runs if run])
-    rest = [span for span, run in zip(spans, runs, strict=True) if settings.joins and not run]
-    joined = {
-        span: data
-        for span, data in join_spans(path, probe, timeline, rest, settings, beat).items()
-        if is_whole(data, timeline, *span)
-    }
-    clips = []
-    for span, run in zip(spans, runs, strict=True):
-        if run:
-            clips.append(Clip(copies[run], probe.width, probe.height, probe.codec, "copied"))
-        elif span in joined:
-            clips.append(Clip(joined[span], probe.width, probe.height, probe.codec, "joined"))
-        else:
-            clips.append(encode(path, probe, timeline, *span, settings, beat))
+    clips = copy_spans(path, probe, timeline, spans, settings, beat)
+    out = []
+    for span in spans:
+        out.append(clips.get(span) or encode(path, probe, timeline, *span, settings, beat))
+        beat()
+    return out
+
+
+def copy_spans(
+    path: str,
+    probe: Probe,
+    timeline: Timeline,
+    spans: list[tuple[int, int]],
+    settings: Cut,
+    beat: Callable[[], None],
+) -> dict[tuple[int, int], Clip]:
+    """The clip of every span of which packets can be copied; two passes over the file."""
+    source = read_source(path, probe, joins=settings.joins)
+    if source is None:
+        return {}
+    plans = [p for span in sorted(set(spans)) if (p := plan(source, timeline, *span))]
+    plans.sort(key=lambda p: p.packets)
+    clips = {}
+    runs = read_runs(path, [p.packets for p in plans])
+    for planned, (stream, packets) in zip(plans, runs, strict=True):
+        try:
+            made = join(planned, packets, source, probe, timeline, settings, beat)
+            data = mux(stream, *made)
+            with open_clip(data, ignore_edits=True) as clip:  # of hidden packets too
+                check_times(clip, timeline, *planned.span)
+        except (MediaError, av.FFmpegError, ValueError):
+            continue  # encoded whole then
+        word = "copied" if planned.is_copy else "joined"
+        clips[planned.span] = Clip(data, probe.width, probe.height, probe.codec, word)
         beat()
     return clips
-
-
-# -- copying
-
-
-def read_packets(path: str) -> list[Packet]:
-    """The packets of a video in decode order; [] for codecs and containers that are not."""
-    with open_video(path) as container:
-        stream = video_stream(container)
-        if stream.codec_context.name not in CLEAN_START_NALS or stamps_decode_order(container):
-            return []
-        nal_types, read_type = CLEAN_START_NALS[stream.codec_context.name]
-        # avcC and hvcC begin with version 1; other headers mean start codes (Annex B).
-        extradata = stream.codec_context.extradata or b""
-        prefixed = extradata[:1] == b"\x01"
-        packets = []
-        for packet in readable(container.demux(stream)):
-            if packet.pts is None or packet.size == 0:
-                continue
-            starts_clean = packet.is_keyframe and any(
-                read_type(nal) in nal_types for nal in nal_headers(bytes(packet), prefixed)
-            )
-            packets.append(Packet(packet.pts, starts_clean))
-        return packets
-
-
-# Instantaneous decoder refresh pictures: H.264 table 7-1 type 5, H.265 table 7-1 types 19 and 20.
-# A container's keyframe flag alone also marks open groups, whose first pictures need older ones.
-CLEAN_START_NALS: dict[str, tuple[set[int], Callable[[int], int]]] = {
-    "h264": ({5}, lambda header: header & 0x1F),
-    "hevc": ({19, 20}, lambda header: header >> 1 & 0x3F),
-}
-
-
-def nal_headers(data: bytes, prefixed: bool) -> list[int]:
-    """The first byte of every NAL unit of a packet, with 4-byte lengths or with start codes."""
-    headers = []
-    if prefixed:
-        at = 0
-        while at + 4 < len(data):
-            headers.append(data[at + 4])
-            at += 4 + int.from_bytes(data[at : at + 4])
-    else:
-        at = data.find(b"\x00\x00\x01")
-        while 0 <= at < len(data) - 3:
-            headers.append(data[at + 3])
-            at = data.find(b"\x00\x00\x01", at + 3)
-    return headers
-
-
-def copyable_run(
-    packets: list[Packet], timeline: Timeline, first: int, last: int
-) -> tuple[int, int] | None:
-    """The range of packets that is exactly frames [first, last) and needs no other, or None.
-
-    It must start with a clean picture that is the first frame, hold every frame's packet and no
-    other, and be unbroken in decode order: then no kept frame refers outside it.
-    """
-    wanted = set(timeline.pts[first:last])
-    inside = [i for i, packet in enumerate(packets) if packet.pts in wanted]
-    if len(inside) != len(wanted) or not inside:
-        return None
-    start, stop = inside[0], inside[-1] + 1
-    unbroken = stop - start == len(inside)
-    opens = packets[start].starts_clean and packets[start].pts == timeline.pts[first]
-    return (start, stop) if unbroken and opens else None
-
-
-def copy_runs(path: str, runs: list[tuple[int, int]]) -> dict[tuple[int, int], bytes]:
-    """The mp4 of every run of packets; one pass over the file unless given spans overlap."""
-    waiting: list[tuple[int, int]] = []
-    overlapping: list[tuple[int, int]] = []
-    for run in sorted(set(runs)):
-        (overlapping if waiting and run[0] < waiting[-1][1] else waiting).append(run)
-    done = copy_apart(path, waiting) if waiting else {}
-    return done | copy_runs(path, overlapping) if overlapping else done
-
-
-def copy_apart(path: str, runs: list[tuple[int, int]]) -> dict[tuple[int, int], bytes]:
-    """The mp4 of every run of packets, for sorted runs that do not overlap."""
-    done: dict[tuple[int, int], bytes] = {}
-    with open_video(path) as container:
-        stream = video_stream(container)
-        usable = (p for p in readable(container.demux(stream)) if p.pts is not None and p.size)
-        at = 0
-        for start, stop in runs:
-            skipped = itertools.islice(usable, start - at)
-            collections.deque(skipped, maxlen=0)
-            done[start, stop] = mux(stream, list(itertools.islice(usable, stop - start)))
-            at = stop
-    return done
-
-
-def mux(stream: av.VideoStream, packets: list[av.Packet]) -> bytes:
-    """Packets of a video stream as an mp4 whose first frame is at 0."""
-    start = min(packet.pts for packet in packets if packet.pts is not None)
-    buffer = io.BytesIO()
-    with av.open(buffer, "w", format="mp4", options={"fflags": "+bitexact"}) as output:
-        target = output.add_stream_from_template(stream)
-        for packet in packets:
-            packet.pts -= start  # type: ignore[operator]
-            if packet.dts is not None:
-                packet.dts -= start
-            packet.stream = target
-            output.mux(packet)
-    return buffer.getvalue()
 
 
 # -- encoding
@@ -295,16 +196,6 @@ def run_ffmpeg(command: object, beat: Callable[[], None]) -> None:
         if process.wait() != 0:
             errors.seek(0)  # the cause comes first, what it led to after
             raise MediaError("encode", f"ffmpeg failed: {errors.read().strip()[:500]}")
-
-
-def is_whole(data: bytes, timeline: Timeline, first: int, last: int) -> bool:
-    """Whether a clip's packets, hidden ones too, are frames [first, last) at their times."""
-    try:
-        with open_clip(data, ignore_edits=True) as container:
-            check_times(container, timeline, first, last)
-    except MediaError:
-        return False
-    return True
 
 
 def check_times(

@@ -78,7 +78,8 @@ def split(data: bytes, length_size: int) -> Iterator[bytes]:
     """The NAL units of a packet: with lengths of so many bytes, or with start codes for 0."""
     if not length_size:
         for nal in re.split(rb"\x00\x00\x01", data)[1:]:
-            yield nal.rstrip(b"\x00")  # zeros belong to the next start code (B.1.1)
+            if nal := nal.rstrip(b"\x00"):  # zeros belong to the next start code (B.1.1)
+                yield nal
         return
     at = 0
     while at < len(data):
@@ -88,6 +89,20 @@ def split(data: bytes, length_size: int) -> Iterator[bytes]:
             raise ValueError("a NAL unit goes on behind its packet")
         yield data[at : at + size]
         at += size
+
+
+def split_header(extradata: bytes) -> Iterator[bytes]:
+    """The parameter sets of a stream's header: an mp4's (as `configuration`) or start codes."""
+    if extradata[:1] != b"\x01":
+        yield from split(extradata, 0)
+        return
+    at = 5
+    for mask in (0x1F, 0xFF):
+        count, at = extradata[at] & mask, at + 1
+        for _ in range(count):
+            size = int.from_bytes(extradata[at : at + 2])
+            yield extradata[at + 2 : at + 2 + size]
+            at += 2 + size
 
 
 def with_length(nal: bytes) -> bytes:

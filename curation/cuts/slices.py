@@ -6,15 +6,25 @@ the entropy-coded data (CABAC) is copied. ValueError says that a slice does not 
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 from curation.cuts.parameter_sets import (
+    DELIMITER,
+    FILLER,
     IDR,
+    PPS,
+    SEI,
+    SLICE,
+    SPS,
     Bits,
     PictureSet,
     SequenceSet,
     escape,
     packed,
+    read_picture_set,
+    read_sequence_set,
+    split_header,
     ue_text,
     unescape,
 )
@@ -32,12 +42,84 @@ class Shift:
     order: int
 
 
+def is_idr(nals: list[bytes]) -> bool:
+    return any(nal[0] & 31 == IDR for nal in nals)
+
+
+def read_headers(extradata: bytes) -> Headers | None:
+    """What reads the slices of a stream with this header; None unless it has one sequence set."""
+    try:
+        units = list(dict.fromkeys(split_header(extradata)))
+        sequences = [read_sequence_set(nal) for nal in units if nal[0] & 31 == SPS]
+        pictures = [read_picture_set(nal) for nal in units if nal[0] & 31 == PPS]
+    except (ValueError, IndexError):
+        return None
+    by_id = {picture.id: picture for picture in pictures}
+    if len(sequences) != 1 or not 0 < len(by_id) == len(pictures):
+        return None
+    known = {picture.sequence_id for picture in pictures} == {sequences[0].id}
+    return Headers(sequences[0], by_id) if known else None
+
+
 class Headers:
     """Reads and rewrites the slice headers (7.3.3) of a stream with one sequence set."""
 
     def __init__(self, sequence: SequenceSet, pictures: dict[int, PictureSet]) -> None:
         self.sequence = sequence
         self.pictures = pictures
+
+    def picture(self, nals: list[bytes]) -> list[bytes]:
+        """The NAL units of one picture that a clip keeps; ValueError for what is not one picture.
+
+        Parameter sets inside the stream must repeat the header's: others could change with time.
+        """
+        known = {self.sequence.nal, *(p.nal for p in self.pictures.values())}
+        kept = []
+        for nal in nals:
+            kind = nal[0] & 31
+            if kind in (SPS, PPS) and nal not in known:
+                raise ValueError("parameter sets change")
+            if kind not in (SLICE, IDR, SEI, SPS, PPS, DELIMITER, FILLER):
+                raise ValueError(f"NAL unit of type {kind}")
+            if kind in (SLICE, IDR, SEI):
+                kept.append(nal)
+        own = [nal for nal in kept if nal[0] & 31 != SEI]
+        starts = [nal[1:2] >= b"\x80" for nal in own]  # first_mb_in_slice is 0
+        if sum(starts) != 1 or not starts[0] or len({nal[0] & 31 for nal in own}) != 1:
+            raise ValueError("not one picture")
+        return kept
+
+    def opened(self, run: list[list[bytes]]) -> list[list[bytes]]:
+        """A run of pictures with the first one turned into an IDR picture.
+
+        Every picture up to the next IDR picture is renumbered; the picture data stays as it is.
+        Raises ValueError where that cannot be.
+        """
+        shift: Shift | None = None
+        out: list[list[bytes]] = []
+        for i, nals in enumerate(itertools.takewhile(lambda nals: not is_idr(nals), run)):
+            changed = []
+            for nal in nals:
+                if nal[0] & 31 == SEI:
+                    changed.append(nal)
+                    continue
+                shift = shift or self.shift_of(nal)
+                if i == 0:
+                    changed.append(self.as_idr(nal))
+                elif i == 1:
+                    changed.append(self.after_idr(nal, shift))
+                else:
+                    changed.append(self.shifted(nal, shift))
+            out.append(changed)
+        return out + run[len(out) :]
+
+    def opens(self, nals: list[bytes], after: list[bytes]) -> bool:
+        """Whether a picture can be turned into an IDR picture, judged with the one after it."""
+        try:
+            self.opened([nals, after])
+        except ValueError:
+            return False
+        return True
 
     def start(self, bits: Bits) -> tuple[int, PictureSet, int, int, int]:
         """Slice type, picture set, bit position of frame_num, frame_num, order lsb.

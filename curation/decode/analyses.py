@@ -50,7 +50,7 @@ class Analysis:
     line_max: list[tuple[float, np.ndarray, np.ndarray]]  # time, brightest of each row and column
     watermark: Watermark
     caption_frames: ClipFrames
-    overlay_frames: ClipFrames  # for models of text and watermarks
+    model_frames: ClipFrames  # for the models that score clips
     previews: Previews
     motion: MotionTrack | None
     look: LookTrack | None
@@ -90,9 +90,9 @@ class Analyser:
         spans = [replace(span, end_s=min(span.end_s, end_s)) for span in source.spans]
         times_s = partial(caption_times_s, pipeline.captions.num_frames)
         self.for_captions = ClipFrames(times_s, CAPTION_SIDE_PX, probe.rotation, spans)
-        self.for_overlays = ClipFrames(text_times_s, TEXT_SIDE_PX, probe.rotation, spans)
+        self.for_models = ClipFrames(text_times_s, TEXT_SIDE_PX, probe.rotation, spans)
         self.takers = [self.for_captions] * (pipeline.captions.model != SOURCE_TEXT)
-        self.takers += [self.for_overlays] * bool(pipeline.late_scores)
+        self.takers += [self.for_models] * bool(pipeline.late_scores)
         self.scorers = pipeline.scorers
         self.overlays: Spread[np.ndarray] = Spread(OVERLAY_STEP_S)
         self.previews = Previews(probe.rotation)
@@ -146,7 +146,7 @@ class Analyser:
             self.line_max,
             self.watermark(),
             self.for_captions,
-            self.for_overlays,
+            self.for_models,
             self.previews,
             self.motion,
             self.look,

@@ -11,6 +11,7 @@ import av
 import cv2
 import numpy as np
 
+from curation.decode.jpegs import jpeg_from_picture
 from curation.frames import luma, upright
 from curation.sources import Span
 
@@ -155,20 +156,7 @@ def shrink(frame: av.VideoFrame, side_px: int) -> av.VideoFrame:
 
 def jpeg(frame: av.VideoFrame, rotation: int) -> bytes:
     """An RGB frame, turned upright, as JPEG bytes."""
-    picture = cv2.cvtColor(upright(frame.to_ndarray(), rotation), cv2.COLOR_RGB2BGR)
-    return cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes()
-
-
-def picture_from_jpeg(data: bytes) -> np.ndarray:
-    """JPEG bytes as uint8 RGB [H, W, 3]."""
-    picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
-    assert picture is not None, "our own JPEG"
-    return picture
-
-
-def bgr_from_jpeg(data: bytes) -> np.ndarray:
-    """The same in BGR, as OpenCV and the models behind it want it."""
-    return cv2.cvtColor(picture_from_jpeg(data), cv2.COLOR_RGB2BGR)
+    return jpeg_from_picture(upright(frame.to_ndarray(), rotation))
 
 
 def overlay_luma(frame: av.VideoFrame, rotation: int) -> np.ndarray:

@@ -18,12 +18,12 @@ from curation.decode.samples import jpeg, shrink
 from curation.decode.scenes import analysis_size
 from curation.frames import MediaError, decode, small_bgr
 from curation.pipelines import Scorers
+from curation.records import Beat
 from curation.scores.burnt_in_text import TEXT_SIDE_PX, text_times_s
 from curation.scores.chosen import build_models, check_models
 from curation.scores.models import Model, Row, checked, described
 from curation.scores.table import TABLE, load
 from curation.settings import ConfigError
-from curation.videos import Beat
 
 Tracks = dict[str, Callable[[], Any]]  # by scorer key, what makes a track; pickled by name
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import ray
 
-from curation.decode.samples import bgr_from_jpeg
+from curation.decode.jpegs import bgr_from_jpeg
 from curation.scores.models import Model, Row, Seen, score_each
 from curation.scores.table import TABLE
 from curation.settings import RunError
@@ -17,7 +17,8 @@ from curation.settings import RunError
 START_TIMEOUT_S = 600.0  # of a model, weights read and all
 ON_CPU = {row.key for row in TABLE if row.sees == "pictures" and not row.on_gpu}
 MAX_RESTARTS = 100  # of a model's actor, by pictures that kill it or hang in it
-# Clips asked about at once, so that what is too slow and what hangs can be told apart. Ours.
+# Clips asked about at once, so that what is too slow and what hangs can be told apart.
+# Ours: four clips' pictures are one batch, and one hang costs three others a second try.
 CALL_CLIPS = 4
 
 Shown = tuple[list[bytes], str | None]  # a clip's pictures as JPEGs, and its caption

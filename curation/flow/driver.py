@@ -1,6 +1,6 @@
 """Sources -> a dataset folder: the whole flow on Ray.
 
-    sources -> [identify] -> media -> (looks) -> (captions) -> (looks) -> commits
+    sources -> [identify] -> media -> (models) -> (captions) -> (models) -> commits
 
 Ray Data moves videos from stage to stage; what a stage passes on is encoded clips and caption
 frames, never raw ones. This driver handles references only, and groups finished videos into
@@ -11,16 +11,12 @@ continued by the same command.
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import hashlib
 import json
 import logging
 import os
 import pickle
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -29,15 +25,16 @@ import ray
 from ray.data import DataContext
 
 from curation.captions import SOURCE_TEXT
+from curation.commands import code_version
 from curation.downloads import id_in
 from curation.flow.actors import start_models
 from curation.flow.holdings import Holdings
-from curation.flow.stages import TASK_RETRIES, Captioner, Looks, commit, curate_batch
+from curation.flow.stages import TASK_RETRIES, Captioner, Models, commit, curate_batch
 from curation.funnels import FUNNEL_COLUMNS, Funnel, count
 from curation.pipelines import Captions, Pipeline
 from curation.scores.chosen import build_models
 from curation.scores.table import keys_where
-from curation.settings import ConfigError, RunError
+from curation.settings import RunError
 from curation.shards import Dataset
 from curation.sources import Source, content_id
 from curation.sources.source import fingerprinted, join
@@ -116,23 +113,27 @@ def flow(sources: list[Source], pipeline: Pipeline, tally: Any) -> ray.data.Data
     actors = start_models(models, pipeline.scorers.num_workers, free_gpus(pipeline.captions))
     # What judges captions waits until they are there.
     later = {key: actors.pop(key) for key in keys_where("needs_caption") & actors.keys()}
-    results = looked_at(results, actors, pipeline, tally)
+    results = scored_late(results, actors, list(later), pipeline, tally)
     if pipeline.captions.model != SOURCE_TEXT:
         results = captioned(results, pipeline.captions, tally)
-    return looked_at(results, later, pipeline, tally)
+    return scored_late(results, later, [], pipeline, tally)
 
 
-def looked_at(
-    results: ray.data.Dataset, actors: dict[str, list[Any]], pipeline: Pipeline, tally: Any
+def scored_late(
+    results: ray.data.Dataset,
+    actors: dict[str, list[Any]],
+    later: list[str],
+    pipeline: Pipeline,
+    tally: Any,
 ) -> ray.data.Dataset:
-    """The results with what models say, and without what they reject."""
+    """The results with what models say, and without what they reject; `later` are asked behind."""
     if not actors:
         return results
     return results.map_batches(
-        Looks,
+        Models,
         batch_size=1,  # a video's clips are decided together
         batch_format="pyarrow",
-        fn_constructor_kwargs={"actors": actors, "pipeline": pipeline, "tally": tally},
+        fn_constructor_args=(actors, later, pipeline, tally),
         concurrency=pipeline.scorers.num_workers,
         num_cpus=0,  # for the captioner's reason, below
     )
@@ -208,16 +209,6 @@ def curate(sources: list[Source], pipeline: Pipeline, dataset: Dataset, tally: A
 # -- the record of a run
 
 
-def code_version() -> str:
-    """The package's version and a hash of the curation code itself."""
-    digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parents[1].rglob("*.py")):
-        digest.update(path.read_bytes())
-    with contextlib.suppress(metadata.PackageNotFoundError):
-        return f"{metadata.version('videofactory')}+{digest.hexdigest()[:10]}"
-    return f"uninstalled+{digest.hexdigest()[:10]}"
-
-
 def write_run(dataset: Dataset, pipeline: Pipeline, facts: dict[str, Any]) -> Funnel:
     """Write run.json from the config and the whole ledger; returns the funnel."""
     funnel = count(dataset.ledgers(FUNNEL_COLUMNS), list(pipeline.rules))
@@ -230,23 +221,6 @@ def write_run(dataset: Dataset, pipeline: Pipeline, facts: dict[str, Any]) -> Fu
     }
     dataset.write_bytes(json.dumps(record, indent=1).encode(), "run.json")
     return funnel
-
-
-@contextlib.contextmanager
-def only_writer(dataset: Dataset) -> Iterator[None]:
-    """Hold a local dataset folder for one run; ConfigError when another run has it."""
-    if not dataset.is_local:
-        yield
-        return
-    Path(dataset.root).mkdir(parents=True, exist_ok=True)
-    with Path(dataset.path(".lock")).open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise ConfigError(
-                f"another run is writing to {dataset.uri}; wait for it to end"
-            ) from None
-        yield
 
 
 def check_all_decided(dataset: Dataset, sources: list[Source], funnel: Funnel) -> None:

@@ -11,9 +11,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from curation.pipelines import Pipeline, Rule
-from curation.rules import Verdict, judge, judge_headers
+from curation.records import decided
+from curation.rules import judge, judge_headers, video_verdict
 from curation.shards import (
-    DROPPED,
     FAILED,
     KEPT,
     LEDGER_SCHEMA,
@@ -196,22 +196,3 @@ def redecide_video(
         return None  # it was rejected before this score was made
     failed = [row for row in clips if row["decision"] == FAILED]
     return [video | decided(video_verdict(verdicts, rules)), *new, *failed]
-
-
-def decided(verdict: Verdict | None) -> dict[str, Any]:
-    """The decision columns of a ledger row."""
-    if verdict is None:
-        return {"decision": KEPT, "rule": None, "value": None, "threshold": None}
-    return {"decision": DROPPED, **vars(verdict)}
-
-
-def video_verdict(verdicts: list[Verdict | None], rules: Mapping[str, Rule]) -> Verdict | None:
-    """Why a whole video is dropped: the verdict of the clip that came furthest through the rules.
-
-    None when a clip is kept, or when there was no clip to judge.
-    """
-    failing = [v for v in verdicts if v]
-    if len(failing) < len(verdicts) or not failing:
-        return None
-    order = list(rules)
-    return max(failing, key=lambda v: order.index(v.rule))

@@ -2,12 +2,14 @@
 
 `MediaWorker` starts this module once as a process and sends it one video after another. A video
 that takes too long, stalls, eats memory or crashes costs that group and nothing else; when the
-parent dies, however it dies, the group ends itself.
+parent dies, however it dies, the group ends itself. What decodes is named and imported there alone,
+so a Ray process starts without any video library.
 """
 
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import pickle
 import shutil
@@ -18,8 +20,7 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Callable
-from functools import partial
+from dataclasses import dataclass
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -28,11 +29,9 @@ from typing import Any
 import psutil
 
 from curation.pipelines import Media, Pipeline
+from curation.records import Beat, VideoResult, failed_row, with_attempts
 from curation.sources import Source
-from curation.videos import Beat, VideoResult, curate_video, failed_row
 
-# What a worker runs: given a scratch folder and a beat, it returns something that pickles.
-Job = Callable[[Path, Beat], Any]
 POLL_S = 0.5
 SCRATCH_PREFIX = "videofactory-"
 ROOT = Path(__file__).resolve().parents[2]
@@ -40,6 +39,26 @@ MODULE = "curation.flow.media_processes"  # by name: __name__ is another in the 
 # A crash may have been the machine's fault; the same video twice is the video's. A second wait
 # of the whole wall-clock limit would cost more than it could find.
 RETRIED = {"crashed", "stalled", "memory"}
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a worker runs: a function by its name, and what it is called with.
+
+    Behind the arguments it gets a scratch folder and a Beat; it returns something that pickles.
+    """
+
+    function: str  # package.module:function
+    arguments: tuple[Any, ...] = ()
+
+    def __call__(self, folder: Path, beat: Beat) -> Any:
+        module, _, name = self.function.partition(":")
+        return getattr(importlib.import_module(module), name)(*self.arguments, folder, beat)
+
+
+def curate_job(source: Source, pipeline: Pipeline) -> Job:
+    """One video through every stage that touches media; its result is a VideoResult."""
+    return Job("curation.videos:curate_video", (source, pipeline))
 
 
 class WorkerDiedError(Exception):
@@ -91,13 +110,13 @@ class MediaWorker:
 
     def curate(self, source: Source, pipeline: Pipeline, beat: Beat) -> VideoResult:
         """Run one video; WorkerDiedError when it was killed or took its process along."""
-        return self.run(partial(curate_video, source, pipeline), beat)
+        return self.run(curate_job(source, pipeline), beat)
 
     def run(self, job: Job, beat: Beat) -> Any:
-        """A job's result, which the child calls with a scratch folder and its beat.
+        """A job's result. What it names, and what it is called with, must be importable there.
 
-        The job is pickled by name, so what it calls must be importable there. Raises
-        WorkerDiedError when it was killed or took its process along, RuntimeError when it raised.
+        Raises WorkerDiedError when it was killed or took its process along, RuntimeError when it
+        raised.
         """
         if self.process is None or self.num_done >= self.limits.recycle_after:
             self.stop()
@@ -190,16 +209,14 @@ def curate_isolated(
 
     Always returns a result: a mistake of our own becomes a failed video of class internal.
     """
-    result, attempts = attempt(worker, partial(curate_video, source, pipeline), beat)
+    result, attempts = attempt(worker, curate_job(source, pipeline), beat)
     if isinstance(result, WorkerDiedError):
         replay = f"replay: vf-curate {source.url!r} --pipeline {pipeline.name} --output replay"
         message = f"{result.message}; {replay}"
         return VideoResult([failed_row(source, result.error_class, message, attempts=attempts)])
     if isinstance(result, RuntimeError):
         return VideoResult([failed_row(source, "internal", str(result), attempts=attempts)])
-    for row in result.ledger:
-        row["attempts"] = attempts
-    return result
+    return with_attempts(result, attempts)
 
 
 def attempt(worker: MediaWorker, job: Job, beat: Beat) -> tuple[Any, int]:
@@ -249,7 +266,7 @@ def serve(job: Job, beat: Beat) -> tuple[str, Any]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def beats_to(connection: Connection) -> Callable[[str, float], None]:
+def beats_to(connection: Connection) -> Beat:
     return lambda stage, at_s: connection.send(("beat", stage, at_s))
 
 

@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from curation.commands import say
+
 # A bar for each, in the order a video goes through them.
 STAGES = ("fetch", "decode", "cut", "caption", "commit")
 REFRESH_S = 0.5
@@ -91,7 +93,7 @@ class Display:
             BarColumn(bar_width=30),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
-            TextColumn("[dim]{task.fields[now]}"),
+            TextColumn("{task.fields[now]}", style="dim", markup=False),
             console=self.console,
         )
         tasks = {s: bars.add_task(s, total=self.num_videos, now="") for s in STAGES}
@@ -112,7 +114,7 @@ class Display:
             if look:
                 counts = ", ".join(f"{s} {n}" for s, n in look["finished"].items())
                 elapsed_s = time.monotonic() - self.started
-                self.console.print(f"{elapsed_s:.0f} s: of {self.num_videos} videos: {counts}")
+                say(self.console, f"{elapsed_s:.0f} s: of {self.num_videos} videos: {counts}")
 
 
 def now(look: dict[str, Any], stage: str) -> str:
@@ -155,4 +157,4 @@ class Count:
         if not self.console.is_terminal and now - self.told >= LOG_EVERY_S:
             self.told = now
             elapsed_s = now - self.started
-            self.console.print(f"{elapsed_s:.0f} s: {self.title}: {self.done} of {self.total}")
+            say(self.console, f"{elapsed_s:.0f} s: {self.title}: {self.done} of {self.total}")

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from curation.decode.samples import bgr_from_jpeg
+from curation.decode.jpegs import bgr_from_jpeg
 from curation.pages.facts import Facts
 from curation.shards import DROPPED, KEPT, LEDGER_SCHEMA, Dataset, conform
 

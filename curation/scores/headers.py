@@ -9,7 +9,8 @@ from curation.frames import Probe
 # Mean absolute luma step, in grey levels, below which two frames show the same picture. Ours:
 # re-encoded stills stay under 0.15, the slowest real motion tried (a turning globe) over 0.3.
 SAME_PICTURE_STEP = 0.2
-# A bar's brightest pixel, in grey levels: black is 16 in limited range, coding adds noise. Ours.
+# A bar's brightest pixel, in grey levels: black is 16 in limited range, and coding noise goes on
+# top. Ours: twice the black.
 BAR_LEVEL = 32
 
 

@@ -14,43 +14,57 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-# Two frames are compared this far apart: one frame at 12 fps, two at 24 and 25, five at 60. Ours.
+# Two frames are compared this far apart: one frame at 12 fps, two at 24 and 25, five at 60.
+# Ours: over less a slow motion is smaller than the error of flow.
 SHORT_S = 0.08
-LONG_S = 0.25  # where little moved, also this far: a third of the noise. Ours.
-STEP_S = 0.5  # from pair to pair. Ours: CPU.
+LONG_S = 0.25  # where little moved, also this far: three times the path, a third of the noise
+STEP_S = 0.5  # from pair to pair. Ours: two pairs a second cost 0.3 decodes (docs/filters.md)
 LATE_S = 1e-3  # times come from rounded stamps
 
-CELL = 4  # px; flow is read at the middle of each such cell of the analysis picture. Ours.
-TEXTURE = 8.0  # grey levels of range in 3x3 px, mean of a cell: flow over less is a guess. Ours.
-MIN_CELLS = 40  # textured cells; a picture with fewer is blank and nothing moves in it. Ours.
-NUM_POINTS = 400  # cells that a camera is fitted to. Ours: CPU.
-NUM_TRIES = 200  # of RANSAC; finds a camera that a third follows with 0.99. Ours.
+CELL = 4  # px; flow is read at the middle of each such cell. Ours: it is smooth over more
+# Grey levels of range in 3x3 px, mean of a cell. Ours: over what coding noise makes.
+TEXTURE = 8.0
+# Textured cells; a picture with fewer, under 2% of it, is blank and nothing moves in it. Ours.
+MIN_CELLS = 40
+NUM_POINTS = 400  # cells that a camera is fitted to. Ours: bounds what NUM_TRIES cost
+# Of RANSAC: a camera that 1/6 of the cells follow is hit by two points with 0.996.
+NUM_TRIES = 200
 COARSE_PX = 1.5  # of a cell from the camera's fit, over large steps. Measured.
 INLIER_PX = 0.5  # the same over small steps; DIS errs by 0.1 to 0.3 px. Measured.
-MIN_CAMERA = 0.3  # share of textured cells that must follow a camera. Ours.
+MIN_CAMERA = 0.3  # share of textured cells that must follow a camera. Ours: an object is smaller
 PARTS = 4  # the picture in 4 x 4 parts:
-MIN_PARTS = 8  # a camera moves half of them at least, an object may move fewer. Ours.
-ALIGN_PX = 1.5  # a camera that moves corners more is taken away and flow measured again. Ours.
-FAR_PX = 8.0  # a camera that moves corners more over SHORT_S leaves too little over LONG_S. Ours.
-NEAR_PX = 1.0  # residual motion that is compared over LONG_S too. Ours.
-NUM_ROUNDS = 3  # of least squares; more change nothing. Ours.
+MIN_PARTS = 8  # a camera moves half of them at least; a large object near it moves fewer
+# A camera that moves corners more is taken away and flow measured again. Ours: INLIER_PX thrice.
+ALIGN_PX = 1.5
+# A camera that moves corners more over SHORT_S moves them a tenth of the picture over LONG_S.
+FAR_PX = 8.0
+NEAR_PX = 1.0  # residual motion that is compared over LONG_S too: three times NOISE_PX
+NUM_ROUNDS = 3  # of least squares; more change nothing
 NOISE_PX = 0.3  # residual flow below is noise of flow and coding. Measured.
 GAIN = 2.0  # grey levels by which motion must explain a place better than the camera. Measured.
-GAIN_PX = 5  # side of the patch that is compared. Ours.
-FASTEST = 0.1  # share of the textured cells whose mean speed is `motion`. Ours.
+GAIN_PX = 5  # side of the patch that is compared: a cell and its border
+# Share of the textured cells whose mean speed is `motion`. Ours: what moves is often a small part.
+FASTEST = 0.1
 
 PURE_SHARE = 0.02  # textured cells that may move otherwise over a still. Measured.
 SLOW = 0.004  # sides per second; a slower camera stands. Measured.
-STEADY = 0.5  # relative change of the camera's velocity between pairs of one zoom. Ours.
+# Relative change of the camera's velocity between pairs of one zoom. Ours: zooms ease in and out.
+STEADY = 0.5
 
-SMALL = (64, 36)  # px; what cuts, dissolves and the light are sought in. Ours: CPU.
-TURN_LEVEL = 6.0  # grey levels that a pixel of a small picture changes by. Ours.
+SMALL = (
+    64,
+    36,
+)  # px; what cuts, dissolves and the light are sought in. Ours: both fill the picture
+TURN_LEVEL = (
+    6.0  # grey levels that a pixel of a small picture changes by; coding noise is less. Ours
+)
 TURN_SHARE = 0.5  # of them must change when a picture is replaced. Measured.
 TURN_OFF = 0.15  # of the change may lie off the line between two pictures. Measured.
 LED = 0.7  # share of the difference that a camera may leave where it leads there. Measured.
 
-FLICKER_S = 1.0  # window of the running median that is taken from the light. Ours.
-LIGHT_PARTS = 4  # the picture in 4 x 4; the median of their changes is the light's. Ours.
+FLICKER_S = 1.0  # window of the running median taken from the light: slower is a fade, no flicker
+# The picture in 4 x 4: what moves changes fewer than half of the parts, light all of them.
+LIGHT_PARTS = 4
 
 
 class Pair(NamedTuple):

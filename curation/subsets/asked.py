@@ -2,34 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
-from curation.commands import check_lasting
+from curation.commands import check_writable, open_dataset, open_output, say
 from curation.flow.holdings import is_subset
 from curation.funnels import show_steps
 from curation.settings import ConfigError
-from curation.shards import Dataset, DatasetError
+from curation.shards import Dataset
 from curation.subsets.decided import decide, gather, needs
 from curation.subsets.indexed import INDEX
 from curation.subsets.recipes import Recipe, load_recipe
-
-USAGE = 2
-
-
-@contextmanager
-def told_mistakes() -> Iterator[None]:
-    """Tell a user's mistake in one sentence and exit 2."""
-    try:
-        yield
-    except (ConfigError, DatasetError) as error:
-        errors = Console(stderr=True, soft_wrap=True)
-        errors.print(f"error: {error}", style="red", markup=False, highlight=False)
-        raise SystemExit(USAGE) from None
 
 
 @dataclass(frozen=True)
@@ -59,13 +45,12 @@ class Plan:
 def make_plan(order: Order, dry_run: bool = False) -> Plan:
     """Check everything that can be checked before any work; ConfigError or DatasetError."""
     recipe = load_recipe(order.config, order.recipe, order.overrides)
-    dataset = Dataset.at(order.dataset).require()
+    dataset = open_dataset(order.dataset)
     if order.output is None:
         if not dry_run:
             raise ConfigError("--output is missing: the folder or URI of the subset")
         return Plan(recipe, dataset, None, order.index_only, order.retry_failed)
-    check_lasting(order.output)
-    subset = Dataset.at(order.output)
+    subset, commits = open_output(order.output)
     ours, theirs = (
         Path(d.root).resolve() if d.is_local else Path(d.root) for d in (subset, dataset)
     )
@@ -74,14 +59,12 @@ def make_plan(order: Order, dry_run: bool = False) -> Plan:
             f"--output {order.output} is the dataset itself or lies inside it; "
             "a subset is a dataset of its own: give another folder"
         )
-    subset.check_ours()
-    check_output(subset, order.index_only)
+    check_kind(subset, commits, order.index_only)
     return Plan(recipe, dataset, subset, order.index_only, order.retry_failed)
 
 
-def check_output(subset: Dataset, index_only: bool) -> None:
+def check_kind(subset: Dataset, commits: list[dict[str, Any]], index_only: bool) -> None:
     """Refuse a folder that holds something else than an earlier run of the same kind."""
-    commits = subset.commits()
     if any(not is_subset(commit) for commit in commits):
         raise ConfigError(f"{subset.uri} is a curated dataset, not a subset; give another --output")
     if index_only and commits:
@@ -96,10 +79,13 @@ def show_plan(plan: Plan, console: Console) -> None:
     title = f"{plan.dataset.uri}, recipe {plan.recipe.name}"
     show_steps(title, len(clips), clips.duration_s.sum(), decide(clips, plan.recipe).steps, console)
     missing = {key: int(mask.sum()) for key, mask in needs(clips, plan.recipe).items()}
+    if any(missing.values()):
+        check_writable(plan.dataset)  # scores are stored beside the clips
     for key, number in missing.items():
         if number:
-            console.print(
+            say(
+                console,
                 f"not scored yet: {key} ({getattr(plan.recipe.scorers, key)}) "
                 f"of {number} clips; without --dry-run they are scored first",
-                style="yellow",
+                "yellow",
             )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
 import time
 from typing import Any
 
@@ -12,14 +11,16 @@ import numpy as np
 import ray
 from rich.console import Console
 
-from curation.commands import check_reachable, start_ray
-from curation.decode.tracks import build_scoring
-from curation.flow.driver import (
-    MAX_COMMITS_IN_FLIGHT,
+from curation.commands import (
+    check_reachable,
+    check_writable,
     code_version,
     only_writer,
+    say,
+    start_ray,
 )
-from curation.flow.plans import told_errors
+from curation.decode.tracks import build_scoring
+from curation.flow.driver import MAX_COMMITS_IN_FLIGHT
 from curation.flow.stages import TASK_RETRIES
 from curation.funnels import FUNNEL_COLUMNS, count, show_steps
 from curation.settings import RunError
@@ -39,13 +40,6 @@ from curation.subsets.indexed import write_index
 from curation.subsets.recipes import Recipe, score_folder
 from curation.subsets.scored import score_missing
 from curation.subsets.written import write_extract
-
-
-def clean(plan: Plan, ray_address: str | None, started: float) -> None:
-    """Run a plan; exits 2 for a user's mistake and 1 for a run that failed."""
-    console = Console(soft_wrap=not sys.stdout.isatty())
-    with told_errors():
-        execute(plan, console, started, ray_address)
 
 
 def execute(
@@ -70,10 +64,10 @@ def execute(
         facts = {"clips_scored": scored, "wall_s": wall_s}
         write_run(plan, clips, decisions, facts)
     if plan.index_only:
-        console.print(f"index in {plan.subset.uri} ({wall_s:.0f} s)", highlight=False)
+        say(console, f"index in {plan.subset.uri} ({wall_s:.0f} s)")
         return decisions
-    console.print(f"{plan.subset.uri} is a dataset ({wall_s:.0f} s)", highlight=False)
-    console.print(f"look into it: vf-validate {plan.subset.uri}; vf-why {plan.subset.uri} ID")
+    say(console, f"{plan.subset.uri} is a dataset ({wall_s:.0f} s)")
+    say(console, f"look into it: vf-validate {plan.subset.uri}; vf-why {plan.subset.uri} ID")
     return decisions
 
 
@@ -86,7 +80,8 @@ def score(plan: Plan, console: Console, ray_address: str | None) -> tuple[Clips,
         return clips, counts
     scoring = build_scoring(plan.recipe.scorers, list(missing))
     wanted = ", ".join(f"{key} of {number} clips" for key, number in counts.items())
-    console.print(f"to score first: {wanted}; starting Ray", style="dim", highlight=False)
+    check_writable(plan.dataset)
+    say(console, f"to score first: {wanted}; starting Ray", "dim")
     join_ray(plan, ray_address)
     with only_writer(plan.dataset):
         score_missing(plan.dataset, clips, missing, scoring, plan.recipe, console)
@@ -113,7 +108,7 @@ def write_subset(
     assert subset is not None
     swept = subset.sweep()
     if swept:
-        console.print(f"removed {len(swept)} files that a killed run left")
+        say(console, f"removed {len(swept)} files that a killed run left")
     known = trusted(dataset, recipe)
     wanted = {}
     for commit in dataset.commits():
@@ -127,9 +122,7 @@ def write_subset(
         subset.delete_commit(name)
     if there:
         held, todo = len(there & wanted.keys()), len(wanted.keys() - there)
-        console.print(
-            f"{held} commits of an earlier run hold; {len(stale)} do not; {todo} to write"
-        )
+        say(console, f"{held} commits of an earlier run hold; {len(stale)} do not; {todo} to write")
     left = [both for name, both in wanted.items() if name not in there]
     if not left:
         return

@@ -7,7 +7,6 @@ scores/<scorer>-<fingerprint>/<commit>.parquet, for every later run.
 
 from __future__ import annotations
 
-from functools import partial
 from itertools import cycle
 from typing import Any
 
@@ -17,9 +16,9 @@ import pyarrow.fs as pafs
 import ray
 from rich.console import Console
 
-from curation.decode.tracks import ClipScores, Scoring, Tracks, score_clip
+from curation.decode.tracks import ClipScores, Scoring, Tracks
 from curation.flow.actors import Shown, ask, start_models
-from curation.flow.media_processes import MediaWorker, WorkerDiedError, attempt
+from curation.flow.media_processes import Job, MediaWorker, WorkerDiedError, attempt
 from curation.flow.progress import Count
 from curation.flow.stages import TASK_RETRIES
 from curation.pipelines import Media
@@ -82,7 +81,8 @@ def score_group(
 
 def score_stored(row: Row, tracks: Tracks, wants_pictures: bool, limits: Media) -> ClipScores:
     """One stored clip through the media worker; if that dies, every scorer of the clip fails."""
-    job = partial(score_clip, row["clip"]["bytes"], row["duration_s"], tracks, wants_pictures)
+    arguments = (row["clip"]["bytes"], row["duration_s"], tracks, wants_pictures)
+    job = Job("curation.decode.tracks:score_clip", arguments)
     result, _ = attempt(media_worker_for(limits), job, lambda stage, at_s: None)
     if isinstance(result, WorkerDiedError):
         return ClipScores(error=f"{result.error_class}: {result.message}")

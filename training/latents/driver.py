@@ -16,11 +16,11 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 
-from curation.commands import check_lasting, check_reachable, start_ray
+from curation.commands import FAILED_RUN, check_lasting, check_reachable, held, start_ray
 from curation.settings import ConfigError
 from curation.shards import Dataset, DatasetError
 from model.texts import CONTEXT
-from training.commands import FAILED, guarded, locked
+from training.commands import guarded
 from training.config import Config, load_config
 from training.data.shapes import shapes_of, transform_of
 from training.latents.encoders import (
@@ -113,7 +113,7 @@ def only_writer(folder: Dataset) -> Iterator[None]:
     if not folder.is_local:
         yield
         return
-    with locked(Path(folder.root), f"another vf-precompute is writing to {folder.uri}"):
+    with held(Path(folder.root), f"another vf-precompute is writing to {folder.uri}"):
         yield
 
 
@@ -167,4 +167,4 @@ def run(
     if failed:
         say(f"{len(failed)} shards failed, such as {failed[0][0]}: {failed[0][1]}; "
             "the same command tries them again")  # fmt: skip
-        raise SystemExit(FAILED)
+        raise SystemExit(FAILED_RUN)
