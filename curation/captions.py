@@ -88,13 +88,8 @@ def only_cues(text: str) -> str:
 def source_caption(source: Source, cues: Sequence[Cue], start_s: float, end_s: float) -> str | None:
     """What the source itself says of [start_s, end_s): its span's or own caption, the timed text
     that overlaps, else the title; None when it says nothing."""
-    touching = [s for s in source.spans if s.start_s < end_s and s.end_s > start_s]
-    if touching:  # given spans may overlap: a clip's own is the one with its ends
-        own = min(touching, key=lambda s: abs(s.start_s - start_s) + abs(s.end_s - end_s))
-        if own.caption:
-            return own.caption
-    if source.caption:
-        return source.caption
+    if given := source.captions_at(start_s, end_s):
+        return given[0]
     spoken = [c.text for c in cues if c.start_s < end_s and c.end_s > start_s]
     return " ".join(dict.fromkeys(spoken)) or source.title
 

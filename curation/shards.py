@@ -51,6 +51,7 @@ SHARD_SCHEMA = pa.schema(
         pa.field("codec", pa.string(), nullable=False),
         pa.field("scene_index", pa.int32(), nullable=False),
         pa.field("caption", pa.string()),
+        pa.field("captions", pa.list_(pa.string())),  # where lists gave several
         pa.field("caption_model", pa.string()),
         pa.field("caption_frame_s", pa.list_(pa.float64())),
         *[pa.field(name, pa.float64()) for name in SCORES],
@@ -65,6 +66,7 @@ LEDGER_SCHEMA = pa.schema(
         pa.field("video_id", pa.string(), nullable=False),
         pa.field("clip_id", pa.string()),
         pa.field("source_url", pa.string(), nullable=False),
+        pa.field("source_fingerprint", pa.string()),  # of what lists said of the video
         pa.field("start_s", pa.float64()),
         pa.field("end_s", pa.float64()),
         pa.field("caption", pa.string()),
@@ -335,9 +337,12 @@ def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
     return pa.table(columns, schema=schema)
 
 
+YOUNGER = {"captions", "source_fingerprint"}  # columns that files of this version may lack
+
+
 def has_columns(names: list[str], schema: pa.Schema) -> bool:
-    """Whether a file has the columns of a schema, in order, but for scores younger than it."""
-    younger = set(SCORES) - set(names)
+    """Whether a file has the columns of a schema, in order, but for those younger than it."""
+    younger = {*SCORES, *YOUNGER} - set(names)
     return names == [name for name in schema.names if name not in younger]
 
 
