@@ -67,12 +67,16 @@ def test_an_independent_computation_agrees(divisor: str, ddof: int) -> None:
     a = rng.normal(size=(300, 12)) @ rng.normal(size=(12, 12))
     b = rng.normal(size=(200, 12)) @ rng.normal(size=(12, 12)) + 1
     assert fvd(a, b, divisor) == pytest.approx(by_newton(a, b, ddof), rel=1e-8)
+    assert frechet_distance(fit(a, divisor), fit(b, divisor)) == pytest.approx(fvd(a, b, divisor))
 
 
 def test_a_set_is_at_no_distance_from_itself_even_when_small() -> None:
     few = np.random.default_rng(2).normal(size=(30, 400)) * 3  # rank 29 of 400
     assert abs(fvd(few, few)) < 1e-6
     assert abs(fvd(few, few[::-1])) < 1e-6
+    assert abs(frechet_distance(fit(few), fit(few))) < 1e-6
+    other = few[:20] + 1
+    assert fvd(few, other) == pytest.approx(frechet_distance(fit(few), fit(other)))
 
 
 def test_features_that_are_none_are_refused() -> None:

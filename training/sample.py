@@ -12,6 +12,8 @@ from typing import Annotated
 
 import typer
 
+from training.upscale import WEIGHTS_HELP
+
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 EXAMPLE = 'Example: vf-sample runs/tiny --prompt "a rabbit in a meadow" --output out.mp4'
 
@@ -27,13 +29,15 @@ def sample(
         float | None, typer.Option(help="1 is no guidance. Default: the run's.")
     ] = None,
     weights: Annotated[str, typer.Option(help="ema, or raw as the last step left them.")] = "ema",
+    upscale: Annotated[str | None, typer.Option(help=f"Enlarge it. {WEIGHTS_HELP}")] = None,
+    size: Annotated[str, typer.Option(help="WIDTHxHEIGHT to enlarge to.")] = "1376x768",
 ) -> None:
     """Sample one clip from the latest checkpoint of a run, or from what was exported."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is imported
 
     from training import samples
 
-    samples.sample(run, prompt, output, seed, steps, guidance, weights)
+    samples.sample(run, prompt, output, seed, steps, guidance, weights, upscale, size)
 
 
 def main() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from training.commands import guarded
 from training.configs import Config, ConfigError, validated
 from training.reports import contact_sheet
 from training.starts import device_of, make_codec, make_text, schedule_of
+from training.upscale import ready, size_of, told
 
 
 def sample(
@@ -27,12 +29,15 @@ def sample(
     steps: int | None,
     guidance: float | None,
     weights: str,
+    upscale: str | None = None,
+    size: str = "1376x768",
 ) -> None:
     """The body of `vf-sample`."""
 
     def body(console: Console) -> None:
         started = time.monotonic()
         check_mp4(output)
+        upscaler, wanted = (ready(upscale), size_of(size)) if upscale else (None, (0, 0))
         if is_export(run):
             checkpoint = run
             config, pipe = load_export(run)
@@ -52,11 +57,16 @@ def sample(
                 )
         except ValueError as error:
             raise ConfigError(str(error)) from None
-        clips.save(output)
         contact_sheet(clips.frames, output.with_suffix(".png"))
+        enlarged = ""
+        if upscaler:
+            frames = told(upscaler(iter(clips.frames[0]), wanted), config.num_frames, console)
+            clips = replace(clips, frames=torch.stack(list(frames))[None])
+            enlarged = f", enlarged to {size} by {upscaler.label}"
+        clips.save(output)
         console.print(
             f"{output}: {config.num_frames} frames of {config.width}x{config.height} from "
-            f"{checkpoint.name}, {weights} weights, {count} steps "
+            f"{checkpoint.name}, {weights} weights, {count} steps{enlarged} "
             f"({time.monotonic() - started:.0f} s); {output.with_suffix('.png')} shows them",
             markup=False,
             highlight=False,

@@ -254,3 +254,23 @@ def as_rgb(frame: VideoFrame) -> np.ndarray:
     picture = frame.reformat(format="rgb24", src_colorspace=colours).to_ndarray()
     turns = int(frame.rotation) % 360 // 90
     return np.ascontiguousarray(np.rot90(picture, turns))
+
+
+def fits(media: bytes, sampling: Sampling) -> bool:
+    """Whether a video is long enough for a sample; nothing is decoded. Raises BadVideoError."""
+    try:
+        with av.open(io.BytesIO(media), "r") as container:
+            times = display_times(container)
+            time_base = container.streams.video[0].time_base
+    except (av.FFmpegError, IndexError) as error:
+        raise BadVideoError(f"does not open: {error}") from None
+    try:
+        return len(wanted_times(times, sampling, 0.0, time_base)) == sampling.num_frames
+    except BadVideoError:  # too short is all that it can say of times that are there
+        return False
+
+
+def brought_to(frames: np.ndarray, sampling: Sampling) -> np.ndarray:
+    """Frames uint8 [T, H, W, 3] scaled and cut as those of a sample are."""
+    pictures = (VideoFrame.from_ndarray(np.ascontiguousarray(f), format="rgb24") for f in frames)
+    return np.stack([resize_and_crop(picture, sampling) for picture in pictures])

@@ -27,17 +27,21 @@ class Gaussian:
     covariance: np.ndarray
 
 
-def fit(features: np.ndarray, divisor: Covariance = "N") -> Gaussian:
-    """The Gaussian of features [N, D].
-
-    divisor: of the covariance; StyleGAN-V and cd-fvd divide by N, np.cov by N-1. Raises ValueError
-    for fewer than two clips or features that are not finite.
-    """
+def checked(features: np.ndarray) -> np.ndarray:
+    """Features [N, D] as float64; ValueError for fewer than two clips, NaN or infinity."""
     if features.ndim != 2 or len(features) < 2:
         raise ValueError(f"features are [N, D] with N >= 2, not {list(features.shape)}")
     if not np.isfinite(features).all():
         raise ValueError("features hold NaN or infinity")
-    features = features.astype(np.float64)
+    return features.astype(np.float64)
+
+
+def fit(features: np.ndarray, divisor: Covariance = "N") -> Gaussian:
+    """The Gaussian of features [N, D].
+
+    divisor: of the covariance; StyleGAN-V and cd-fvd divide by N, np.cov by N-1.
+    """
+    features = checked(features)
     mean = features.mean(0)
     centred = features - mean
     return Gaussian(mean, centred.T @ centred / (len(features) - (divisor == "N-1")))
@@ -64,8 +68,24 @@ def root(covariance: np.ndarray) -> np.ndarray:
 
 
 def fvd(real: np.ndarray, generated: np.ndarray, divisor: Covariance = "N") -> float:
-    """The distance of features [N, D] of real clips to those [M, D] of generated ones."""
-    return frechet_distance(fit(real, divisor), fit(generated, divisor))
+    """The distance of features [N, D] of real clips to those [M, D] of generated ones.
+
+    `frechet_distance` of both fits without forming covariances: with centred features
+    X = Q R / sqrt(N) the roots' product has the singular values of R1 R2^T, which is small where
+    there are fewer clips than features, and keeps twice the digits.
+    """
+    (m1, R1), (m2, R2) = factor(real, divisor), factor(generated, divisor)
+    crossed = np.linalg.svd(R1 @ R2.T, compute_uv=False).sum()
+    shift = m1 - m2
+    return float(shift @ shift + (R1**2).sum() + (R2**2).sum() - 2 * crossed)
+
+
+def factor(features: np.ndarray, divisor: Covariance) -> tuple[np.ndarray, np.ndarray]:
+    """Mean [D] and R [min(N, D), D] with covariance R^T R."""
+    features = checked(features)
+    mean = features.mean(0)
+    R = np.linalg.qr(features - mean, mode="r")
+    return mean, R / np.sqrt(len(features) - (divisor == "N-1"))
 
 
 @dataclass(frozen=True)
