@@ -66,6 +66,8 @@ def upscale(
             count = rewrite(source, output, wanted, change)
         except BadVideoError as error:
             raise ConfigError(str(error)) from None
+        except KeyboardInterrupt:
+            raise SystemExit("stopped; nothing was written") from None
         lost = "" if header.audio is None else lost_sound(header.audio)
         console.print(
             f"{output}: {count} frames, {header.width}x{header.height} to {wanted[1]}x{wanted[0]} "

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from model import VideoFactoryPipeline
+from training.checkpoints import code_version
 from training.commands import ConfigError
 from training.evaluation.clipsim import Clip, load_clip, similarity
 from training.evaluation.fvd import bootstrap, extrapolate, fvd, mean_interval
@@ -252,6 +253,7 @@ def evaluate(
             pass
     result = score(asked.protocol, facts, [np.load(part_path(asked.output, n))
                                            for n in range(count)])  # fmt: skip
+    result["code"] = code_version()
     (asked.output / "result.json").write_text(json.dumps(result, indent=1))
     return result
 
