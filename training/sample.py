@@ -85,10 +85,10 @@ def write_sample(
         raise ConfigError(str(error)) from None
     contact_sheet(clips.frames, output.with_suffix(".png"))
     enlarged = ""
-    if upscaler:
+    if upscale and upscaler:
         frames = told(upscaler(iter(clips.frames[0]), size), config.num_frames, console)
         clips = replace(clips, frames=torch.stack(list(frames))[None])
-        enlarged = f", enlarged to {size[0]}x{size[1]} by {upscaler.label}"
+        enlarged = f", enlarged to {upscale[1]} by {upscaler.label}"
     clips.save(output)
     count = asked["num_inference_steps"] or config.sample_steps
     console.print(
