@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from curation.cuts.clips import Clip, cut
+from curation.cuts.parameter_sets import split
 from curation.frames import MediaError, Timeline, decode, probe
 from curation.pipelines import Cut
 
@@ -130,6 +131,27 @@ def test_sound_is_left_out(make_video: MakeVideo) -> None:
 def test_every_group_can_be_copied_where_groups_are_one_frame(make_video: MakeVideo) -> None:
     path = make_video("intra.mp4", options=("-g", 1))
     expect_clip(path, 17, 18, copied=True)
+
+
+def test_lengths_of_two_bytes_are_copied(make_video: MakeVideo) -> None:
+    """Most mp4s write a NAL unit's length in four bytes; the header may say otherwise."""
+    source = make_video("closed.mp4", options=CLOSED)
+    path = source.with_name("short_lengths.mp4")
+    with av.open(str(source)) as read, av.open(str(path), "w") as written:
+        stream = read.streams.video[0]
+        target = written.add_stream_from_template(stream)
+        header = bytearray(stream.codec_context.extradata or b"")
+        header[4] = 0xFC | 2 - 1  # ISO/IEC 14496-15, 5.3.3.1: lengthSizeMinusOne
+        target.codec_context.extradata = bytes(header)
+        for packet in read.demux(stream):
+            nals = [len(nal).to_bytes(2) + nal for nal in split(bytes(packet), 4)]
+            short = av.Packet(b"".join(nals))
+            for name in ("pts", "dts", "duration", "time_base", "is_keyframe"):
+                setattr(short, name, getattr(packet, name))
+            short.stream = target
+            if nals:
+                written.mux(short)
+    expect_clip(path, 30, 55, copied=True)
 
 
 def test_spans_that_overlap_are_all_cut(make_video: MakeVideo) -> None:
