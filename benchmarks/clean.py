@@ -26,9 +26,9 @@ import pyarrow as pa
 from rich.console import Console
 from rich.table import Table
 
-from curation.recipes import load_recipe, score_folder
 from curation.shards import LEDGER_SCHEMA, Dataset, conform, write_table, write_tables
-from curation.subsets import score_schema
+from curation.subsets.decided import score_schema
+from curation.subsets.recipes import load_recipe, score_folder
 
 ROOT = Path(__file__).parents[1]
 ROWS_A_COMMIT = 10_000

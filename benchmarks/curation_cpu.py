@@ -19,10 +19,10 @@ from pathlib import Path
 
 import imageio_ffmpeg
 
+from curation.flow.media_processes import MediaWorker
 from curation.pipelines import Pipeline, load_pipeline
 from curation.shards import Dataset, write_commit
 from curation.sources import Source, content_id
-from curation.workers import MediaWorker
 
 ROOT = Path(__file__).parents[1]
 
@@ -47,12 +47,9 @@ def curate_s(video: str, worker: MediaWorker, pipeline: Pipeline) -> tuple[dict[
     result = worker.curate(source, pipeline, lambda stage, at_s: None)
     before = cpu_s(resource.RUSAGE_SELF)
     with tempfile.TemporaryDirectory() as folder:
-        clips = [
-            row | {"clip": {"bytes": data, "path": f"{row['clip_id']}.mp4"}}
-            for row, data in zip(result.clips, result.media, strict=True)
-        ]
+        clips = [clip.shard_row() for clip in result.clips]
         write_commit(Dataset.at(folder), clips, result.ledger, pipeline.fingerprints())
-    stages = dict(result.ledger[0]["stage_s"]) | {"write": cpu_s(resource.RUSAGE_SELF) - before}
+    stages = dict(result.video["stage_s"]) | {"write": cpu_s(resource.RUSAGE_SELF) - before}
     return stages, len(clips)
 
 

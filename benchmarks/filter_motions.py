@@ -26,9 +26,9 @@ import av
 import cv2
 import numpy as np
 
+from curation.decode.scenes import CutFinder, analysis_size, build_detector
 from curation.frames import decode, probe, small_bgr
-from curation.motions import MotionTrack
-from curation.scenes import CutFinder, analysis_size, build_detector
+from curation.scores.motions import MotionTrack
 
 ROOT = Path(__file__).parents[1]
 TUNE = ("big_buck_bunny", "meadow")

@@ -10,12 +10,12 @@ from typing import Any
 
 from overlay_cases import Case, corpus, make
 
-from curation.analyses import Analysis, analyse
+from curation.decode.analyses import Analysis, analyse
+from curation.decode.jpegs import bgr_from_jpeg
 from curation.frames import probe
 from curation.pipelines import Pipeline, Scorers
-from curation.samples import bgr_from_jpeg
+from curation.scores.burnt_in_text import TextDetector, text_score
 from curation.sources import Source
-from curation.texts import TextDetector, text_score
 
 MAX_WATERMARK = 0.5  # rules.watermark.max of pipelines.yaml
 MAX_TEXT = 0.005  # share of the picture: a line of 13 letters of 30 px in 720. Ours, not tuned
@@ -47,7 +47,7 @@ def text_of_clips(found: Analysis) -> Iterator[float]:
     detector = TextDetector()
     times = [(found.timeline.time_s(a), found.timeline.time_s(b)) for a, b in found.spans]
     for start_s, end_s in sorted(times, key=lambda t: t[0] - t[1])[:LOOKED_AT]:
-        looks = found.overlay_frames.of_clip(start_s, end_s)
+        looks = found.model_frames.of_clip(start_s, end_s)
         yield text_score(detector([bgr_from_jpeg(jpeg) for _, jpeg in looks]))[0]
 
 

@@ -24,12 +24,12 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2.functional import gaussian_blur
 
+from training.data.videos import SampleShape, read_frames
 from training.evaluation.fvd import fvd
 from training.evaluation.i3d import load_i3d, to_i3d
 from training.evaluation.temporal import measures
-from training.videos import Sampling, read_frames
 
-SAMPLING = Sampling(num_frames=16, height=192, width=344, fps=8)
+SHAPE = SampleShape(num_frames=16, height=192, width=344, fps=8)
 
 
 def noise(levels: float) -> Callable[[Tensor], Tensor]:
@@ -78,7 +78,7 @@ def windows(videos: list[Path], count: int) -> list[Tensor]:
     for video in videos:
         media = video.read_bytes()
         for n in range(each):
-            clips.append(torch.from_numpy(read_frames(media, SAMPLING, (n + 0.5) / each)))
+            clips.append(torch.from_numpy(read_frames(media, SHAPE, (n + 0.5) / each)))
     return clips[:count]
 
 

@@ -45,14 +45,14 @@ from torch import Tensor
 from model import VideoFactoryPipeline
 from model.diffusion import alpha_sigma
 from model.latents import Codec
-from training.batches import Batches, Sample
-from training.buckets import shapes_of
-from training.configs import Config, load_config
-from training.loops import State, make_state, train_step
+from training.config import Config, load_config
+from training.data.batches import Batches, Sample
+from training.data.orders import draw
+from training.data.rows import open_rows
+from training.data.shapes import shapes_of
+from training.loop import State, make_state, train_step
 from training.losses import Objective
-from training.orders import draw
 from training.reports import contact_sheet
-from training.rows import open_rows
 from training.starts import (
     DTYPES,
     choose_trained,
@@ -171,19 +171,16 @@ def sampled(
 
 def curate(video: Path, folder: Path) -> None:
     """A dataset folder of a video's clips, by curation's own worker and writer."""
+    from curation.flow.media_processes import MediaWorker
     from curation.pipelines import load_pipeline
     from curation.shards import Dataset, write_commit
     from curation.sources import Source, content_id
-    from curation.workers import MediaWorker
 
     pipeline = load_pipeline(ROOT / "pipelines.yaml", "demo", [])
     source = Source(url=str(video), path=str(video), id=content_id(str(video)))
     with MediaWorker(pipeline.media) as worker:
         found = worker.curate(source, pipeline, lambda stage, at_s: None)
-    clips = [
-        row | {"clip": {"bytes": data, "path": f"{row['clip_id']}.mp4"}}
-        for row, data in zip(found.clips, found.media, strict=True)
-    ]
+    clips = [clip.shard_row() for clip in found.clips]
     write_commit(Dataset.at(folder), clips, found.ledger, pipeline.fingerprints())
 
 

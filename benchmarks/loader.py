@@ -27,11 +27,19 @@ import pyarrow.parquet as pq
 import torch
 
 from curation.shards import Dataset, write_commit
-from training.batches import Batches, Sample
-from training.buckets import shapes_of
-from training.configs import load_config
-from training.precomputed import EMPTY, STATES, Encoded, Latents, Stored, latents_column, write_file
-from training.rows import open_rows
+from training.config import load_config
+from training.data.batches import Batches, Sample
+from training.data.rows import open_rows
+from training.data.shapes import shapes_of
+from training.latents.files import (
+    EMPTY,
+    STATES,
+    Encoded,
+    Latents,
+    Stored,
+    latents_column,
+    write_file,
+)
 
 LATENTS, TEXT = Stored((1, 4, 16, 24, 43), "float32"), Stored((77, 1024), "float16")
 COLUMN = latents_column(LATENTS.shape)

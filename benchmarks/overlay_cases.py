@@ -255,7 +255,7 @@ def film_of(pictures: Path, path: Path, seed: int) -> None:
     graph += f"concat=n={len(files)}"
     command = [imageio_ffmpeg.get_ffmpeg_exe(), "-nostdin", "-y", "-v", "error", *inputs]
     command += ["-filter_complex", graph, "-c:v", "libx264", "-preset", "veryfast", "-crf", "18"]
-    subprocess.run([*command, "-threads", "2", str(path)], check=True)
+    subprocess.run([*command, "-threads", "1", str(path)], check=True)
 
 
 def make(case: Case, path: Path) -> None:
@@ -278,6 +278,6 @@ def make(case: Case, path: Path) -> None:
     command = [imageio_ffmpeg.get_ffmpeg_exe(), "-nostdin", "-y", "-v", "error", *inputs]
     command += ["-filter_complex", graph, "-map", f"[v{len(case.overlays)}]", "-an"]
     command += ["-t", str(case.duration_s), "-c:v", "libx264", "-preset", "ultrafast", "-crf", "21"]
-    subprocess.run([*command, "-threads", "2", str(path)], check=True)
+    subprocess.run([*command, "-threads", "1", str(path)], check=True)
     for picture in pictures:
         picture.unlink()

@@ -22,8 +22,8 @@ import torch
 from torch import Tensor
 
 from model.superresolution import Upscaler, cover, load_upscaler
+from training.data.videos import SampleShape, read_frames
 from training.evaluation.temporal import flicker
-from training.videos import Sampling, read_frames
 
 ROOT = Path(__file__).parents[1]
 LARGE, SMALL = (768, 1376), (384, 688)
@@ -34,7 +34,7 @@ STILL_CROP = (slice(100, 196), slice(200, 328))  # 128x96 of the picture: the cl
 def picture() -> Tensor:
     """A frame at 688x384, uint8 [H, W, 3]."""
     media = (ROOT / "examples/media/meadow.mp4").read_bytes()
-    (frame,) = read_frames(media, Sampling(1, *SMALL, fps=8), 0.3)
+    (frame,) = read_frames(media, SampleShape(1, *SMALL, fps=8), 0.3)
     return torch.from_numpy(frame)
 
 

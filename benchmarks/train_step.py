@@ -34,12 +34,13 @@ import torch
 from rich.console import Console
 
 from model import SpaceTimeUNet
-from training.batches import Batches, Sample
-from training.commands import guarded, open_all
-from training.configs import PRESETS, Config, load_config
-from training.loops import make_state, timed, train_step
+from training.commands import guarded
+from training.config import PRESETS, Config, load_config
+from training.data.batches import Batches, Sample
+from training.data.rows import Rows
+from training.jobs import open_all
+from training.loop import make_state, timed, train_step
 from training.losses import Objective
-from training.rows import Rows
 from training.starts import (
     DTYPES,
     Start,

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from watermark_marks import Sheet, resized, tiling
 
-from curation.watermarks import different
+from curation.scores.watermarks import different
 
 SIDE_PX = 160  # of an example, at the scale of the samples
 CELL_PX = 4  # the network answers for cells of this side

@@ -1,4 +1,4 @@
-"""Trains the network of curation/watermarks.py on marks blended over moving pictures.
+"""Trains the network of curation/scores/watermarks.py on marks blended over moving pictures.
 
     pip install onnx
     python benchmarks/watermark_training.py --pictures FOLDER --film FILE:32:130 --fonts FOLDER \\
@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from watermark_examples import Footage, example, films, pictures
 from watermark_marks import Fonts, mark
 
-from curation.watermarks import MID, QUANTILES, SPREAD
+from curation.scores.watermarks import MID, QUANTILES, SPREAD
 
 EDGES = 32  # kinds that are told apart
 COUNTS = (4, 5, 6, 8, 8, 10, 12, 16, 20)  # samples of an example

@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pysubs2
 
-from curation.pipelines import Captions, ConfigError
+from curation.pipelines import Captions
+from curation.settings import ConfigError
 from curation.sources import Source
 
 SOURCE_TEXT = "source_text"
@@ -31,39 +33,56 @@ class Cue:
 
 
 def read_cues(video_path: str) -> list[Cue]:
-    """The timed text beside a video (same name, .srt or .vtt); [] when there is none."""
-    for suffix in (".srt", ".vtt"):
+    """The timed text beside a video (same name, .srt .vtt .ass or .ssa); [] without any."""
+    for suffix in (".srt", ".vtt", ".ass", ".ssa"):
         path = Path(video_path).with_suffix(suffix)
         if path.is_file():
-            return parse_cues(path.read_text(encoding="utf-8-sig", errors="replace"))
+            return parse_cues(path.read_text(encoding="utf-8-sig", errors="replace"), suffix[1:])
     return []
 
 
-CUE_TIMES = re.compile(r"(?:(\d+):)?(\d+):(\d+)[.,](\d+)\s*-->\s*(?:(\d+):)?(\d+):(\d+)[.,](\d+)")
+def parse_cues(text: str, kind: str = "srt") -> list[Cue]:
+    """The cues of SubRip, WebVTT or SubStation text by time, without markup; [] if it is broken.
 
-
-def parse_cues(text: str) -> list[Cue]:
-    """The cues of SubRip or WebVTT text, without their markup.
+    `kind` is srt, vtt, ass or ssa; text that begins with WEBVTT is that.
 
     >>> parse_cues("1\\n00:00:01,500 --> 00:00:02,000\\n<i>Hello</i>\\nyou")
     [Cue(start_s=1.5, end_s=2.0, text='Hello you')]
     """
+    text = "\n".join(text.splitlines())
+    kind = "vtt" if text.startswith("WEBVTT") else kind
+    is_styled = kind in ("ass", "ssa")
+    try:
+        file = pysubs2.SSAFile.from_string(text if is_styled else only_cues(text), kind)
+    except (ValueError, pysubs2.Pysubs2Error):
+        return []
     cues = []
-    for block in re.split(r"\n\s*\n", "\n".join(text.splitlines())):
-        match = CUE_TIMES.search(block)
-        if not match:
-            continue
-        lines = block[match.end() :].split("\n")[1:]  # the rest of the time line is settings
-        words = html.unescape(re.sub(r"<[^>]*>|\{\\[^}]*\}", "", " ".join(lines)))
-        words = " ".join(words.split())
-        if words:
-            parts = match.groups()
-            cues.append(Cue(cue_seconds(*parts[:4]), cue_seconds(*parts[4:]), words))
+    for event in sorted(file.get_text_events(), key=lambda event: event.start):
+        # In SubRip a backslash and words in braces are text; tags begin with both.
+        words = event.plaintext if is_styled else html.unescape(SRT_TAGS.sub("", event.text))
+        if words.strip():
+            cues.append(Cue(event.start / 1000, event.end / 1000, " ".join(words.split())))
     return cues
 
 
-def cue_seconds(hours: str | None, minutes: str, seconds: str, fraction: str) -> float:
-    return int(hours or 0) * 3600 + int(minutes) * 60 + float(f"{seconds}.{fraction}")
+SRT_TAGS = re.compile(r"\{\\[^}]*\}")
+
+
+def only_cues(text: str) -> str:
+    """SubRip or WebVTT text with a line of words a cue, no tags, and nothing between cues.
+
+    For pysubs2 1.8, which takes a note or a cue's name for words of the cue before, a last line
+    that is a number for the number of the next cue, and a line with two times in tags, as the
+    captions of YouTube have, for the times of a cue.
+    """
+    cues = []
+    for block in re.split(r"\n\s*\n", re.sub(r"<[^>\n]*>", "", text)):
+        before, arrow, after = block.partition("-->")
+        if arrow:
+            start = before.rsplit("\n", 1)[-1]
+            end, _, words = after.partition("\n")
+            cues.append(f"{start}-->{end}\n{' '.join(words.split())}")
+    return "\n\n".join(cues)
 
 
 def source_caption(source: Source, cues: Sequence[Cue], start_s: float, end_s: float) -> str | None:

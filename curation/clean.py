@@ -7,13 +7,13 @@ vf-clean s3://bucket/mine --output s3://bucket/mine-index --index-only
 
 from __future__ import annotations
 
-import sys
 import time
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
+
+from curation.commands import GOES_ON, check_temp, screen, told_errors, without_stdin
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -47,23 +47,27 @@ def clean(
     ] = None,
 ) -> None:
     """Write the clips of a dataset that a recipe keeps. The same command again resumes."""
-    from curation import plans
+    from curation.subsets import asked
 
     started = time.time()
-    order = plans.Order(dataset, output, recipe, config, set_ or [], index_only, retry_failed)
-    with plans.told_mistakes():
-        plan = plans.make_plan(order, dry_run)
+    order = asked.Order(dataset, output, recipe, config, set_ or [], index_only, retry_failed)
+    console = screen()
+    with told_errors(GOES_ON):
+        plan = asked.make_plan(order, dry_run)
+        if not index_only:  # an index from stored scores needs no Ray
+            check_temp(ray_address)
         if dry_run:
-            plans.show_plan(plan, Console(soft_wrap=not sys.stdout.isatty()))
+            asked.show_plan(plan, console)
             return
-    # Not above: a dry run is done before Ray is imported.
-    from curation import cleanings
+        # Not above: a dry run is done before Ray is imported.
+        from curation.subsets import cleaned
 
-    cleanings.clean(plan, ray_address, started)
+        cleaned.execute(plan, console, started, ray_address)
 
 
 def main() -> None:
-    app()
+    with without_stdin():
+        app()
 
 
 if __name__ == "__main__":

@@ -1,174 +1,384 @@
-"""The body of `curation/run.py`: check what the user asked for, run it, tell what came of it."""
+"""What all commands share: the terminal, errors, the place of the output, the start of Ray.
+
+Loads neither Ray nor a video library when it is imported; the trainer's commands use it too.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
+import logging
+import os
+import re
+import shutil
 import sys
-import time
+import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from importlib import metadata
 from pathlib import Path
+from typing import Any, NoReturn
 
-import ray
-import yaml
+import pyarrow as pa
+from filelock import FileLock, Timeout
 from rich.console import Console
+from rich.text import Text
 
-from curation.captions import check_checkpoint
-from curation.decisions import Holdings, is_subset, take_over
-from curation.funnels import show
-from curation.pipelines import ConfigError, Pipeline, RunError, load_pipeline
-from curation.plans import output_dataset, told_mistakes
-from curation.progress import Display, Tally
-from curation.runs import (
-    check_all_decided,
-    identify_all,
-    only_writer,
-    start_ray,
-    todo,
-    write_run,
-)
-from curation.runs import (
-    curate as run_flow,
-)
-from curation.scorers import check_models
-from curation.shards import Dataset
-from curation.sources import Source, expand
+from curation.settings import ConfigError, RunError
+from curation.shards import NUM_READERS, Dataset, DatasetError
 
-FAILED_RUN = 1
+USAGE, FAILED_RUN = 2, 1  # exit codes
+GOES_ON = "what is committed stays, and the same command goes on from there"
+RAY_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set by Ray for the process that a job runs
+# What every manifest/*.json has, whatever version wrote it (docs/shards.md).
+MANIFEST_KEYS = {"name", "fingerprints", "video_ids", "num_clips", "files"}
+# What has to be free where Ray keeps its logs and sockets. Ours: a run of the demo leaves 3 MB
+# there (measured), a download is kept there while it is cut.
+MIN_TEMP_BYTES = 64 << 20
+# Of a Unix socket's path, without the closing zero: sun_path in unix(7).
+MAX_SOCKET_PATH_BYTES = 103 if sys.platform == "darwin" else 107
 
 
-@dataclass(frozen=True)
-class Plan:
-    """A checked run: nothing in it can still be the user's mistake."""
-
-    pipeline: Pipeline
-    sources: list[Source]
-    dataset: Dataset
+# -- the terminal
 
 
-def make_plan(
-    given: list[str],
-    name: str,
-    config: Path,
-    output: str | None,
-    overrides: list[str],
-    limit: int | None,
-) -> Plan:
-    """Resolve and check everything that can be checked before any work; raises ConfigError."""
-    pipeline = load_pipeline(config, name, overrides)
-    # A pipeline's own sources are beside the config; the user's are where the user stands.
-    folder, wanted = (Path.cwd(), given) if given else (config.parent, pipeline.sources)
-    if not wanted:
-        raise ConfigError(
-            f"the pipeline {name!r} has no sources of its own; "
-            f"name files, folders, lists or URLs: python curation/run.py SOURCE --pipeline {name}"
-        )
-    sources = expand(wanted, folder)[:limit]
-    if not sources:
-        raise ConfigError(f"no videos found in {', '.join(wanted)}")
-    dataset = output_dataset(output or f"runs/{name}")
-    if any(is_subset(commit) for commit in dataset.commits()):
-        raise ConfigError(
-            f"{dataset.uri} is a subset that vf-clean wrote, and curating into it would delete it; "
-            "give another --output"
-        )
-    check_checkpoint(pipeline.captions)
-    check_models(pipeline.scorers, pipeline.scorers.models)
-    return Plan(pipeline, sources, dataset)
+def screen() -> Console:
+    """Standard output; tables in a log are not squeezed into 80 columns."""
+    return Console(soft_wrap=not sys.stdout.isatty())
 
 
-def show_plan(plan: Plan, console: Console) -> None:
-    """Print what would be done: the resolved pipeline and the first sources."""
-    resolved = plan.pipeline.model_dump(mode="json", exclude={"name", "sources"}, exclude_none=True)
-    console.print(f"pipeline {plan.pipeline.name}", style="bold")
-    console.print(yaml.safe_dump(resolved, sort_keys=False), markup=False, highlight=False)
-    console.print(f"{len(plan.sources)} sources -> {plan.dataset.uri}", style="bold")
-    for source in plan.sources[:10]:
-        console.print(f"  {source.url}", markup=False, highlight=False)
-    holdings = take_over(plan.dataset, plan.pipeline, dry_run=True)
-    tell_holdings(holdings, console)
+UNSHOWN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
-def tell_holdings(holdings: Holdings, console: Console) -> None:
-    """Say what an earlier run left and what a changed config does to it."""
-    if holdings.changed:
-        console.print(
-            f"config changed since the last run ({', '.join(sorted(holdings.changed))}): "
-            f"{holdings.redecided} videos decided again from their scores, {holdings.redo} to redo",
-            style="yellow",
-        )
-    if held := len(holdings.decided) - holdings.redecided:
-        console.print(f"{held} videos already decided")
+def plain(text: str, style: str = "") -> Text:
+    """Text as it is: no markup or emoji code in it is read, what would steer a terminal is shown.
+
+    >>> plain("My talk [dQw4w9WgXcQ].mp4\x1b[2J").plain
+    'My talk [dQw4w9WgXcQ].mp4\\x1b[2J'
+    """
+    return Text(UNSHOWN.sub(lambda found: repr(found[0])[1:-1], text), style)
 
 
-def execute(plan: Plan, console: Console, started: float) -> None:
-    """Do what is left to do of a plan and print the funnel; raises RunError when it cannot."""
-    dataset, pipeline = plan.dataset, plan.pipeline
-    with only_writer(dataset):
-        swept = dataset.sweep()
-        if swept:
-            console.print(f"removed {len(swept)} files that a killed run left")
-        holdings = take_over(dataset, pipeline)
-        tell_holdings(holdings, console)
-        sources, num_copies = identify_all(plan.sources)
-        if num_copies:
-            console.print(f"{num_copies} sources are copies of others and are left out")
-        left = todo(sources, holdings)
-        if left:
-            tally = Tally.remote()  # type: ignore[attr-defined]
-            with Display(tally, len(left), console):
-                run_flow(left, pipeline, dataset, tally)
-        wall_s = time.time() - started
-        facts = {"sources": len(sources), "copies": num_copies, "wall_s": round(wall_s, 2)}
-        funnel = write_run(dataset, pipeline, facts)
-        show(funnel, dataset, console)
-        check_all_decided(dataset, sources, funnel)
-        where = dataset.path("shards") if dataset.is_local else f"{dataset.uri}/shards"
-        num_shards = len(dataset.shards())
-        shards = f"{num_shards} shard{'s' * (num_shards != 1)}"
-        console.print(f"{shards} in {where} ({wall_s:.0f} s)", soft_wrap=True, highlight=False)
-        console.print(f"look into it: vf-validate {dataset.uri}; vf-why {dataset.uri} SOURCE_OR_ID")
+def say(console: Console, text: str, style: str = "") -> None:
+    """Print a line that may hold users' text: whole, as it is, and broken by the terminal alone."""
+    console.print(plain(text, style), soft_wrap=True)
 
 
-def curate(
-    given: list[str],
-    name: str,
-    config: Path,
-    output: str | None,
-    overrides: list[str],
-    limit: int | None,
-    dry_run: bool,
-    ray_address: str | None,
-    started: float,
-) -> None:
-    """Run `curation/run.py`; exits 2 for a user's mistake and 1 for a run that failed."""
-    console = Console(soft_wrap=not sys.stdout.isatty())
-    with told_errors():
-        plan = make_plan(given, name, config, output, overrides, limit)
-        if dry_run:
-            show_plan(plan, console)
-            return
-        console.print(
-            f"{len(plan.sources)} sources -> {plan.dataset.uri}; starting Ray", style="dim"
-        )
-        start_ray(ray_address)
-        execute(plan, console, started)
+@contextmanager
+def without_stdin() -> Iterator[None]:
+    """Inside, standard input is empty for this process and for all that it starts.
 
-
-@contextlib.contextmanager
-def told_errors() -> Iterator[None]:
-    """Tell a user's mistake and exit 2, or a failed run and exit 1; Ray is left at the end."""
-    errors = Console(stderr=True, soft_wrap=True)
+    ffmpeg sets the terminal's attributes when its standard input is one. A process that does so
+    outside the terminal's foreground group, as Ray's workers are, is stopped by the kernel
+    (SIGTTOU) and waits for ever. Importing scenedetect runs ffmpeg.
+    """
+    before = os.dup(0)
+    empty = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(empty, 0)
+    os.close(empty)
     try:
-        with told_mistakes():
-            yield
-    except (RunError, ray.exceptions.RayError, ConnectionError) as error:
-        errors.print(f"the run failed: {error}", style="red", markup=False, highlight=False)
-        errors.print("what is committed stays; the same command goes on from there")
-        raise SystemExit(FAILED_RUN) from None
-    except KeyboardInterrupt:
-        errors.print("stopped; what is committed stays, and the same command goes on from there")
-        raise SystemExit(FAILED_RUN) from None
+        yield
     finally:
-        if ray.is_initialized():
-            ray.shutdown()
+        os.dup2(before, 0)
+        os.close(before)
+
+
+# -- errors
+
+Kinds = tuple[type[BaseException], ...]
+
+
+@contextmanager
+def told_errors(
+    goes_on: str = "", *, mistakes: Kinds = (), failures: Kinds = (), stops: Kinds = ()
+) -> Iterator[None]:
+    """Tell an error in one line and exit: 2 for a user's mistake, 1 for a run that failed.
+
+    A mistake is a ConfigError, a DatasetError or one of `mistakes`; a failure a RunError, an error
+    of Ray or of the operating system, or one of `failures`; a stop is Ctrl-C or one of `stops`.
+    `goes_on` says what stays after a failure or a stop and how to go on. A Ray that was started
+    inside is left. Everything else is a fault of ours and keeps its traceback.
+    """
+    ours = not ray_runs()
+    mistakes = (ConfigError, DatasetError, *mistakes)
+    stops = (KeyboardInterrupt, *stops)
+    try:
+        yield
+    except mistakes as error:
+        end(USAGE, f"error: {one_line(error)}")
+    except stops as error:
+        end(FAILED_RUN, "; ".join(filter(None, [one_line(error) or "stopped", goes_on])))
+    except BaseException as error:
+        if not isinstance(error, (RunError, OSError, *ray_errors(), *failures)):
+            raise
+        end(FAILED_RUN, f"the run failed: {one_line(error)}", goes_on)
+    finally:
+        if ours and ray_runs():
+            sys.modules["ray"].shutdown()
+
+
+def end(code: int, *lines: str) -> NoReturn:
+    errors = Console(stderr=True)
+    for line in filter(None, lines):
+        say(errors, line, "red")
+    raise SystemExit(code) from None
+
+
+def one_line(error: BaseException) -> str:
+    """What an error says. Of one in a task of Ray that we foresee, without the task's traceback."""
+    cause = getattr(error, "cause", None)
+    foreseen = isinstance(cause, ConfigError | DatasetError | RunError | OSError)
+    text = str(cause if foreseen else error)
+    return text if is_task_error(error) and not foreseen else " ".join(text.splitlines())
+
+
+def is_task_error(error: BaseException) -> bool:
+    return "ray" in sys.modules and isinstance(error, sys.modules["ray"].exceptions.RayTaskError)
+
+
+def ray_errors() -> Kinds:
+    """Ray's errors; none where Ray is not loaded, which costs a second."""
+    return (sys.modules["ray"].exceptions.RayError,) if "ray" in sys.modules else ()
+
+
+def ray_runs() -> bool:
+    return "ray" in sys.modules and sys.modules["ray"].is_initialized()
+
+
+# -- the place of the output
+
+
+def in_packaged_job() -> bool:
+    """Whether this is a Ray job whose folder is a copy that Ray deletes when the job ends."""
+    config = json.loads(os.environ.get(RAY_JOB, "{}"))
+    return bool((config.get("runtime_env") or {}).get("working_dir"))
+
+
+def check_lasting(output: str) -> None:
+    """Raise ConfigError for a relative output in a folder that Ray deletes."""
+    if in_packaged_job() and "://" not in output and not Path(output).is_absolute():
+        raise ConfigError(
+            f"--output {output} is relative, and this Ray job runs in a copy of the working "
+            "directory that Ray deletes; give an absolute path or a URI such as s3://bucket/folder"
+        )
+
+
+def default_output(name: str) -> str:
+    """Where runs/NAME is when the user names no output.
+
+    In a job with a packaged working directory it is in VIDEOFACTORY_HOME, or else ~/videofactory,
+    of the machine that runs this process.
+    """
+    if not in_packaged_job():
+        return f"runs/{name}"
+    home = os.environ.get("VIDEOFACTORY_HOME") or Path.home() / "videofactory"
+    return str(Path(home) / "runs" / name)
+
+
+def dataset_at(location: str) -> Dataset:
+    """The folder or URI, whether there is a dataset or not; ConfigError for a URI of no kind."""
+    try:
+        return Dataset.at(location)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise ConfigError(
+            f"{location}: {error}; give a folder or a URI such as s3://bucket/folder"
+        ) from None
+
+
+def open_dataset(location: str) -> Dataset:
+    """A dataset to read, its manifests checked; ConfigError or DatasetError."""
+    dataset = dataset_at(location)
+    if not commits_of(dataset):
+        dataset.require()
+    return dataset
+
+
+def open_output(output: str) -> tuple[Dataset, list[dict[str, Any]]]:
+    """A dataset to write, and the manifests of what it holds; nothing is made or changed.
+
+    Raises ConfigError or DatasetError for what is no folder, cannot be written to, would be lost,
+    or holds manifests of something else.
+    """
+    check_lasting(output)
+    dataset = dataset_at(output)
+    check_writable(dataset)
+    commits = commits_of(dataset)
+    dataset.check_ours()
+    return dataset, commits
+
+
+def commits_of(dataset: Dataset) -> list[dict[str, Any]]:
+    """The manifests of every commit; DatasetError where a file is not one."""
+    try:
+        names = dataset.names("manifest", ".json")
+        with ThreadPoolExecutor(NUM_READERS) as pool:
+            texts = list(pool.map(lambda n: dataset.read_bytes("manifest", f"{n}.json"), names))
+    except OSError as error:
+        raise DatasetError(f"{dataset.uri} cannot be read: {error}") from None
+    return [manifest_of(dataset, *each) for each in zip(names, texts, strict=True)]
+
+
+def manifest_of(dataset: Dataset, name: str, text: bytes) -> dict[str, Any]:
+    """The manifest that a file holds; DatasetError where it holds something else."""
+    try:
+        commit = json.loads(text)
+        lacks = sorted(MANIFEST_KEYS - set(commit))
+        says = f"has no {lacks[0]}" if lacks else f"is of the commit {commit['name']!r}"
+        if not lacks and commit["name"] == name:
+            return commit
+    except (ValueError, TypeError):
+        says = "is not JSON with keys"
+    raise DatasetError(
+        f"{dataset.uri}: manifest/{name}.json is broken or not of a dataset: it {says}; "
+        "give another folder, or move that file away"
+    )
+
+
+def check_writable(dataset: Dataset) -> None:
+    """Raise ConfigError where a local folder cannot be made or written to; makes nothing."""
+    if not dataset.is_local:
+        return
+    root = Path(dataset.root)
+    check_folder(root, dataset.uri)
+    for part in ("shards", "ledger", "manifest", "scores"):
+        if os.path.lexists(root / part):
+            check_folder(root / part, f"{dataset.uri}/{part}")
+
+
+def check_folder(folder: Path, given: str) -> None:
+    """Raise ConfigError unless files can be made in a folder or, without it, where it would be.
+
+    `given` is what the user gave for it.
+    """
+    try:
+        there = nearest_above(folder)
+        if not there.is_dir():
+            says = "is a file" if there.exists() else "is a link to nothing"
+            where = f"{given} {says}" if there == folder else f"{given}: {there} {says}"
+            raise ConfigError(f"{where}; give a folder")
+        with tempfile.TemporaryFile(dir=there) as file:  # has no name where that can be had
+            file.write(bytes(4096))
+    except OSError as error:
+        raise ConfigError(
+            f"{given} cannot be written to: {error.strerror}; give a folder that can"
+        ) from None
+
+
+def nearest_above(path: Path) -> Path:
+    """The path itself or the first one above it that is there, if only as a link."""
+    for each in (path, *path.parents):
+        try:
+            each.lstat()
+            return each
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+    return path
+
+
+@contextmanager
+def only_writer(dataset: Dataset) -> Iterator[None]:
+    """Hold a local dataset folder for one run; ConfigError when another run has it."""
+    if not dataset.is_local:
+        yield
+        return
+    with held(Path(dataset.root), f"another run is writing to {dataset.uri}"):
+        yield
+
+
+@contextmanager
+def held(folder: Path, taken: str) -> Iterator[None]:
+    """Hold a local folder, made if need be; ConfigError that begins with `taken` if it is held."""
+    lock = FileLock(folder / ".lock")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if (folder / ".lock").is_symlink():  # it would hold, or make, a file somewhere else
+            raise ConfigError(f"{folder / '.lock'} is a link; remove it")
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise ConfigError(f"{taken}; wait for it or stop it") from None
+    except OSError as error:
+        raise ConfigError(f"{folder} cannot be locked: {error}") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def code_version() -> str:
+    """The package's version and a hash of the curation code itself."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.rglob("*.py")):
+        digest.update(path.read_bytes())
+    with contextlib.suppress(metadata.PackageNotFoundError):
+        return f"{metadata.version('videofactory')}+{digest.hexdigest()[:10]}"
+    return f"uninstalled+{digest.hexdigest()[:10]}"
+
+
+# -- Ray
+
+
+def start_ray(address: str | None, num_cpus: int | None = None) -> None:
+    """Join the cluster at `address` or at RAY_ADDRESS (set inside a Ray job), or start one here.
+
+    A cluster that happens to run on this machine is not joined unasked. `num_cpus` is of one
+    that is started here, all of the machine's by default. Raises ConfigError when there is no
+    cluster at the address or no place for one here.
+    """
+    check_temp(address)
+    import ray
+
+    address = address or os.environ.get("RAY_ADDRESS") or "local"
+    os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+    options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+    if address == "local":
+        # A local Ray is for this process alone. Without this, Ray 2.60 leaves a token file in
+        # the home folder that makes a later `ray start` and `ray job submit` disagree.
+        os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+        # When this process is killed, a worker that was just starting looks for its head this
+        # long before it gives up; 60 s otherwise.
+        os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "5")
+        options |= {"include_dashboard": False, "num_cpus": num_cpus}
+    try:
+        with without_stdin():
+            ray.init(address=address, **options)
+    except (ConnectionError, ValueError) as error:
+        raise ConfigError(f"no Ray cluster at {address}: {error}") from None
+
+
+def check_temp(address: str | None) -> None:
+    """Raise ConfigError where a Ray that is started here has no place for its logs and sockets."""
+    if (address or os.environ.get("RAY_ADDRESS") or "local") != "local":
+        return
+    name = next((each for each in ("RAY_TMPDIR", "TMPDIR") if each in os.environ), "TMPDIR")
+    folder = Path(os.environ.get(name, "/tmp"))
+    otherwise = f"give another folder, such as {name}=/tmp"
+    check_folder(folder.absolute(), f"{name}={folder}")
+    free = shutil.disk_usage(nearest_above(folder.absolute())).free
+    if free < MIN_TEMP_BYTES:
+        raise ConfigError(
+            f"{name}={folder} has {free >> 20} MB free, and Ray and downloads need at least "
+            f"{MIN_TEMP_BYTES >> 20} MB there; {otherwise}"
+        )
+    # As Ray names its session and the longer of its two sockets.
+    session = f"session_2026-01-01_00-00-00_000000_{os.getpid()}"
+    num_bytes = len(os.fsencode(folder / "ray" / session / "sockets/plasma_store"))
+    if num_bytes > MAX_SOCKET_PATH_BYTES:
+        raise ConfigError(
+            f"{name}={folder} is too long: Ray's sockets below it would have paths of {num_bytes} "
+            f"bytes, {MAX_SOCKET_PATH_BYTES} are allowed; {otherwise}"
+        )
+
+
+def check_reachable(output: str) -> None:
+    """Raise ConfigError for a folder of one machine as the output of a cluster of several."""
+    import ray
+
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    if len(nodes) > 1 and "://" not in output:
+        raise ConfigError(
+            f"--output {output} is a folder of one machine, and this Ray has {len(nodes)} nodes: "
+            f"give a URI such as s3://bucket/folder, or file://{Path(output).absolute()} "
+            "if it is a folder that all of them share"
+        )

@@ -6,12 +6,14 @@ sizes, after rotation and sample aspect.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import TypeVar
 
 import av
 import cv2
@@ -19,11 +21,17 @@ import numpy as np
 
 # Transfer functions whose 8-bit conversion is washed out (ITU-R BT.2100: PQ and HLG).
 HDR_TRANSFERS = {16: "smpte2084", 18: "arib-std-b67"}
-# Containers round durations; below this a missing tail is rounding, not a cut file. Ours.
+# Containers round durations; below this a missing tail is rounding, not a cut file.
+# Ours: a GOP of half a second, or 1% of a long file.
 TRUNCATION_SLACK_S = 0.5
 TRUNCATION_SLACK_SHARE = 0.01
-# Clumsy muxers repeat stamps; a longer way back is a recording joined to another. Ours.
+# Clumsy muxers repeat stamps; a longer way back is a recording joined to another.
+# Ours: no reordering of frames reaches back half a second.
 MAX_STEP_BACK_S = 0.5
+# What PyAV raises at data that it cannot read.
+DAMAGE = (av.FFmpegError, ValueError, LookupError, TypeError, ArithmeticError, AssertionError)
+
+T = TypeVar("T")
 
 
 class MediaError(Exception):
@@ -78,7 +86,7 @@ def open_video(path: str | Path) -> av.container.InputContainer:
     try:
         # A playlist-like file must not make the demuxer open other files or hosts.
         container = av.open(str(path), options={"protocol_whitelist": "file"})
-    except (av.FFmpegError, ValueError) as error:
+    except DAMAGE as error:
         raise MediaError("not_video", f"{path.name} is not a media file: {error}") from error
     # Cover art is a video stream of one attached picture.
     if not [s for s in container.streams.video if not is_cover_art(s)]:
@@ -95,8 +103,24 @@ def open_clip(data: bytes, *, ignore_edits: bool = False) -> av.container.InputC
     options = {"ignore_editlist": "1"} if ignore_edits else {}
     try:
         return av.open(io.BytesIO(data), "r", format="mp4", options=options)
-    except (av.FFmpegError, ValueError) as error:
+    except DAMAGE as error:
         raise MediaError("not_video", f"not an mp4: {error}") from error
+
+
+def readable(reading: Iterator[T]) -> Iterator[T]:
+    """What PyAV reads of a file, packet by packet or frame by frame.
+
+    Raises MediaError corrupt for whatever it raises: damaged data end in many errors beside its
+    own. A stream that begins in the middle of a TS ends in IndexError.
+    """
+    while True:
+        try:
+            item = next(reading)
+        except StopIteration:
+            return
+        except DAMAGE as error:
+            raise MediaError("corrupt", f"{type(error).__name__}: {error}") from error
+        yield item
 
 
 def is_cover_art(stream: av.VideoStream) -> bool:
@@ -142,11 +166,8 @@ def probe(path: str | Path) -> Probe:
 
 def first_frame(container: av.container.InputContainer, stream: av.VideoStream) -> av.VideoFrame:
     """The first frame that decodes; MediaError corrupt when none does."""
-    try:
-        for frame in container.decode(stream):
-            return frame
-    except (av.FFmpegError, ValueError) as error:
-        raise MediaError("corrupt", f"the first frame does not decode: {error}") from error
+    for frame in readable(container.decode(stream)):
+        return frame
     raise MediaError("corrupt", "the video stream holds no frame")
 
 
@@ -236,16 +257,16 @@ def decode(path: str | Path, *, num_threads: int) -> Iterator[tuple[Timeline, av
         timeline = Timeline(stream.time_base)
         size: tuple[int, int] | None = None
         try:
-            for frame in container.decode(stream):
+            for frame in readable(container.decode(stream)):
                 if frame.is_corrupt:
-                    raise ValueError("damaged picture")
+                    raise MediaError("corrupt", "damaged picture")
                 pts = display_pts(container, timeline, frame)
                 if pts is None:
-                    raise ValueError("frame without a time")
+                    raise MediaError("corrupt", "frame without a time")
                 if timeline.pts and pts <= timeline.pts[-1]:
                     back_s = float((timeline.pts[-1] - pts) * timeline.time_base)
                     if back_s > MAX_STEP_BACK_S:
-                        raise ValueError(f"time jumps back by {back_s:.2f} s")
+                        raise MediaError("corrupt", f"time jumps back by {back_s:.2f} s")
                     continue  # a repeated stamp is never shown
                 size = size or (frame.width, frame.height)
                 if size != (frame.width, frame.height):
@@ -253,10 +274,13 @@ def decode(path: str | Path, *, num_threads: int) -> Iterator[tuple[Timeline, av
                     raise MediaError("size_changes", f"from {size[0]}x{size[1]} to {at}")
                 timeline.append(pts, frame.duration or 0)
                 yield timeline, frame
-        except (av.FFmpegError, ValueError) as error:
+        except MediaError as error:
+            if error.error_class != "corrupt":
+                raise
             # Half a packet does not decode either: what follows it tells the two apart.
             check_complete(container, stream, timeline)
-            raise MediaError("corrupt", f"after {at_s(timeline):.2f} s: {error}") from error
+            where = f"after {at_s(timeline):.2f} s: {error.message}"
+            raise MediaError("corrupt", where) from error
         if not timeline.pts:
             raise MediaError("corrupt", "no frame decodes")
         check_complete(container, stream, timeline)
@@ -303,7 +327,11 @@ def check_complete(
     # A sparse VFR file may be short in seconds yet whole: then every declared frame was there.
     if declared_s is None or timeline.num_frames == stream.frames:
         return
-    ends = [packet.pts for packet in container.demux(stream) if packet.pts is not None]
+    ends = []
+    with contextlib.suppress(MediaError):  # the decode has told of the damage
+        ends += [
+            packet.pts for packet in readable(container.demux(stream)) if packet.pts is not None
+        ]
     if timeline.pts:
         ends.append(timeline.end_pts(timeline.num_frames))
     found_s = float(max(ends, default=0) * timeline.time_base)

@@ -11,8 +11,9 @@ import pyarrow.compute as pc
 from rich.console import Console
 from rich.table import Table
 
+from curation.commands import plain, say
 from curation.shards import DROPPED, FAILED, KEPT, Dataset
-from curation.subsets import Step
+from curation.subsets.decided import Step
 
 FUNNEL_COLUMNS = ["level", "decision", "rule", "error_class", "duration", "stage_s"]
 
@@ -92,7 +93,8 @@ def add_ledger(funnel: Funnel, ledger: pa.Table) -> None:
 
 def show(funnel: Funnel, dataset: Dataset, console: Console) -> None:
     """Print the funnel as a table, then its cost."""
-    table = Table(title=f"[bold]{dataset.uri}[/bold]", title_justify="left")
+    say(console, dataset.uri, "bold")
+    table = Table()
     table.add_column("")
     table.add_column("videos", justify="right")
     table.add_column("clips", justify="right")
@@ -102,15 +104,16 @@ def show(funnel: Funnel, dataset: Dataset, console: Console) -> None:
         of_videos, of_clips = getattr(videos, part), getattr(clips, part)
         for reason in dict.fromkeys([*of_videos, *of_clips]):
             cells = [str(of.get(reason, "")) for of in (of_videos, of_clips)]
-            table.add_row(f"  {title}: {reason}", *cells)
+            table.add_row(plain(f"  {title}: {reason}"), *cells)
     table.add_row("kept", str(videos.kept), str(clips.kept), style="bold green", end_section=True)
     table.add_row("minutes kept", "", f"{funnel.kept_s / 60:.1f}")
     console.print(table)
     if funnel.source_s:
         stages = ", ".join(f"{name} {s:.1f}" for name, s in funnel.stage_cpu_s.items() if s >= 0.05)
-        console.print(
+        say(
+            console,
             f"{funnel.cpu_s / funnel.source_s:.2f} CPU seconds per second of decoded video "
-            f"({funnel.source_s:.0f} s decoded; CPU seconds: {stages})"
+            f"({funnel.source_s:.0f} s decoded; CPU seconds: {stages})",
         )
 
 
@@ -122,13 +125,14 @@ def show_steps(
     names = ["bound", "before", "dropped", "failed", "after", "hours"]
     if any(step.not_scored for step in steps):
         names.insert(4, "not scored")
-    table = Table(title=f"[bold]{title}[/bold]", title_justify="left")
+    say(console, title, "bold")
+    table = Table()
     table.add_column("", no_wrap=True)
     for name in names:
         table.add_column(name, justify="left" if name == "bound" else "right")
 
     def add(first: str, cells: dict[str, Any], style: str = "") -> None:
-        table.add_row(first, *[str(cells.get(name, "")) for name in names], style=style)
+        table.add_row(*map(plain, [first, *[str(cells.get(n, "")) for n in names]]), style=style)
 
     add("clips", {"after": num_clips, "hours": hours(seconds)}, "bold")
     for step in steps:

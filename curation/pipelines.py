@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
+import importlib.util
 import json
+import sys
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import yaml
 from pydantic import (
@@ -14,33 +16,15 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
-    field_validator,
     model_validator,
 )
 
-from curation.shards import SCORES
-
-# The scorer that a rule needs, where there is one to switch on.
-SCORER_OF = {
-    "text": "text",
-    **dict.fromkeys(("motion", "camera_motion", "zoom", "slideshow", "flicker"), "motion"),
-    **dict.fromkeys(("sharpness", "exposure", "colourfulness", "blockiness"), "look"),
-    "aesthetic": "aesthetic",
-    "caption_score": "caption",
-}
-# The implementations that are models: they look at a few pictures of clips that are to be kept.
-MODELS = {"text": "rapidocr", "watermark": "classifier", "aesthetic": "laion", "caption": "clip"}
+from curation.scores import table
+from curation.settings import ConfigError, explain, nearest, set_path
+from curation.shards import LEDGER_SCHEMA, SCORES, SHARD_SCHEMA
 
 # Raise a number when the code of a stage changes what it produces: old results are then redone.
 STAGE_VERSIONS = {"scenes": 1, "scores": 4, "cut": 2, "captions": 1}
-
-
-class ConfigError(ValueError):
-    """A mistake in a config or a command line, told in one sentence for the user."""
-
-
-class RunError(RuntimeError):
-    """A run that cannot go on, told in one sentence for the user."""
 
 
 class Section(BaseModel):
@@ -67,32 +51,82 @@ class Rule(Section):
 
 
 class Scorers(Section):
-    """Which implementation gives each score; None: none does."""
+    """Which implementation gives each score; None: none does. The table in scores/ has the keys.
 
-    watermark: Literal["network", "classifier"] = "network"
-    watermark_unsure: Literal["pass", "drop"] = "pass"  # drop: no score where too little changes
-    watermark_checkpoint: str | None = None  # of classifier: hub id or folder
-    text: Literal["rapidocr"] | None = None
-    motion: Literal["flow"] | None = None
-    look: Literal["pixels"] | None = None
-    aesthetic: Literal["laion", "technical_quality"] | None = None
-    aesthetic_checkpoint: str | None = None  # of laion: CLIP's file, folder or hub id
-    aesthetic_head: str | None = None  # of laion: a .pth file
-    caption: Literal["clip"] | None = None  # whether the caption fits the pictures: caption_score
-    caption_checkpoint: str | None = None  # of clip: its file, folder or hub id
+    A further key, `NAME: module:function`, is a scorer of the user's own.
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
     num_workers: int = Field(1, ge=1)  # of each model, in vf-curate
+
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any: ...
+
+    @model_validator(mode="before")
+    @classmethod
+    def as_the_table_has_them(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        known = table.known_settings()
+        settings = {key: given.get(key, default) for key, (default, *_) in known.items()}
+        for key, value in settings.items():
+            if value not in known[key] and not (known[key] == (None,) and isinstance(value, str)):
+                allowed = ", ".join(str(each) for each in known[key] if each is not None)
+                raise ValueError(f"scorers.{key} is {value!r}; allowed: {allowed or 'a text'}")
+        for key in given.keys() - settings.keys() - {"num_workers"}:
+            settings[key] = own_scorer(key, given[key], known)
+        return settings | ({"num_workers": given["num_workers"]} if "num_workers" in given else {})
+
+    @property
+    def own(self) -> dict[str, str]:
+        """The user's own scorers: `module:function` by name, which is also their score's."""
+        known = table.known_settings()
+        return {k: v for k, v in sorted((self.model_extra or {}).items()) if k not in known}
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Every score that there is a column for."""
+        return (*SCORES, *self.own)
+
+    def key_of(self, column: str) -> str | None:
+        """The key that a score belongs to; None where every run has it."""
+        return column if column in self.own else table.key_of(column)
 
     @property
     def models(self) -> list[str]:
         """The keys that name a model, in the order in which clips come to them."""
-        return [key for key, model in MODELS.items() if getattr(self, key) == model]
+        rows = [row for row in table.TABLE if row.sees == "pictures" and row.wants(self)]
+        # What needs no GPU first, what is not ours last.
+        return [row.key for row in sorted(rows, key=lambda row: row.on_gpu)] + [*self.own]
+
+
+def import_beside(config: Path, module: str) -> None:
+    """Import a Python file beside a config, so that its module is known by name in this process."""
+    path = config.parent.absolute() / f"{module}.py"
+    spec = importlib.util.spec_from_file_location(module, path) if path.is_file() else None
+    if spec is None or spec.loader is None:
+        return  # that of an installed package, or none: told where it is looked up
+    sys.modules[module] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(sys.modules[module])
+
+
+def own_scorer(key: str, value: Any, known: Iterable[str]) -> str:
+    """The place of a user's own scorer; ValueError for a key that is none."""
+    if not (isinstance(value, str) and ":" in value):
+        raise ValueError(f"unknown key {'scorers.' + key!r}{nearest(key, known)}")
+    if key in LEDGER_SCHEMA.names or key in SHARD_SCHEMA.names:
+        raise ValueError(f"scorers.{key}: {key!r} is a column already; give another name")
+    from curation.scores.own import checked_place
+
+    return checked_place(key, value)
 
 
 class Cut(Section):
     joins: bool = True  # copy what can be copied of a clip; false: encode the whole of it
     crf: int = Field(18, ge=0, le=51)
     preset: str = "veryfast"
-    num_threads: int = Field(2, ge=1)  # of the encoder; part of what the bytes depend on
 
 
 class Captions(Section):
@@ -138,22 +172,10 @@ class Pipeline(Section):
     media: Media = Media()
     shards: Shards = Shards()
 
-    @field_validator("rules")
-    @classmethod
-    def known_rules(cls, rules: dict[str, Rule]) -> dict[str, Rule]:
-        return check_rules(rules)
-
     @model_validator(mode="after")
     def scored_rules(self) -> Pipeline:
         """Every rule has the scorer that it needs, and every scorer what it is made from."""
-        for name, rule in self.rules.items():
-            scorer = SCORER_OF.get(name)
-            if scorer and rule != Rule() and getattr(self.scorers, scorer) is None:
-                allowed = get_args(get_args(Scorers.model_fields[scorer].annotation)[0])
-                raise ValueError(
-                    f"rules.{name} needs scorers.{scorer}, which is not set; "
-                    f"add --set scorers.{scorer}={' or '.join(allowed)}"
-                )
+        check_rules(self.rules, self.scorers)
         if self.scorers.aesthetic == "technical_quality" and self.scorers.look is None:
             raise ValueError(
                 "scorers.aesthetic technical_quality is made from the look; "
@@ -164,7 +186,8 @@ class Pipeline(Section):
     @property
     def late_scores(self) -> set[str]:
         """Scores made by models behind the media stage, of clips that all other rules keep."""
-        return {name for name in SCORES if SCORER_OF.get(name, name) in self.scorers.models}
+        models = self.scorers.models
+        return {name for name in self.scorers.columns if self.scorers.key_of(name) in models}
 
     def fingerprints(self) -> dict[str, str]:
         """Short hashes of what each stage's results depend on, by stage, rules included."""
@@ -187,19 +210,18 @@ class Pipeline(Section):
         }
 
 
-def nearest(name: str, known: Any) -> str:
-    """The end of an error message about an unknown name: the closest known one, or all."""
-    known = sorted(known)
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean {close[0]!r}?" if close else f"; allowed: {', '.join(known)}"
-
-
-def check_rules(rules: dict[str, Any]) -> dict[str, Any]:
-    """The same rules, if each one's name is a score; ValueError otherwise."""
-    for name in rules:
-        if name not in SCORES:
-            raise ValueError(f"unknown rule {name!r}{nearest(name, SCORES)}")
-    return rules
+def check_rules(rules: Mapping[str, Any], scorers: Scorers) -> None:
+    """Raise ValueError unless each rule is named for a score, and one with a bound is scored."""
+    for name, rule in rules.items():
+        if name not in scorers.columns:
+            raise ValueError(f"unknown rule {name!r}{nearest(name, scorers.columns)}")
+        key = scorers.key_of(name)
+        if key and (rule.min, rule.max) != (None, None) and getattr(scorers, key) is None:
+            allowed = " or ".join(table.implementations(key))
+            raise ValueError(
+                f"rules.{name} needs scorers.{key}, which is not set; "
+                f"add --set scorers.{key}={allowed}"
+            )
 
 
 def load_pipeline(config: Path, name: str, overrides: list[str]) -> Pipeline:
@@ -220,6 +242,10 @@ def load_named(
     merged = resolve(read_config(config, kind), name, kind)
     for override in overrides:
         set_path(merged, override)
+    scorers = merged.get("scorers")
+    for place in scorers.values() if isinstance(scorers, dict) else ():
+        if isinstance(place, str) and ":" in place:
+            import_beside(config, place.partition(":")[0])
     try:
         if "name" in merged:  # the key above it is the name
             raise ConfigError(f"{config}: {kind}.{name}: unknown key 'name'")
@@ -264,40 +290,3 @@ def merge(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
         both_maps = isinstance(value, dict) and isinstance(out.get(key), dict)
         out[key] = merge(out[key], value) if both_maps else value
     return out
-
-
-def set_path(tree: dict[str, Any], override: str) -> None:
-    """Apply one `a.b.c=value` (value read as YAML) to a tree of maps, in place."""
-    path, equals, text = override.partition("=")
-    if not equals or not all(path.split(".")):
-        raise ConfigError(f"--set {override!r} is not path=value, such as rules.watermark.max=0.5")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise ConfigError(f"--set {override!r}: {text!r} is not a YAML value") from None
-    *parents, last = path.split(".")
-    for key in parents:
-        child = tree.setdefault(key, {})
-        if not isinstance(child, dict):
-            raise ConfigError(f"--set {override!r}: {key!r} holds a value, not keys")
-        # The base pipeline's maps are shared with the file's tree: change a copy.
-        tree[key] = dict(child)
-        tree = tree[key]
-    tree[last] = value
-
-
-def explain(error: ValidationError, section: type[BaseModel]) -> str:
-    """The first problem of a validation error: key, value, what is allowed."""
-    problem = error.errors()[0]
-    path = [str(part) for part in problem["loc"]]
-    if problem["type"] == "extra_forbidden":
-        known: Any = section
-        for part in path[:-1]:
-            if isinstance(known, type) and issubclass(known, BaseModel):
-                known = known.model_fields[part].annotation
-            else:
-                known = get_args(known)[1]  # the values of a map
-        return f"unknown key {'.'.join(path)!r}{nearest(path[-1], known.model_fields)}"
-    if problem["type"] == "value_error":  # our own words name the key
-        return problem["msg"].removeprefix("Value error, ")
-    return f"{'.'.join(path)} is {problem['input']!r}: {problem['msg']}"

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from typing import Annotated
 
+import pyarrow as pa
 import typer
-from rich.console import Console
+
+from curation.commands import open_dataset, say, screen, told_errors, without_stdin
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -30,28 +32,23 @@ def report(
     ] = False,
 ) -> None:
     """Write a report as one HTML file that needs no network."""
-    from curation import pages
-    from curation.shards import Dataset, DatasetError
+    from curation.pages import page
 
-    errors = Console(stderr=True, soft_wrap=True)
-    console = Console(soft_wrap=True)
-    try:
-        found = Dataset.at(dataset).require()
+    with told_errors(mistakes=(OSError, pa.ArrowException)):
+        found = open_dataset(dataset)
         if other is None:
-            written = [pages.write_report(found, output)]
+            written = [page.write_report(found, output)]
         else:
-            written = [pages.write_comparison(found, Dataset.at(other).require(), output)]
+            written = [page.write_comparison(found, open_dataset(other), output)]
         if card:
-            written.append(pages.write_card(found))
-    except (DatasetError, OSError) as error:
-        errors.print(f"error: {error}", style="red", markup=False)
-        raise typer.Exit(2) from None
-    for path in written:
-        console.print(path, markup=False, highlight=False)
+            written.append(page.write_card(found))
+        for path in written:
+            say(screen(), str(path))
 
 
 def main() -> None:
-    app()
+    with without_stdin():
+        app()
 
 
 if __name__ == "__main__":

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from curation.pipelines import Rule
-
-# What the headers already tell, so that most unwanted bytes are never decoded.
-HEADER_RULES = ("resolution", "aspect", "hdr")
+from curation.scores.table import HEADER_SCORES
 
 
 @dataclass(frozen=True)
@@ -38,9 +36,22 @@ def judge_headers(
 
     A video shorter than the shortest clip can give none; one of unknown length may.
     """
-    early = {name: rule for name, rule in rules.items() if name in HEADER_RULES}
+    # What the headers tell is judged first, so that most unwanted bytes are never decoded.
+    early = {name: rule for name, rule in rules.items() if name in HEADER_SCORES}
     shortest = rules.get("duration")
     if shortest is not None and shortest.min is not None and duration_s is not None:
         early["duration"] = Rule(min=shortest.min)
     ordered = {name: early[name] for name in rules if name in early}
     return judge({**scores, "duration": duration_s}, ordered)
+
+
+def video_verdict(verdicts: Sequence[Verdict | None], rules: Mapping[str, Rule]) -> Verdict | None:
+    """Why a whole video is dropped: the verdict of the clip that came furthest through the rules.
+
+    None when a clip is kept, or when there was no clip to judge.
+    """
+    failing = [v for v in verdicts if v]
+    if len(failing) < len(verdicts) or not failing:
+        return None
+    order = list(rules)
+    return max(failing, key=lambda v: order.index(v.rule))

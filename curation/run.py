@@ -20,6 +20,8 @@ if not __package__:
 
 import typer
 
+from curation.commands import without_stdin
+
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 EXAMPLE = "Example: python curation/run.py clips/ urls.txt --pipeline web --output runs/mine"
 
@@ -49,9 +51,9 @@ def curate(
     ] = None,
 ) -> None:
     """Curate videos into captioned clips in Parquet shards. The same command again resumes."""
-    from curation import commands
+    from curation.flow import plans
 
-    commands.curate(
+    plans.curate(
         sources or [],
         pipeline,
         config,
@@ -65,7 +67,8 @@ def curate(
 
 
 def main() -> None:
-    app()
+    with without_stdin():
+        app()
 
 
 if __name__ == "__main__":

@@ -13,8 +13,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -27,15 +28,9 @@ import pyarrow.compute as pc
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-SCHEMA_VERSION = "2"  # 2: scores of text, motion and look
+from curation.scores.table import SCORES
 
-# A column for every measured value, in both tables; null = not scored.
-SCORES = (
-    *("resolution", "aspect", "duration", "hdr", "black_bars", "static", "watermark", "text"),
-    *("motion", "camera_motion", "zoom", "slideshow", "flicker"),
-    *("sharpness", "exposure", "colourfulness", "blockiness", "aesthetic"),
-    "caption_score",
-)
+SCHEMA_VERSION = "2"  # 2: scores of text, motion and look
 
 KEPT, DROPPED, FAILED = "kept", "dropped", "failed"
 
@@ -89,6 +84,30 @@ LEDGER_SCHEMA = pa.schema(
     metadata={"schema_version": SCHEMA_VERSION},
 )
 
+
+def with_own(schema: pa.Schema, own: Iterable[str]) -> pa.Schema:
+    """A schema with the scores of a user's own scorers behind the others."""
+    place = schema.get_field_index(SCORES[-1]) + 1
+    for name in own:
+        schema = schema.insert(place, pa.field(name, pa.float64()))
+        place += 1
+    return schema
+
+
+def schema_of(schema: pa.Schema, names: Iterable[str]) -> pa.Schema:
+    """Some columns of a schema; a name that it lacks is a user's own score."""
+    fields = [
+        schema.field(name) if name in schema.names else pa.field(name, pa.float64())
+        for name in names
+    ]
+    return pa.schema(fields, metadata=schema.metadata)
+
+
+MARKER = "videofactory.json"  # only in a folder that has it are files removed
+LOCK = ".lock"
+# What a commit's files are called, and those that were being written when a run was killed.
+OUR_NAME = re.compile(r"(?P<tmp>\.tmp-[0-9a-f]{32}-)?(?P<name>[0-9a-f]{16})\.(?P<suffix>\w+)")
+
 # A reader that wants one row should not have to read hundreds: groups are bounded both ways.
 MAX_GROUP_ROWS = 64
 MAX_GROUP_BYTES = 32 << 20
@@ -138,6 +157,10 @@ class Dataset:
         with ThreadPoolExecutor(NUM_READERS) as pool:
             return [json.loads(b) for b in pool.map(partial(self.read_bytes, "manifest"), files)]
 
+    def own_scores(self) -> list[str]:
+        """The scores of users' own scorers that some commit has."""
+        return sorted({name for commit in self.commits() for name in own_scores(commit)})
+
     def require(self) -> Dataset:
         """Itself, if it is a dataset with at least one commit; DatasetError otherwise."""
         if not self.names("manifest", ".json"):
@@ -166,10 +189,7 @@ class Dataset:
 
     def ledger_of(self, name: str, columns: list[str] | None = None) -> pa.Table:
         """The ledger of one commit; a column younger than the file comes back null."""
-        schema = pa.schema(
-            [LEDGER_SCHEMA.field(name) for name in columns or LEDGER_SCHEMA.names],
-            metadata=LEDGER_SCHEMA.metadata,
-        )
+        schema = schema_of(LEDGER_SCHEMA, columns or LEDGER_SCHEMA.names)
         path = self.path("ledger", f"{name}.parquet")
         with pq.ParquetFile(path, filesystem=self.filesystem) as file:
             there = [name for name in schema.names if name in file.schema_arrow.names]
@@ -218,17 +238,42 @@ class Dataset:
         self.delete("shards", f"{name}.parquet")
         self.delete("ledger", f"{name}.parquet")
 
-    def sweep(self) -> list[str]:
-        """Delete what killed runs left: files of no commit. Returns their paths.
+    def check_ours(self) -> None:
+        """Raise DatasetError for a folder that holds something and is no dataset of ours.
 
-        Only the one run that writes a dataset may call this.
+        Ours has the marker, or a manifest: datasets older than the marker have none.
+        """
+        if self.exists(MARKER) or any(map(OUR_NAME.fullmatch, self.names("manifest", ""))):
+            return
+        selector = pafs.FileSelector(self.root, allow_not_found=True)
+        strange = [info.base_name for info in self.filesystem.get_file_info(selector)]
+        # A run may have been killed while it wrote the marker.
+        strange = sorted(n for n in strange if n != LOCK and not n.endswith(f"-{MARKER}"))
+        if strange:
+            raise DatasetError(
+                f"{self.uri} is not empty and no dataset of ours: it holds {strange[0]!r}; "
+                "give a new folder, so that no file of yours is ever taken for one of ours"
+            )
+
+    def claim(self) -> None:
+        """Mark a folder as a dataset of ours before anything is written; see check_ours."""
+        self.check_ours()
+        if not self.exists(MARKER):
+            self.write_bytes(json.dumps({"schema_version": SCHEMA_VERSION}).encode(), MARKER)
+
+    def sweep(self) -> list[str]:
+        """Delete what killed runs left: files of no commit, by names that only we write.
+
+        Returns their paths. Only the one run that writes a dataset may call this, and only in a
+        folder that it has claimed.
         """
         live = set(self.names("manifest", ".json"))
         removed = []
-        for folder in ("shards", "ledger", "manifest"):
+        for folder, suffix in (("shards", "parquet"), ("ledger", "parquet"), ("manifest", "json")):
             selector = pafs.FileSelector(self.path(folder), allow_not_found=True)
             for info in self.filesystem.get_file_info(selector):
-                if info.base_name.startswith(".tmp-") or Path(info.base_name).stem not in live:
+                name = OUR_NAME.fullmatch(info.base_name)
+                if name and name["suffix"] == suffix and (name["tmp"] or name["name"] not in live):
                     self.filesystem.delete_file(info.path)
                     removed.append(info.path)
         return removed
@@ -263,6 +308,11 @@ class AtomicFile:
         Path(self.written).replace(self.path)
 
 
+def own_scores(manifest: dict[str, Any]) -> list[str]:
+    """The scores of users' own scorers that a commit has columns for."""
+    return manifest.get("own_scores", [])
+
+
 def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
     """A table with the columns of `schema`, in its order; those it lacks are null."""
     empty = pa.nulls(len(table))
@@ -284,16 +334,19 @@ def write_commit(
     clips: list[dict[str, Any]],
     ledger: list[dict[str, Any]],
     fingerprints: dict[str, str],
+    own: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Write kept clips and ledger rows as one commit and return its manifest.
 
-    `clips` are dicts of SHARD_SCHEMA, `ledger` of LEDGER_SCHEMA; whole videos only. The name is a
-    hash of the videos and fingerprints, so the same commit written twice is one commit.
+    `clips` are dicts of SHARD_SCHEMA, `ledger` of LEDGER_SCHEMA; whole videos only. `own` are the
+    scores of the user's own scorers among them. The name is a hash of the videos and fingerprints,
+    so the same commit written twice is one commit.
     """
     videos = [row["video_id"] for row in ledger if row["level"] == "video"]
-    table = pa.Table.from_pylist(ledger, schema=LEDGER_SCHEMA)
+    table = pa.Table.from_pylist(ledger, schema=with_own(LEDGER_SCHEMA, own))
     clips = sorted(clips, key=lambda row: (row["video_id"], row["start_s"]))
-    return write_tables(dataset, videos, row_groups(clips), table, fingerprints)
+    groups = row_groups(clips, with_own(SHARD_SCHEMA, own))
+    return write_tables(dataset, videos, groups, table, fingerprints, own)
 
 
 def commit_name(videos: list[str], fingerprints: dict[str, str]) -> str:
@@ -306,10 +359,11 @@ def write_tables(
     clips: Iterable[pa.Table],
     ledger: pa.Table,
     fingerprints: dict[str, str],
+    own: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Write tables of kept clips, a row group each, and a ledger as one commit.
 
-    Returns its manifest.
+    `own`: as write_commit has it. Returns its manifest.
     """
     name = commit_name(videos, fingerprints)
     if dataset.exists("manifest", f"{name}.json"):
@@ -327,8 +381,10 @@ def write_tables(
 
     files = {}
     if first is not None:
-        files["shards"] = write_table(dataset, "shards", name, counted(), SHARD_SCHEMA)
-    files["ledger"] = write_table(dataset, "ledger", name, [ledger], LEDGER_SCHEMA)
+        files["shards"] = write_table(
+            dataset, "shards", name, counted(), with_own(SHARD_SCHEMA, own)
+        )
+    files["ledger"] = write_table(dataset, "ledger", name, [ledger], with_own(LEDGER_SCHEMA, own))
     manifest: dict[str, Any] = {
         "name": name,
         "schema_version": SCHEMA_VERSION,
@@ -339,22 +395,24 @@ def write_tables(
         "duration_s": duration_s,
         "files": files,
     }
+    if own:
+        manifest["own_scores"] = list(own)
     dataset.write_bytes(json.dumps(manifest, indent=1).encode(), "manifest", f"{name}.json")
     return manifest
 
 
-def row_groups(clips: list[dict[str, Any]]) -> Iterator[pa.Table]:
+def row_groups(clips: list[dict[str, Any]], schema: pa.Schema) -> Iterator[pa.Table]:
     """Rows of kept clips as tables bounded by rows and bytes of media."""
     group: list[dict[str, Any]] = []
     size = 0
     for row in clips:
         size += len(row["clip"]["bytes"])
         if group and (len(group) >= MAX_GROUP_ROWS or size > MAX_GROUP_BYTES):
-            yield pa.Table.from_pylist(group, schema=SHARD_SCHEMA)
+            yield pa.Table.from_pylist(group, schema=schema)
             group, size = [], len(row["clip"]["bytes"])
         group.append(row)
     if group:
-        yield pa.Table.from_pylist(group, schema=SHARD_SCHEMA)
+        yield pa.Table.from_pylist(group, schema=schema)
 
 
 def write_table(

@@ -12,7 +12,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from curation.pipelines import ConfigError
+from curation.settings import ConfigError
 
 # Files of a folder that are taken for videos. A file named outright is always taken.
 VIDEO_SUFFIXES = {

@@ -14,13 +14,14 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from typing import Annotated, Any
 
-import av
+import pyarrow as pa
 import pyarrow.parquet as pq
 import typer
 from rich.console import Console
 from rich.progress import track
 
-from curation.frames import MediaError, open_clip
+from curation.commands import open_dataset, say, screen, told_errors, without_stdin
+from curation.frames import MediaError, open_clip, readable
 from curation.shards import (
     FAILED,
     KEPT,
@@ -29,6 +30,8 @@ from curation.shards import (
     Dataset,
     DatasetError,
     has_columns,
+    own_scores,
+    with_own,
 )
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -43,7 +46,7 @@ def check_commit(dataset: Dataset, manifest: dict[str, Any], decode: bool) -> li
         return problems  # its rows cannot be trusted
     ledger_path = dataset.path("ledger", f"{name}.parquet")
     ledger = pq.read_table(ledger_path, filesystem=dataset.filesystem)
-    if not has_columns(ledger.schema.names, LEDGER_SCHEMA):
+    if not has_columns(ledger.schema.names, with_own(LEDGER_SCHEMA, own_scores(manifest))):
         problems.append(f"ledger/{name}: columns differ from schema {manifest['schema_version']}")
         return problems
     rows = ledger.to_pylist()
@@ -51,7 +54,7 @@ def check_commit(dataset: Dataset, manifest: dict[str, Any], decode: bool) -> li
     kept = {r["clip_id"] for r in rows if r["level"] == "clip" and r["decision"] == KEPT}
     seen: Counter[str] = Counter()
     if "shards" in manifest["files"]:
-        for row in shard_rows(dataset, name):
+        for row in shard_rows(dataset, name, with_own(SHARD_SCHEMA, own_scores(manifest))):
             seen[row["clip_id"]] += 1
             if decode:
                 problems += [f"shards/{name}: {row['clip_id']}: {p}" for p in check_clip(row)]
@@ -91,9 +94,9 @@ def check_ledger(rows: list[dict[str, Any]], manifest: dict[str, Any]) -> Iterat
             yield f"{row['clip_id'] or row['video_id']} failed without an error class"
 
 
-def shard_rows(dataset: Dataset, name: str) -> Iterator[dict[str, Any]]:
+def shard_rows(dataset: Dataset, name: str, schema: pa.Schema) -> Iterator[dict[str, Any]]:
     with dataset.open_shard(name) as shard:
-        if not has_columns(shard.schema_arrow.names, SHARD_SCHEMA):
+        if not has_columns(shard.schema_arrow.names, schema):
             raise DatasetError(f"shards/{name}: its columns are not those of docs/shards.md")
         for group in range(shard.num_row_groups):
             yield from shard.read_row_group(group).to_pylist()
@@ -104,12 +107,12 @@ def check_clip(row: dict[str, Any]) -> Iterator[str]:
     data = row["clip"]["bytes"]
     try:
         with open_clip(data, ignore_edits=True) as container:
-            stored = sum(1 for p in container.demux(video=0) if p.size)
+            stored = sum(1 for p in readable(container.demux(video=0)) if p.size)
         with open_clip(data) as container:
             if container.streams.audio:
                 yield "it has an audio stream"
-            frames = [(f.time, f.width, f.height) for f in container.decode(video=0)]
-    except (MediaError, av.FFmpegError, IndexError) as error:
+            frames = [(f.time, f.width, f.height) for f in readable(container.decode(video=0))]
+    except (MediaError, IndexError) as error:
         yield f"it does not decode: {error}"
         return
     if not stored == len(frames) == row["num_frames"]:
@@ -142,34 +145,41 @@ def validate(
     workers: Annotated[int, typer.Option(min=1, help="Processes.")] = os.cpu_count() or 1,
 ) -> None:
     """Prove that every row of a dataset decodes and adds up. Exit code 1 when one does not."""
-    console, errors = Console(soft_wrap=True), Console(stderr=True, soft_wrap=True)
-    try:
-        data = Dataset.at(dataset).require()
-    except DatasetError as error:
-        errors.print(f"error: {error}", style="red", markup=False)
-        raise typer.Exit(2) from None
-    manifests = data.commits()
-    problems = list(check_dataset(data, manifests))
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        checks = [pool.submit(check_commit, data, m, decode) for m in manifests]
-        for check in track(checks, "validating", console=errors, transient=True):
-            problems += check.result()
-    for problem in problems[:MAX_SHOWN]:
-        console.print(problem, style="red", markup=False, highlight=False)
+    with told_errors(mistakes=(OSError, pa.ArrowException)):
+        data = open_dataset(dataset)
+        manifests = data.commits()
+        problems = list(check_dataset(data, manifests))
+        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+            checks = [pool.submit(check_commit, data, m, decode) for m in manifests]
+            bar = Console(stderr=True)
+            for check in track(checks, "validating", console=bar, transient=True):
+                problems += check.result()
+    tell(manifests, problems, decode)
     if problems:
-        console.print(f"{len(problems)} problems in {len(manifests)} commits", style="bold red")
         raise typer.Exit(1)
+
+
+def tell(manifests: list[dict[str, Any]], problems: list[str], decode: bool) -> None:
+    """Print the first problems, or what was found well."""
+    console = screen()
+    for problem in problems[:MAX_SHOWN]:
+        say(console, problem, "red")
+    if problems:
+        say(console, f"{len(problems)} problems in {len(manifests)} commits", "bold red")
+        return
     clips, seconds = (sum(m[k] for m in manifests) for k in ("num_clips", "duration_s"))
     verb = "decode" if decode else "are counted"
-    console.print(
+    say(
+        console,
         f"{len(manifests)} commits: {clips} clips ({seconds / 60:.1f} min) {verb}, "
         f"{sum(len(m['video_ids']) for m in manifests)} videos add up",
-        style="bold green",
+        "bold green",
     )
 
 
 def main() -> None:
-    app()
+    with without_stdin():
+        app()
 
 
 if __name__ == "__main__":

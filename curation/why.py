@@ -14,7 +14,10 @@ import pyarrow.compute as pc
 import typer
 from rich.console import Console
 
-from curation.shards import DROPPED, FAILED, SCORES, Dataset, DatasetError
+from curation.commands import open_dataset, say, screen, told_errors, without_stdin
+from curation.scores.table import SCORES
+from curation.settings import ConfigError
+from curation.shards import DROPPED, FAILED, LEDGER_SCHEMA
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -47,26 +50,26 @@ def reason(row: dict[str, Any]) -> str:
     return "kept"
 
 
-def show(rows: list[dict[str, Any]], console: Console) -> None:
-    """Print what is known of a video and its clips."""
+def show(rows: list[dict[str, Any]], names: list[str], console: Console) -> None:
+    """Print what is known of a video and its clips; `names` are those of scores."""
     clips = [row for row in rows if row["level"] == "clip"]
     for row in rows:
         if row["level"] == "video":
-            console.print(f"{row['video_id']}  {row['source_url']}", style="bold", highlight=False)
-            console.print(reason(row), markup=False, highlight=False)
+            say(console, f"{row['video_id']}  {row['source_url']}", "bold")
+            say(console, reason(row))
             stages = ", ".join(f"{stage} {s:.2f}" for stage, s in row["stage_s"] or [])
-            console.print(f"attempts {row['attempts']}; CPU seconds: {stages}", style="dim")
+            say(console, f"attempts {row['attempts']}; CPU seconds: {stages}", "dim")
             if row["watermark_box"]:
                 box = ", ".join(f"{x:.2f}" for x in row["watermark_box"])
-                console.print(f"overlay found at x0, y0, x1, y1 = {box} of the picture")
+                say(console, f"overlay found at x0, y0, x1, y1 = {box} of the picture")
     for row in clips:
         times = f"{row['start_s']:.2f} to {row['end_s']:.2f} s"
-        console.print(f"\n{row['clip_id']}  {times}", style="bold", highlight=False)
-        console.print(f"  {reason(row)}", markup=False, highlight=False)
-        scores = [f"{name} {row[name]:.3g}" for name in SCORES if row[name] is not None]
-        console.print(f"  {', '.join(scores)}", style="dim", highlight=False)
+        say(console, f"\n{row['clip_id']}  {times}", "bold")
+        say(console, f"  {reason(row)}")
+        scores = [f"{name} {row[name]:.3g}" for name in names if row[name] is not None]
+        say(console, f"  {', '.join(scores)}", "dim")
         if row["caption"]:
-            console.print(f"  {row['caption']}", style="italic", markup=False, highlight=False)
+            say(console, f"  {row['caption']}", "italic")
 
 
 @app.command(epilog="Example: vf-why runs/demo examples/media/meadow_logo.mp4")
@@ -75,24 +78,22 @@ def why(
     wanted: Annotated[str, typer.Argument(metavar="ID", help="A clip id, video id or source.")],
 ) -> None:
     """Tell why a video or clip was kept, dropped or failed."""
-    errors = Console(stderr=True, soft_wrap=True)
-    try:
-        ledger = Dataset.at(dataset).require().ledger()
-    except DatasetError as error:
-        errors.print(f"error: {error}", style="red", markup=False)
-        raise typer.Exit(2) from None
-    rows = find(ledger, wanted)
-    if not rows:
-        known = [*pc.unique(ledger["source_url"]).to_pylist(), *ledger["clip_id"].to_pylist()]
-        close = difflib.get_close_matches(wanted, [k for k in known if k], n=1, cutoff=0.5)
-        hint = f"; did you mean {close[0]}" if close else ""
-        errors.print(f"error: no video, clip or source {wanted!r} in {dataset}{hint}", style="red")
-        raise typer.Exit(2)
-    show(rows, Console(soft_wrap=True))
+    with told_errors(mistakes=(OSError, pa.ArrowException)):
+        found = open_dataset(dataset)
+        own = found.own_scores()
+        ledger = found.ledger([*LEDGER_SCHEMA.names, *own])
+        rows = find(ledger, wanted)
+        if not rows:
+            known = [*pc.unique(ledger["source_url"]).to_pylist(), *ledger["clip_id"].to_pylist()]
+            close = difflib.get_close_matches(wanted, [k for k in known if k], n=1, cutoff=0.5)
+            hint = f"; did you mean {close[0]}" if close else ""
+            raise ConfigError(f"no video, clip or source {wanted!r} in {dataset}{hint}")
+        show(rows, [*SCORES, *own], screen())
 
 
 def main() -> None:
-    app()
+    with without_stdin():
+        app()
 
 
 if __name__ == "__main__":

@@ -142,8 +142,9 @@ class SwapAttention(nn.Module):
     window: at most so many (T, H, W) latent pixels; None is one window over the whole clip.
     roles: which stream asks, one branch each (`STREAMS`); two branches share streams and windows.
 
-    The form follows what is recalled of VideoFactory's equations (arXiv 2305.10874); GroupNorm
-    over the whole clip, window sizes and the zero start of W_out alone are ours.
+    The form follows what is recalled of VideoFactory's equations (arXiv 2305.10874). Not the
+    paper's: GroupNorm over the whole clip, as diffusers' temporal transformers have it, and the
+    zero start of W_out alone, for the reason above.
     """
 
     def __init__(

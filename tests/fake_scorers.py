@@ -16,8 +16,8 @@ from typing import Any
 import av
 import numpy as np
 
-from curation.scorers import Look
-from curation.tracks import Scoring
+from curation.decode.tracks import Scoring
+from curation.scores.models import Seen
 
 # A media worker looks for modules where PYTHONPATH says; tests/ is not there by itself.
 os.environ["PYTHONPATH"] = os.pathsep.join(
@@ -72,7 +72,7 @@ class Reds:
     def __init__(self, how: str = "") -> None:
         self.how = how
 
-    def __call__(self, looks: Sequence[Look]) -> list[dict[str, Any]]:
+    def __call__(self, looks: Sequence[Seen]) -> list[dict[str, Any]]:
         if any(p.shape[0] == ODD_HEIGHT_PX for look in looks for p in look.pictures):
             if self.how == "raise":
                 raise RuntimeError("the batch holds an odd clip")

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from test_embeddings import CLIP_WIDTH, build_clip
 
-from curation import embeddings
-from curation.aesthetics import Laion, check_aesthetic
-from curation.pipelines import ConfigError, Scorers
-from curation.scorers import check_models
+from curation.pipelines import Scorers
+from curation.scores import image_text
+from curation.scores.aesthetics import Laion, check_aesthetic
+from curation.scores.chosen import check_models
+from curation.settings import ConfigError
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -91,7 +92,7 @@ def test_a_score_is_the_head_on_the_normalised_embedding(clip: Path, head: Path)
 def test_batches_change_nothing(clip: Path, head: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     laion = Laion(scorers(clip, head))
     alone = [laion([picture])[0] for picture in pictures(5)]
-    monkeypatch.setattr(embeddings, "BATCH_SIZE", 2)
+    monkeypatch.setattr(image_text, "BATCH_SIZE", 2)
     assert laion(pictures(5)) == pytest.approx(alone, abs=1e-5)
     assert laion([]) == []
 

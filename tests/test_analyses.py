@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from conftest import THREE_SHOTS, MakeVideo, Shot, ffmpeg, read_frames
 
-from curation.analyses import Analysis, analyse
+from curation.decode.analyses import Analysis, analyse
+from curation.decode.jpegs import picture_from_jpeg
+from curation.decode.samples import MAX_SAMPLES, Spread
 from curation.frames import probe
 from curation.pipelines import Captions, Pipeline
-from curation.samples import MAX_SAMPLES, Spread, picture_from_jpeg
 from curation.sources import Source, Span
 
 SHORT_SHOTS = (

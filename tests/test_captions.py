@@ -20,7 +20,8 @@ from curation.captions import (
     read_cues,
     source_caption,
 )
-from curation.pipelines import Captions, ConfigError
+from curation.pipelines import Captions
+from curation.settings import ConfigError
 from curation.sources import Source, Span
 
 SENTENCE = "a red cat runs over the green hill while two dogs sleep in blue grass question answer"
@@ -53,6 +54,43 @@ def test_text_beside_the_video_is_found(tmp_path: Path) -> None:
     assert [cue.text for cue in read_cues(str(tmp_path / "a.mp4"))] == ["vtt"]
     (tmp_path / "a.srt").write_text("00:00:01,000 --> 00:00:02,000\nsrt \xe4\n", "latin-1")
     assert [cue.text[:3] for cue in read_cues(str(tmp_path / "a.mp4"))] == ["srt"]
+
+
+def test_what_stands_between_cues_is_no_text() -> None:
+    text = (
+        "WEBVTT\n\nintro\n00:01.000 --> 00:02.000\nIn the year\n1984\n\nNOTE a remark\n\nsecond\n"
+    )
+    text += (
+        "00:02.000 --> 00:03.000\n\nNOTE of nothing\n\nlast\n00:03.000 --> 00:04.000\nC:\\new {x}\n"
+    )
+    assert parse_cues(text) == [Cue(1.0, 2.0, "In the year 1984"), Cue(3.0, 4.0, "C:\\new {x}")]
+
+
+def test_times_inside_a_line_of_youtube_are_no_cue() -> None:
+    text = "WEBVTT\n\n00:00:01.000 --> 00:00:04.000 align:start position:0%\n"
+    text += "so<00:00:01.500><c> good</c><00:00:02.000><c> morning</c>\n"
+    assert parse_cues(text) == [Cue(1.0, 4.0, "so good morning")]
+
+
+ASS = """[Script Info]
+ScriptType: v4.00+
+[V4+ Styles]
+Format: Name, Fontname, Fontsize
+Style: Default,Arial,20
+[Events]
+Format: Layer, Start, End, Style, Name, MarginL, MarginR, MarginV, Effect, Text
+Dialogue: 0,0:00:05.00,0:00:06.50,Default,,0,0,0,,Later
+Comment: 0,0:00:01.00,0:00:02.00,Default,,0,0,0,,not shown
+Dialogue: 0,0:00:01.50,0:00:02.00,Default,,0,0,0,,{\\i1}Hello{\\i0},\\Nyou & me
+Dialogue: 0,0:00:01.50,0:00:02.00,Default,,0,0,0,,{\\p1}m 0 0 l 9 9{\\p0}
+"""
+
+
+def test_substation_is_read_by_time(tmp_path: Path) -> None:
+    (tmp_path / "a.ass").write_text(ASS)
+    cues = read_cues(str(tmp_path / "a.mp4"))
+    assert cues == [Cue(1.5, 2.0, "Hello, you & me"), Cue(5.0, 6.5, "Later")]
+    assert parse_cues(ASS.replace("0:00:05.00", "soon"), "ass") == []
 
 
 CUES = [Cue(0.0, 2.0, "one"), Cue(2.0, 4.0, "two"), Cue(3.0, 5.0, "two"), Cue(4.0, 6.0, "three")]

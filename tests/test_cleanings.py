@@ -21,20 +21,19 @@ import numpy as np
 import psutil
 import pyarrow.parquet as pq
 import pytest
-from conftest import Shot, num_packets, read_frames, without_column
+from conftest import PACKAGED_JOB, Shot, num_packets, read_frames, without_column
 from fake_scorers import ODD_HEIGHT_PX, NoWeights, fakes
 from rich.console import Console
 from test_workers import MARK, marked
 from typer.testing import CliRunner
 
-from curation import actors, clean, cleanings, commands, report, rescores, validate, why
-from curation.cleanings import execute
-from curation.decisions import decided
-from curation.pipelines import ConfigError, Media, RunError
-from curation.plans import Order, make_plan
-from curation.recipes import load_recipe
-from curation.rescores import score_group
+from curation import clean, report, validate, why
+from curation.decode.tracks import Scoring
+from curation.flow import actors, plans
+from curation.flow.holdings import decided
+from curation.pipelines import Media
 from curation.rules import Verdict
+from curation.settings import ConfigError, RunError
 from curation.shards import (
     DROPPED,
     FAILED,
@@ -44,7 +43,12 @@ from curation.shards import (
     Dataset,
     write_commit,
 )
-from curation.tracks import Scoring
+from curation.subsets import cleaned as cleanings
+from curation.subsets import scored as rescores
+from curation.subsets.asked import Order, make_plan
+from curation.subsets.cleaned import execute
+from curation.subsets.recipes import load_recipe
+from curation.subsets.scored import score_group
 
 ROOT = Path(__file__).parents[1]
 CONFIG = """
@@ -255,7 +259,7 @@ def test_a_subset_is_a_dataset_like_any_other(scored: tuple[Dataset, Dataset, st
     done = CliRunner().invoke(why.app, [subset.root, "b_0"])
     assert "dropped by motion" in done.output and "below the bound 0.1" in done.output
     with pytest.raises(ConfigError, match="is a subset that vf-clean wrote"):
-        commands.make_plan([], "demo", ROOT / "pipelines.yaml", subset.root, [], None)
+        plans.make_plan([], "demo", ROOT / "pipelines.yaml", subset.root, [], None)
 
 
 def test_the_run_records_what_was_decided_and_why(
@@ -427,11 +431,12 @@ def test_a_killed_run_goes_on(
     """The odd clip's scorer waits for a file, so the kill comes when one of two commits is done."""
     code = (
         "import sys, time; sys.path.insert(0, 'tests'); from rich.console import Console\n"
-        "from pathlib import Path; from curation import cleanings; from fake_scorers import fakes\n"
-        f"cleanings.build_scoring = lambda *_: fakes('gate', {str(tmp_path / 'gate')!r})\n"
+        "from curation.subsets import cleaned\n"
+        "from pathlib import Path; from fake_scorers import fakes\n"
+        f"cleaned.build_scoring = lambda *_: fakes('gate', {str(tmp_path / 'gate')!r})\n"
         f"places = {dataset.root!r}, {subset.root!r}, 'sharp', Path({str(config)!r}), []\n"
-        "from curation.plans import Order, make_plan\n"
-        "cleanings.execute(make_plan(Order(*places)), Console(), time.time(), 'local')\n"
+        "from curation.subsets.asked import Order, make_plan\n"
+        "cleaned.execute(make_plan(Order(*places)), Console(), time.time(), 'local')\n"
     )
     mark = uuid.uuid4().hex
     process = subprocess.Popen(
@@ -576,6 +581,6 @@ def test_mistakes_are_told_and_exit_2(
     ]:
         code, said = invoke(*arguments)
         assert code == 2 and says in said
-    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    monkeypatch.setenv(*PACKAGED_JOB)
     code, said = invoke(dataset.root, *small, "--output", "runs/subset")
-    assert code == 2 and "is relative, and this is a Ray job" in said
+    assert code == 2 and "is relative, and this Ray job" in said

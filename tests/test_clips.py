@@ -12,7 +12,7 @@ from conftest import Frame, MakeVideo, Shot, ffmpeg, num_packets, read_frames
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from curation.clips import Clip, cut
+from curation.cuts.clips import Clip, cut
 from curation.frames import MediaError, Timeline, decode, probe
 from curation.pipelines import Cut
 

@@ -9,10 +9,12 @@ import cv2
 import numpy as np
 import pytest
 
-from curation import embeddings
-from curation.embeddings import Clip
-from curation.pipelines import ConfigError, Scorers
-from curation.scorers import CaptionScore, Look, check_models, score_each
+from curation.pipelines import Scorers
+from curation.scores import image_text
+from curation.scores.chosen import check_models
+from curation.scores.image_text import CaptionScore, Clip
+from curation.scores.models import Seen, score_each
+from curation.settings import ConfigError
 
 CLIP_WIDTH = 16
 MODEL = {
@@ -86,15 +88,15 @@ def test_a_caption_score_is_the_cosine_of_the_two_embeddings(clip: Path) -> None
     assert np.ptp(known, axis=0).min() > 0.02 < np.ptp(known, axis=1).min()  # both matter
     model = CaptionScore(scorers(clip))
     for order in ([0, 1, 2], [1, 0, 2]):  # the captions of two clips swapped
-        looks = [Look([p[..., ::-1] for p in clips[i]], TEXTS[n]) for i, n in enumerate(order)]
+        looks = [Seen([p[..., ::-1] for p in clips[i]], TEXTS[n]) for i, n in enumerate(order)]
         found = [row["caption_score"] for row in model(looks)]
         assert found == pytest.approx([known[i, n] for i, n in enumerate(order)], abs=1e-5)
 
 
 def test_no_caption_has_no_score_and_moves_no_other(clip: Path) -> None:
-    model, look = CaptionScore(scorers(clip)), Look(pictures(2), "two dogs")
+    model, look = CaptionScore(scorers(clip)), Seen(pictures(2), "two dogs")
     [alone] = model([look])
-    rows = score_each(model, [Look(pictures(1), None), look, Look(pictures(3), " "), Look([], "a")])
+    rows = score_each(model, [Seen(pictures(1), None), look, Seen(pictures(3), " "), Seen([], "a")])
     nothing = {"caption_score": None}
     assert rows[:3] == [nothing, {"caption_score": pytest.approx(alone["caption_score"])}, nothing]
     assert "no frame" in rows[3]["error"]
@@ -102,7 +104,7 @@ def test_no_caption_has_no_score_and_moves_no_other(clip: Path) -> None:
 
 def test_batches_change_nothing(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = Clip(str(clip))
-    monkeypatch.setattr(embeddings, "BATCH_SIZE", 2)
+    monkeypatch.setattr(image_text, "BATCH_SIZE", 2)
     batched = Clip(str(clip))
     assert whole.texts(TEXTS) == pytest.approx(batched.texts(TEXTS), abs=1e-6)
     assert whole.pictures(pictures(5)) == pytest.approx(batched.pictures(pictures(5)), abs=1e-6)

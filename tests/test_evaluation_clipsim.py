@@ -10,7 +10,7 @@ import open_clip
 import pytest
 import torch
 
-from training.commands import ConfigError
+from curation.settings import ConfigError
 from training.evaluation import clipsim, temporal
 from training.evaluation.fvd import mean_interval
 

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from training.commands import ConfigError
+from curation.settings import ConfigError
 from training.evaluation import i3d
 from training.evaluation.fvd import (
     Gaussian,

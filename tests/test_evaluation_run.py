@@ -17,8 +17,8 @@ from test_evaluation_clipsim import write_model
 from training_media import TINY, clip, mp4, write_dataset
 from typer.testing import CliRunner
 
+from curation.settings import ConfigError
 from training import evaluate, sample, train
-from training.commands import ConfigError
 from training.evaluation import clipsim, protocols, scoring
 from training.evaluation.i3d import Features
 from training.evaluation.protocols import PROTOCOLS, load_protocol

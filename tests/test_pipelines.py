@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from curation.pipelines import SCORER_OF, ConfigError, Pipeline, Scorers, load_pipeline
-from curation.shards import SCORES
+from curation.pipelines import Pipeline, Scorers, load_pipeline
+from curation.scores import table
+from curation.scores.table import SCORES, TABLE
+from curation.settings import ConfigError
 
 CONFIG = Path(__file__).parents[1] / "pipelines.yaml"
 NAMES = ["web", "demo", "hd-vg", "webvid"]
@@ -83,7 +85,7 @@ def test_every_threshold_has_a_comment() -> None:
         ("rules.sharpness.min=0.1", "needs scorers.look.*--set scorers.look=pixels$"),
         ("rules.aesthetic.min=5", "scorers.aesthetic=laion or technical_quality$"),
         ("scorers.aesthetic=technical_quality", "made from the look; add --set scorers.look"),
-        ("scorers.motion=slow", "scorers.motion is 'slow': .*'flow'"),
+        ("scorers.motion=slow", "scorers.motion is 'slow'; allowed: flow"),
         ("rules.duration.min", "not path=value, such as rules.watermark.max=0.5"),
         ("=3", "not path=value"),
         ("rules..max=3", "not path=value"),
@@ -170,7 +172,7 @@ def test_extending_replaces_only_what_is_said(tmp_path: Path) -> None:
         ("scenes.min_scene_s=0.5", {"scenes"}),
         ("scenes.detector=content", {"scenes"}),
         ("cut.crf=20", {"cut"}),
-        ("cut.num_threads=1", {"cut"}),
+        ("cut.joins=false", {"cut"}),
         ("captions.prompt=a", {"captions"}),
         ("captions.num_frames=2", {"captions"}),
         ("captions.batch_size=3", set()),
@@ -207,11 +209,22 @@ def test_a_rule_is_accepted_with_its_scorer() -> None:
     assert load("web", "scorers.look=pixels", "scorers.aesthetic=technical_quality")
 
 
-def test_every_motion_and_look_score_has_a_scorer_and_a_column() -> None:
-    assert set(SCORER_OF) <= set(SCORES)
-    assert set(SCORER_OF.values()) <= set(Scorers.model_fields)
-    measured = SCORES[SCORES.index("motion") :]
-    assert set(measured) <= set(SCORER_OF)
+def test_every_scorer_of_the_table_can_be_had() -> None:
+    assert len(set(SCORES)) == len(SCORES)
+    for row in TABLE:
+        for place in filter(None, [row.make, row.check]):
+            assert callable(table.load(place)), place
+        if row.key:
+            assert row.wants(Scorers(**{row.key: row.name}))
+            assert all(Scorers().key_of(column) == row.key for column in row.columns)
+
+
+def test_settings_of_scorers_are_the_tables() -> None:
+    assert Scorers().watermark == "network" and Scorers().watermark_unsure == "pass"
+    with pytest.raises(ValueError, match=r"scorers.motion is 'flwo'; allowed: flow"):
+        Scorers(motion="flwo")
+    with pytest.raises(ValueError, match=r"unknown key 'scorers.moton'; did you mean 'motion'"):
+        Scorers(moton="flow")
 
 
 def test_scorers_that_are_off_leave_old_scores_valid() -> None:

@@ -13,9 +13,9 @@ from conftest import MakeVideo, Shot, read_frames
 from rich.console import Console
 from test_embeddings import build_clip, cosines
 
-from curation.cleanings import execute
-from curation.plans import Order, make_plan
 from curation.shards import KEPT, LEDGER_SCHEMA, SHARD_SCHEMA, Dataset, write_commit
+from curation.subsets.asked import Order, make_plan
+from curation.subsets.cleaned import execute
 
 CONFIG = "recipes: {bare: {}}"
 CAPTIONS = {"good": "a lamp", "words": "a lamp", "still": "a lamp", "soft": "a lamp", "odd": None}

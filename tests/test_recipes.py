@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from curation.pipelines import ConfigError
-from curation.recipes import Recipe, load_recipe, score_folder
+from curation.settings import ConfigError
+from curation.subsets.recipes import Recipe, load_recipe, score_folder
 
 CONFIG = Path(__file__).parents[1] / "pipelines.yaml"
 
@@ -51,9 +51,12 @@ def test_bounds_are_numbers_or_quantiles() -> None:
         ("rules.motion.min=true", "rules.motion.min is True: give a number"),
         ("keep=0", "keep is 0: .*greater than 0"),
         ("keep=2.5", "keep is 2.5: give a share up to 1 or a whole number"),
-        ("rules.sharpness.min=1", "rules.sharpness needs scorers.look; allowed: pixels"),
-        ("scorers.aesthetic=null", "needs scorers.aesthetic; allowed: laion, technical_quality"),
-        ("scorers.text=ocr", "scorers.text is 'ocr': .*'rapidocr'"),
+        (
+            "rules.sharpness.min=1",
+            "rules.sharpness needs scorers.look, which is not set; add --set scorers.look=pixels",
+        ),
+        ("scorers.aesthetic=null", "add --set scorers.aesthetic=laion or technical_quality"),
+        ("scorers.text=ocr", "scorers.text is 'ocr'; allowed: rapidocr"),
     ],
 )
 def test_a_wrong_override_is_told_in_one_sentence(override: str, says: str) -> None:

@@ -17,13 +17,13 @@ import pytest
 from conftest import without_column
 from typer.testing import CliRunner
 
-from curation import previews
-from curation.facts import facts_of, fit, integrity, kept_share, loops
+from curation.decode import previews
+from curation.decode.jpegs import bgr_from_jpeg
+from curation.pages.facts import facts_of, fit, integrity, kept_share, loops
+from curation.pages.sheets import previews as previews_of
+from curation.pages.sheets import sheets
 from curation.report import app
-from curation.samples import bgr_from_jpeg
 from curation.shards import LEDGER_SCHEMA, SHARD_SCHEMA, Dataset, write_commit
-from curation.sheets import previews as previews_of
-from curation.sheets import sheets
 
 RULES = {"duration": {"min": 2.0, "max": None}, "watermark": {"min": None, "max": 0.5}}
 LOOP = "a hat on top of a hat on top of a hat on top of a hat"

@@ -29,10 +29,11 @@ from typer.testing import CliRunner
 
 from curation import validate, why
 from curation.captions import Blip2
-from curation.commands import Plan, execute, make_plan
+from curation.decode.jpegs import picture_from_jpeg
+from curation.decode.samples import CAPTION_SIDE_PX, jpeg, shrink
+from curation.flow.plans import Plan, execute, make_plan
 from curation.frames import decode
-from curation.pipelines import ConfigError
-from curation.samples import CAPTION_SIDE_PX, jpeg, picture_from_jpeg, shrink
+from curation.settings import ConfigError
 from curation.shards import DROPPED, FAILED, KEPT, Dataset
 
 ROOT = Path(__file__).parents[1]

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from conftest import THREE_SHOTS, MakeVideo, Shot, ffmpeg
 
-from curation.analyses import Analysis, analyse
+from curation.decode.analyses import Analysis, analyse
+from curation.decode.scenes import analysis_size, build_detector, frame_indices
 from curation.frames import Timeline, probe
 from curation.pipelines import Pipeline, Scenes
-from curation.scenes import analysis_size, build_detector, frame_indices
 from curation.sources import Source
 
 MIXED_RATES = (

@@ -20,17 +20,19 @@ from test_aesthetics import save_head
 from test_captions import build_checkpoint
 from test_embeddings import build_clip, cosines
 
-from curation.actors import start_models
-from curation.aesthetics import Laion
 from curation.captions import Blip2
-from curation.classifiers import WatermarkClassifier, check_classifier, marked_labels
-from curation.commands import execute, make_plan
-from curation.pipelines import ConfigError, Pipeline, Rule, Scorers
-from curation.progress import Tally
-from curation.scorers import Look, Means, Text, of_video, score_each
+from curation.flow.actors import start_models
+from curation.flow.plans import execute, make_plan
+from curation.flow.progress import Tally
+from curation.flow.stages import Models, from_rows, to_row
+from curation.pipelines import Pipeline, Rule, Scorers
+from curation.records import KeptClip, VideoResult, with_late_scores
+from curation.scores.aesthetics import Laion
+from curation.scores.burnt_in_text import TextScore
+from curation.scores.classifiers import WatermarkClassifier, check_classifier, marked_labels
+from curation.scores.models import Means, Seen, of_video, score_each
+from curation.settings import ConfigError
 from curation.shards import DROPPED, FAILED, KEPT, LEDGER_SCHEMA, SHARD_SCHEMA, Dataset
-from curation.stages import Looks, from_rows, to_row
-from curation.videos import VideoResult, with_late_scores
 
 CONFIG = Path(__file__).parents[1] / "pipelines.yaml"
 RULES = {"duration": Rule(min=1), "text": Rule(max=0.01), "watermark": Rule(max=0.5)}
@@ -41,7 +43,7 @@ def grey(level: int) -> np.ndarray:
 
 
 LINE = (0.2, 0.8, 0.7, 0.9)
-LOOKS = [Look([grey(0), grey(100)]), Look([grey(200)])]
+CLIPS = [Seen([grey(0), grey(100)]), Seen([grey(200)])]
 
 
 class Detector:
@@ -55,18 +57,21 @@ class Detector:
 
 
 def test_every_clip_gets_its_own_text(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("curation.scorers.TextDetector", Detector)
-    assert score_each(Text(), LOOKS) == [
+    monkeypatch.setattr("curation.scores.burnt_in_text.TextDetector", Detector)
+    text = TextScore(Scorers())
+    assert score_each(text, CLIPS) == [
         {"text": pytest.approx(0.05), "text_boxes": [LINE]},
         {"text": 0.0, "text_boxes": []},
     ]
     monkeypatch.setattr(Detector, "__call__", lambda _, pictures: [[(0, 0, float("nan"), 1)]] * 3)
-    assert all(row["error"].startswith("ValueError") for row in score_each(Text(), LOOKS))
+    assert all(
+        row["error"].startswith("ValueError") for row in score_each(TextScore(Scorers()), CLIPS)
+    )
 
 
 def test_a_mean_is_over_a_clips_own_pictures() -> None:
-    model = Means("aesthetic", lambda: lambda pictures: [float(p.mean()) for p in pictures])
-    assert score_each(model, LOOKS) == [{"aesthetic": 50.0}, {"aesthetic": 200.0}]
+    model = Means("aesthetic", lambda pictures: [float(p.mean()) for p in pictures])
+    assert score_each(model, CLIPS) == [{"aesthetic": 50.0}, {"aesthetic": 200.0}]
 
 
 def test_a_classified_watermark_is_the_videos() -> None:
@@ -80,7 +85,7 @@ def test_a_classified_watermark_is_the_videos() -> None:
 def answers(what: Any) -> Any:
     """A model that gives `what` for clips that begin with a black picture, and text 0.5 else."""
 
-    def score(looks: Sequence[Look]) -> list[dict[str, Any]]:
+    def score(looks: Sequence[Seen]) -> list[dict[str, Any]]:
         rows = [what if look.pictures[0].mean() == 0 else {"text": 0.5} for look in looks]
         if any(isinstance(row, Exception) for row in rows):
             raise next(row for row in rows if isinstance(row, Exception))
@@ -98,11 +103,11 @@ def answers(what: Any) -> Any:
     ],
 )
 def test_a_clip_that_a_model_fails_on_costs_no_other(what: Any, error: str) -> None:
-    assert score_each(answers(what), LOOKS) == [{"error": error}, {"text": 0.5}]
+    assert score_each(answers(what), CLIPS) == [{"error": error}, {"text": 0.5}]
 
 
 def test_a_clip_without_a_picture_has_no_score() -> None:
-    unseen, seen = score_each(answers({}), [Look([]), LOOKS[1]])
+    unseen, seen = score_each(answers({}), [Seen([]), CLIPS[1]])
     assert unseen == {"error": "ValueError: no frame of this clip was looked at"}
     assert seen == {"text": 0.5}
 
@@ -123,9 +128,11 @@ def result(*clip_ids: str, dropped: str | None = None) -> VideoResult:
         short = {"rule": "duration", "value": 0.5, "threshold": 1.0, "duration": 0.5}
         rows.append(empty | short | {"level": "clip", "clip_id": dropped, "decision": DROPPED})
     shard = dict.fromkeys(SHARD_SCHEMA.names)
-    clips = [shard | scores | {"clip_id": c, "caption": c} for c in clip_ids]
-    pictures = {c: [b"caption"] for c in clip_ids}
-    return VideoResult([video, *rows], clips, [c.encode() for c in clip_ids], pictures)
+    clips = [
+        KeptClip(shard | scores | {"clip_id": c, "caption": c}, c.encode(), [b"caption"])
+        for c in clip_ids
+    ]
+    return VideoResult([video, *rows], clips)
 
 
 def columns(text: float) -> dict[str, Any]:
@@ -141,8 +148,9 @@ def test_clips_with_text_are_dropped_with_their_media() -> None:
     assert (b["decision"], b["text"]) == (KEPT, 0.0)
     assert (c["rule"], c["text"]) == ("duration", None)  # not looked at
     assert video["decision"] == KEPT
-    assert [(row["clip_id"], row["text"]) for row in done.clips] == [("b", 0.0)]
-    assert (done.media, done.caption_frames) == ([b"b"], {"b": [b"caption"]})
+    [left] = done.clips
+    assert (left.clip_id, left.row["text"]) == ("b", 0.0)
+    assert (left.media, left.caption_frames) == (b"b", [b"caption"])
 
 
 def test_the_first_rule_in_config_order_is_named() -> None:
@@ -157,7 +165,7 @@ def test_a_video_that_keeps_no_clip_is_dropped_by_the_rule_that_came_furthest() 
     done = with_late_scores(result("a", dropped="c"), {"a": columns(0.05)}, RULES)
     video = done.ledger[0]
     assert (video["decision"], video["rule"], video["value"]) == (DROPPED, "text", 0.05)
-    assert done.media == []
+    assert done.clips == []
 
 
 def test_a_clip_whose_scorer_failed_is_failed_and_so_is_its_video() -> None:
@@ -168,7 +176,7 @@ def test_a_clip_whose_scorer_failed_is_failed_and_so_is_its_video() -> None:
     assert (b["decision"], video["decision"]) == (KEPT, KEPT)
     alone = with_late_scores(result("a", dropped="c"), found, RULES)
     assert (alone.ledger[0]["decision"], alone.ledger[0]["error_class"]) == (FAILED, "scorer")
-    assert alone.clips == alone.media == []
+    assert alone.clips == []
 
 
 def test_a_score_that_is_no_number_does_not_pass() -> None:
@@ -181,22 +189,24 @@ def test_a_score_that_is_no_number_does_not_pass() -> None:
 def test_a_model_that_hangs_or_dies_in_a_run_costs_one_clip(
     local_ray: None, how: str, says: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("curation.stages.LOOK_TIMEOUT_S", 2.0)
+    monkeypatch.setattr("curation.flow.stages.MODEL_TIMEOUT_S", 2.0)
     pipeline = Pipeline(scorers=Scorers(text="rapidocr"), rules={"text": Rule(max=0.6)})
     tally = Tally.remote()  # type: ignore[attr-defined]
-    stage = Looks(start_models(fakes(text=how).models, 1, 0), pipeline, tally)
+    stage = Models(start_models(fakes(text=how).models, 1, 0), [], pipeline, tally)
     heights = {"a": 40, "b": ODD_HEIGHT_PX, "c": 40}
     video = result(*heights)
-    for clip_id, height in heights.items():
-        picture = np.full((height, 64, 3), 250 if clip_id == "c" else 128, np.uint8)
-        video.overlay_frames[clip_id] = [cv2.imencode(".jpg", picture)[1].tobytes()]
+    for clip in video.clips:
+        level = 250 if clip.clip_id == "c" else 128
+        picture = np.full((heights[clip.clip_id], 64, 3), level, np.uint8)
+        clip.model_frames.append(cv2.imencode(".jpg", picture)[1].tobytes())
     [done] = from_rows(pa.concat_tables(stage(to_row(video))))
     told = {row["clip_id"]: row for row in done.ledger[1:]}
     assert (told["a"]["decision"], round(told["a"]["text"], 1)) == (KEPT, 0.5)
     assert (told["b"]["decision"], told["b"]["error_class"]) == (FAILED, "scorer")
     assert told["b"]["message"].startswith(says)
     assert (told["c"]["decision"], told["c"]["rule"]) == (DROPPED, "text")
-    assert (done.media, done.overlay_frames) == ([b"a"], {})
+    [left] = done.clips
+    assert (left.clip_id, left.media, left.model_frames) == ("a", b"a", [])
 
 
 # -- a watermark classifier
@@ -373,7 +383,7 @@ def test_a_run_scores_looks_before_captions_and_captions_behind_them(
     [video] = [r for r in dataset.ledger().to_pylist() if r["level"] == "video"
                and r["source_url"].endswith(f"{colours[misfit]}.mp4")]  # fmt: skip
     assert (video["decision"], video["rule"]) == (DROPPED, "caption_score")
-    assert dict(video["stage_s"])["looks"] > 0
+    assert dict(video["stage_s"])["models"] > 0
 
 
 def test_a_rule_without_its_scorer_is_a_mistake(written: Path, tmp_path: Path) -> None:

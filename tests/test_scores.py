@@ -14,10 +14,10 @@ import pytest
 from conftest import MakeVideo, Shot
 
 from curation.frames import Probe, probe
-from curation.looks import LookTrack
-from curation.motions import MotionTrack
 from curation.pipelines import Pipeline, Scorers
-from curation.scores import black_bars, header_scores, static
+from curation.scores.headers import black_bars, header_scores, static
+from curation.scores.motions import MotionTrack
+from curation.scores.quality import LookTrack
 from curation.sources import Source
 from curation.videos import curate_video
 

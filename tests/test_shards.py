@@ -140,16 +140,40 @@ def test_a_finished_write_leaves_no_other_file(tmp_path: Path) -> None:
     assert files(tmp_path) == expected
 
 
+DEAD, KILLED = "0123456789abcdef", f".tmp-{'0' * 32}-"
+
+
 def test_a_sweep_removes_only_what_no_manifest_names(tmp_path: Path) -> None:
     dataset = Dataset.at(tmp_path)
     commit(dataset)
     kept = files(tmp_path)
-    for orphan in ("shards/dead.parquet", "ledger/dead.parquet", "manifest/.tmp-1-x.json"):
-        (tmp_path / orphan).write_text("x")
-    (tmp_path / "run.json").write_text("{}")
+    orphans = (f"shards/{DEAD}.parquet", f"ledger/{DEAD}.parquet", f"manifest/{KILLED}{DEAD}.json")
+    users = ("shards/mine.parquet", "shards/holiday.mp4", f"ledger/{DEAD}.csv", "manifest/a.json")
+    for name in (*orphans, *users, "run.json"):
+        (tmp_path / name).write_text("x")
     assert len(dataset.sweep()) == 3
-    assert files(tmp_path) == sorted([*kept, "run.json"])
+    assert files(tmp_path) == sorted([*kept, *users, "run.json"])
     assert dataset.sweep() == []
+
+
+def test_only_a_folder_of_ours_is_claimed(tmp_path: Path) -> None:
+    for name in ("new", "empty", "killed", "older"):
+        folder = tmp_path / name
+        folder.mkdir(exist_ok=True)
+        if name == "killed":
+            (folder / f"{KILLED}videofactory.json").touch()
+            (folder / ".lock").touch()
+        if name == "older":
+            commit(Dataset.at(folder))
+        Dataset.at(folder).claim()
+        Dataset.at(folder).claim()
+        assert (folder / "videofactory.json").exists()
+    users = tmp_path / "users"
+    (users / "shards").mkdir(parents=True)
+    (users / "shards" / f"{DEAD}.parquet").touch()
+    with pytest.raises(DatasetError, match="is not empty and no dataset of ours"):
+        Dataset.at(users).claim()
+    assert files(users) == [f"shards/{DEAD}.parquet"]
 
 
 def test_files_without_a_manifest_are_not_read(tmp_path: Path) -> None:
@@ -199,8 +223,8 @@ def test_a_dataset_on_s3_is_written_read_and_swept(bucket: str) -> None:
     assert [row["clip"]["bytes"] for row in dataset.rows()] == [bytes([i]) * 10 for i in range(3)]
     data = dataset.read_bytes("shards", f"{manifest['name']}.parquet")
     assert hashlib.sha256(data).hexdigest() == manifest["files"]["shards"]["sha256"]
-    dataset.write_bytes(b"x", "shards", "dead.parquet")
-    assert [path.rsplit("/", 1)[1] for path in dataset.sweep()] == ["dead.parquet"]
+    dataset.write_bytes(b"x", "shards", f"{DEAD}.parquet")
+    assert [path.rsplit("/", 1)[1] for path in dataset.sweep()] == [f"{DEAD}.parquet"]
     assert dataset.require().ledger().num_rows == 1
     dataset.delete_commit(manifest["name"])
     assert dataset.commits() == [] and dataset.sweep() == []

@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import MakeVideo, Shot
 
-from curation.pipelines import ConfigError, Pipeline
+from curation.pipelines import Pipeline
+from curation.settings import ConfigError
 from curation.sources import Source, Span, content_id, expand
 from curation.videos import curate_video
 

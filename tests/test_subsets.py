@@ -11,12 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from curation.extracts import fill
-from curation.pipelines import ConfigError, Rule, Scorers
-from curation.recipes import Recipe
+from curation.pipelines import Rule, Scorers
 from curation.rules import judge
+from curation.settings import ConfigError
 from curation.shards import conform
-from curation.subsets import Clips, decide, needs, rows, score_schema
+from curation.subsets.decided import Clips, decide, needs, rows, score_schema
+from curation.subsets.recipes import Recipe
+from curation.subsets.written import fill
 
 SCORERS = Scorers(text="rapidocr", motion="flow", look="pixels", aesthetic="technical_quality")
 RULES = ("text", "motion", "resolution")

@@ -9,7 +9,13 @@ import cv2
 import numpy as np
 import pytest
 
-from curation.texts import TEXT_SIDE_PX, TextDetector, covered, text_score, text_times_s
+from curation.scores.burnt_in_text import (
+    TEXT_SIDE_PX,
+    TextDetector,
+    covered,
+    text_score,
+    text_times_s,
+)
 
 
 def picture(text: str | None, size: float = 1.5) -> np.ndarray:

@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 from training_media import FPS, TINY, clip, mp4, write_dataset
 
-from training import commands
-from training.batches import Batches, Sample, bucket_table
-from training.buckets import best_fit, shapes_of
-from training.configs import Config, ConfigError, load_config
-from training.orders import deal
-from training.rows import Rows, open_rows
+from curation.settings import ConfigError
+from training.config import Config, load_config
+from training.data.batches import Batches, Sample, bucket_table
+from training.data.orders import deal
+from training.data.rows import Rows, open_rows
+from training.data.shapes import best_fit, shapes_of
+from training.train import train as vf_train
 
 WIDE, LONG, TALL = [4, 16, 32], [8, 16, 16], [4, 32, 16]
 MIXED = f"buckets=[{WIDE}, {LONG}, {TALL}]"
@@ -104,7 +105,7 @@ def test_the_table_names_empty_buckets_and_the_cost(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sets = [*TINY, "stride=null", f"fps={FPS}", MIXED, "batch_size=4", "held_out=0"]
-    commands.train("tiny", [str(data)], tmp_path / "run", None, sets, [], True)
+    vf_train("tiny", [str(data)], tmp_path / "run", set_=sets, dry_run=True)
     told = capsys.readouterr().out
     assert "4 frames of 32x16: 4 clips" in told and "8 frames of 16x16: 3 clips" in told
     assert "4 frames of 16x32: no clips" in told
@@ -126,7 +127,7 @@ def test_small_clips_are_enlarged_and_told(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sets = [*TINY, "width=48", "num_frames=6", "stride=1"]
-    commands.train("tiny", [str(data)], tmp_path / "run", None, sets, [], True)
+    vf_train("tiny", [str(data)], tmp_path / "run", set_=sets, dry_run=True)
     assert "a: 5 clips, 1 held out, 2 too short, 5 enlarged" in capsys.readouterr().out
 
 

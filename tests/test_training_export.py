@@ -16,8 +16,9 @@ from model.diffusion import noise_schedule
 from model.latents import SpaceToDepth, StableDiffusionLatents
 from model.pipelines import Settings
 from model.texts import OpenCLIPText, TinyText
-from training import commands, export, sample
+from training import export, sample
 from training.checkpoints import latest
+from training.train import train as vf_train
 
 # So different from the start, and with so little averaging, that EMA and raw weights differ.
 SETTINGS = [*TINY, "learning_rate=3e-2", "ema_decay=0.5", "zero_terminal_snr=true", "guidance=2.5"]
@@ -31,7 +32,7 @@ def call(app: Any, *arguments: Any) -> Any:
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("export")
     data, out = small_dataset(folder / "data"), folder / "run"
-    commands.train("tiny", [str(data)], out, None, SETTINGS, [], False)
+    vf_train("tiny", [str(data)], out, set_=SETTINGS)
     return out
 
 
@@ -110,7 +111,7 @@ def test_a_stop_while_writing_leaves_no_folder(
     def stop(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("training.exports.sync", stop)
+    monkeypatch.setattr("training.checkpoints.sync", stop)
     assert call(export.app, run, "--output", tmp_path / "out").exit_code == 1
     assert not (tmp_path / "out").exists()
 

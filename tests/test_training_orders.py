@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 import torch
 
-from training.orders import Draws, Mixture, Order, Place, draw
+from training.data.orders import Draws, Mixture, Order, Place, draw
 
 ROWS = [[0, 1, 2], [0], [0, 2, 3, 4], [], [1, 2]]
 ALL = {Place(group, row) for group, rows in enumerate(ROWS) for row in rows}

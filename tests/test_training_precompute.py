@@ -17,23 +17,25 @@ import pyarrow.parquet as pq
 import pytest
 import ray
 import torch
+from conftest import PACKAGED_JOB
 from ray.cloudpickle import register_pickle_by_value, unregister_pickle_by_value
 from test_training_runs import lines, losses, refused, threads, train  # noqa: F401
 from training_media import TINY, clip, mp4, write_dataset
 from typer.testing import CliRunner
 
+from curation.settings import ConfigError
 from curation.shards import Dataset, write_commit
 from curation.validate import check_dataset, check_files
 from model.latents import SpaceToDepth, StableDiffusionLatents
 from model.texts import TinyText
-from training import encoders, precomputations
-from training.batches import Batches
-from training.buckets import shapes_of
-from training.configs import Config, ConfigError, load_config
-from training.encoders import Encoder, Report, load_all
+from training.config import Config, load_config
+from training.data.batches import Batches
+from training.data.rows import open_rows
+from training.data.shapes import shapes_of
+from training.latents import driver, encoders
+from training.latents.encoders import Encoder, ShardOutcome, load_all
+from training.latents.files import Encoded, File, Stored, open_latents, write_file
 from training.precompute import app
-from training.precomputed import Encoded, File, Stored, open_latents, write_file
-from training.rows import open_rows, use_latents
 
 EXACT = ("stored_dtype=float32", "windows=2")
 
@@ -56,7 +58,7 @@ def data(tmp_path_factory: pytest.TempPathFactory, local_ray: None) -> Path:
 
 def precompute(folder: Path, *overrides: str, output: str | None = None, **options: Any) -> None:
     given = {"workers": 1, "ray_address": None, "dry_run": False, **options}
-    precomputations.precompute(str(folder), "tiny", [*TINY, *overrides], output, **given)
+    driver.precompute(str(folder), "tiny", [*TINY, *overrides], output, **given)
 
 
 def config(*overrides: str) -> Config:
@@ -68,9 +70,9 @@ def here(folder: Path, *overrides: str, only: list[str] | None = None) -> Path:
     wanted = config("windows=1", *overrides)
     encoder = Encoder(wanted)
     facts = encoder.load()
-    target = Dataset.at(folder / "latents" / precomputations.fingerprint_of(facts))
+    target = Dataset.at(folder / "latents" / driver.fingerprint_of(facts))
     encoder.encode_empty(target)
-    made = precomputations.made_with(facts, wanted)
+    made = driver.made_with(facts, wanted)
     target.write_bytes(json.dumps(made).encode(), "made_with.json")
     dataset = Dataset.at(folder)
     for commit in dataset.commits():
@@ -133,7 +135,7 @@ def test_a_sample_begins_in_the_window_of_its_own_draw(data: Path) -> None:
     samples = {s.clip_id: s for n in range(40) if hasattr(s := raw.read(n), "raw")}
     starts = {id: int(s.draws.start * 2) for id, s in samples.items()}
     assert {0, 1} <= set(starts.values())
-    use_latents(rows, wanted)
+    rows.use(open_latents(rows.dataset, wanted, rows.keep))
     stored = Batches([rows], wanted)
     again = {s.clip_id: s for n in range(40) if hasattr(s := stored.read(n), "raw")}
     assert again.keys() == samples.keys()
@@ -210,7 +212,7 @@ def test_a_write_that_stops_leaves_nothing(tmp_path: Path) -> None:
 class Dying(Encoder):
     """Its process is killed in the middle of a shard that holds a clip called poison."""
 
-    def noted(self, rows: Iterator[Encoded], report: Report) -> Iterator[Encoded]:
+    def noted(self, rows: Iterator[Encoded], report: ShardOutcome) -> Iterator[Encoded]:
         for row in super().noted(rows, report):
             if row.clip_id == "poison":
                 with Path(self.config.latents_path).open("a") as kills:  # unused by tiny otherwise
@@ -308,7 +310,7 @@ def test_mistakes_of_the_user(
     assert "is not a dataset folder" in refused(capsys, lambda: precompute(tmp_path))
     assert "did you mean 'windows'" in refused(capsys, lambda: precompute(folder, "window=3"))
     with monkeypatch.context() as job:
-        job.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+        job.setenv(*PACKAGED_JOB)
         told = refused(capsys, lambda: precompute(folder, output="runs/x"))
         assert "--output runs/x is relative" in told
     assert "Ray has 2 CPUs" in refused(capsys, lambda: precompute(folder, workers=99))
@@ -403,7 +405,7 @@ def save_vae(folder: Path, seed: int) -> None:
 def test_a_text_encoder_that_is_built_otherwise_is_refused(
     data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from training import fingerprints
+    from training.latents import fingerprints
 
     monkeypatch.setattr(fingerprints, "TinyText", lambda: TinyText(seed=1))
     assert "text=tiny is built otherwise now" in stale(data, *EXACT)

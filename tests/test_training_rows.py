@@ -14,20 +14,21 @@ import pytest
 import torch
 from training_media import FPS, TINY, clip, level, mp4, small_dataset, write_dataset
 
-from training import reads
-from training import rows as training_rows
-from training.batches import HANDFUL, BadRow, BadRows, Batches, Sample, TooManyBadError
-from training.batches import held_out_samples as held_out_of
-from training.buckets import shapes_of
-from training.configs import Config, ConfigError, load_config
-from training.orders import Place
-from training.reads import Kept, retried
-from training.rows import Rows, open_rows, parse_data
-from training.videos import BadVideoError, Sampling, read_frames
+from curation.settings import ConfigError
+from training.config import Config, load_config
+from training.data import reads
+from training.data import rows as training_rows
+from training.data.batches import HANDFUL, BadRow, BadRows, Batches, Sample, TooManyBadError
+from training.data.batches import held_out_samples as held_out_of
+from training.data.orders import Place
+from training.data.reads import Kept, retried
+from training.data.rows import Rows, open_rows, parse_data
+from training.data.shapes import shapes_of
+from training.data.videos import BadVideoError, SampleShape, read_frames
 
 
-def sampling(**changes: Any) -> Sampling:
-    return Sampling(**{"num_frames": 3, "height": 16, "width": 16, "fps": FPS, **changes})
+def sampling(**changes: Any) -> SampleShape:
+    return SampleShape(**{"num_frames": 3, "height": 16, "width": 16, "fps": FPS, **changes})
 
 
 def greys(frames: np.ndarray) -> list[float]:

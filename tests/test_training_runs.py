@@ -18,8 +18,10 @@ import pytest
 import torch
 from training_media import TINY, clip, mp4, small_dataset, write_dataset
 
-from training import commands, samples
+from training import jobs
 from training.checkpoints import latest, steps_of
+from training.sample import sample as vf_sample
+from training.train import train as vf_train
 
 ROOT = Path(__file__).parents[1]
 
@@ -44,7 +46,7 @@ def train(
     allow: tuple[str, ...] = (),
 ) -> None:
     given = data if isinstance(data, list) else [str(data)]
-    commands.train("tiny", given, run, init, [*TINY, *overrides], list(allow), False)
+    vf_train("tiny", given, run, init, [*TINY, *overrides], list(allow))
 
 
 def lines(run: Path, key: str = "loss") -> list[dict[str, Any]]:
@@ -169,7 +171,7 @@ def test_sigterm_before_the_first_step_loses_nothing(
 
     before = signal.getsignal(signal.SIGTERM)
     with monkeypatch.context() as patch:
-        patch.setattr(commands, "prepare", prepare)
+        patch.setattr(jobs, "prepare", prepare)
         told = refused(capsys, lambda: train(data, tmp_path / "run"), code=1)
     assert "stopped; the same command goes on" in told and "Traceback" not in told
     assert signal.getsignal(signal.SIGTERM) == before
@@ -253,7 +255,7 @@ def test_sampling_a_run(data: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     def sampled(**changes: Any) -> bytes:
         wanted = {"prompt": "clip c1", "seed": 0, "steps": 2, "guidance": 3.0, "weights": "ema"}
         out = tmp_path / "out.mp4"
-        samples.sample(run, output=out, **{**wanted, **changes})
+        vf_sample(run, output=out, **{**wanted, **changes})
         with av.open(str(out)) as container:
             frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
         assert len(frames) == 2 and frames[0].shape == (16, 16, 3)
@@ -273,7 +275,7 @@ def test_sampling_a_run(data: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     ):
         given: dict[str, Any] = {"run": run, "output": tmp_path / "o.mp4", "weights": "ema",
                                  "prompt": "", "seed": 0, "steps": 2, "guidance": 1.0}  # fmt: skip
-        call = lambda given={**given, **wrong}: samples.sample(**given)  # noqa: E731
+        call = lambda given={**given, **wrong}: vf_sample(**given)  # noqa: E731
         assert told in refused(capsys, call)
 
 
@@ -368,7 +370,7 @@ def test_other_folders_and_second_trainers_are_refused(
 ) -> None:
     (tmp_path / "thesis.txt").write_text("mine")
     assert "is not a run" in refused(capsys, lambda: train(data, tmp_path))
-    with commands.only_trainer(tmp_path / "run"):
+    with jobs.only_trainer(tmp_path / "run"):
         told = refused(capsys, lambda: train(data, tmp_path / "run"))
     assert "another vf-train is writing there" in told
 
@@ -386,7 +388,7 @@ def test_help_is_there_at_once() -> None:
 def test_a_dry_run_prints_the_config_and_does_nothing(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    commands.train("tiny", [str(data)], tmp_path / "run", None, ["seed=7"], [], True)
+    vf_train("tiny", [str(data)], tmp_path / "run", set_=["seed=7"], dry_run=True)
     assert "seed: 7" in capsys.readouterr().out and not (tmp_path / "run").exists()
 
 

@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 from training_media import TINY, clip, mp4, small_dataset, write_dataset
 
-from training.batches import Batches, Sample
-from training.buckets import shapes_of
-from training.configs import PRESETS, Config, ConfigError, load_config
-from training.loops import DivergedError, State, learning_rate, make_state, train_step
+from curation.settings import ConfigError
+from training.config import PRESETS, Config, load_config
+from training.data.batches import Batches, Sample
+from training.data.rows import open_rows
+from training.data.shapes import shapes_of
+from training.loop import DivergedError, State, learning_rate, make_state, train_step
 from training.losses import Objective, held_out_losses, micro_batches
-from training.rows import open_rows
 from training.starts import (
     DTYPES,
     choose_trained,
@@ -212,7 +213,7 @@ def test_dropped_captions_see_the_states_of_the_empty_prompt(
 
 
 def test_the_share_of_dropped_captions() -> None:
-    from training.orders import draw
+    from training.data.orders import draw
 
     share = config("caption_dropout=0.25").caption_dropout
     dropped = sum(draw(0, "a", 0, str(n)).caption < share for n in range(4000)) / 4000

@@ -19,20 +19,21 @@ import psutil
 import pytest
 import torch
 import torch.distributed as dist
+from conftest import PACKAGED_JOB
 from ray import cloudpickle
 from torch import Tensor
 from training_media import TINY, clip, mp4, small_dataset, write_dataset
 
-from training import checkpoints, commands, workers
-from training.batches import Batches
-from training.buckets import shapes_of
+from training import checkpoints, ray_workers
 from training.checkpoints import latest
-from training.configs import Config, load_config
-from training.loops import DivergedError, State, make_state, train_step
+from training.config import Config, load_config
+from training.data.batches import Batches
+from training.data.orders import digest
+from training.data.rows import open_rows
+from training.data.shapes import shapes_of
+from training.loop import DivergedError, State, make_state, train_step
 from training.losses import Objective, held_out_losses
-from training.orders import digest
 from training.parallel import ALONE, Team, whole
-from training.rows import open_rows
 from training.starts import (
     DTYPES,
     choose_trained,
@@ -41,6 +42,7 @@ from training.starts import (
     make_text,
     schedule_of,
 )
+from training.train import train as vf_train
 
 CPU = torch.device("cpu")
 # One level of nine channels: no weight of the blocks divides by two. Two shapes of video, an image.
@@ -308,7 +310,7 @@ def test_compiled_blocks(data: Path) -> None:
 
 def train(data: Path, run: Path, *overrides: str, workers: int | None = None) -> None:
     sets = [*TINY, "num_threads=1", "precision=float64", *overrides]
-    commands.train("tiny", [str(data)], run, None, sets, [], False, workers)
+    vf_train("tiny", [str(data)], run, set_=sets, workers=workers)
 
 
 def lines(run: Path, key: str = "loss") -> list[dict[str, Any]]:
@@ -407,21 +409,21 @@ def test_mistakes_are_told_before_and_in_workers(
     assert "--workers 3: a batch of 2" in told and "--workers 2" in told
     told = refused(capsys, 2, lambda: train(data, tmp_path / "x", "held_out=9", workers=2))
     assert "no clip to train on" in told and "Traceback" not in told
-    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    monkeypatch.setenv(*PACKAGED_JOB)
     told = refused(capsys, 2, lambda: train(data, Path("runs/x")))
-    assert "--output runs/x is relative, and this is a Ray job" in told
+    assert "--output runs/x is relative, and this Ray job" in told
 
 
 def test_rays_controller_need_not_import_training() -> None:
     """What it unpickles, it unpickles without torch."""
     code = "import pickle, sys; pickle.load(sys.stdin.buffer); print('torch' in sys.modules)"
-    given = cloudpickle.dumps(workers.imported_late())
+    given = cloudpickle.dumps(ray_workers.imported_late())
     done = subprocess.run([sys.executable, "-c", code], input=given, capture_output=True)
     assert done.stdout.strip() == b"False", done.stderr
 
 
 def test_without_workers_there_is_no_ray() -> None:
 
-    code = "import sys; import training.commands; print('ray' in sys.modules)"
+    code = "import sys; import training.jobs; print('ray' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.strip() == "False", done.stderr

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from curation.watermarks import Watermark, around, in_order, watermark_evidence, whole
+from curation.scores.watermarks import Watermark, around, in_order, watermark_evidence, whole
 
 SAMPLES = Path(__file__).parent.parent / "examples" / "media"
 HEIGHT, WIDTH = 360, 640

@@ -14,10 +14,10 @@ import psutil
 import pytest
 from conftest import Shot
 
+from curation.flow.media_processes import MediaWorker, WorkerDiedError, curate_isolated
 from curation.pipelines import Media, Pipeline
 from curation.shards import FAILED, KEPT
 from curation.sources import Source
-from curation.workers import MediaWorker, WorkerDiedError, curate_isolated
 
 PIPELINE = Pipeline(name="test")
 MARK = "VIDEOFACTORY_TEST_MARK"
@@ -135,7 +135,7 @@ import os, signal, sys
 import psutil
 from curation.pipelines import Cut, Media, Pipeline
 from curation.sources import Source
-from curation.workers import MediaWorker
+from curation.flow.media_processes import MediaWorker
 worker = MediaWorker(Media())
 path = sys.argv[1]
 source = Source(url=path, path=path)

@@ -31,8 +31,9 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 
+from curation.settings import ConfigError
 from model import SpaceTimeUNet
-from training.configs import FREE_KEYS, Config, ConfigError
+from training.config import FREE_KEYS, Config
 from training.parallel import ALONE, Team
 
 # Shards are put together on the first rank, in its main memory, and cut again by each rank.
@@ -43,7 +44,8 @@ STEP = re.compile(r"step-(\d{8,})")
 class Ema:
     """Exponential moving average of the trained parameters, in their own dtype, sharded as they.
 
-    The decay begins small, (1 + step) / (10 + step), so that the start is soon forgotten.
+    The decay begins small, (1 + step) / (10 + step) as diffusers' EMAModel, so that the start is
+    soon forgotten.
     """
 
     def __init__(self, unet: nn.Module, decay: float) -> None:
@@ -193,7 +195,7 @@ def write_whole(path: Path, text: str) -> None:
 def code_version() -> str:
     """A hash of the source that a loss depends on."""
     root = Path(__file__).parents[1]
-    files = sorted([*(root / "model").glob("*.py"), *(root / "training").glob("*.py")])
+    files = sorted([*(root / "model").rglob("*.py"), *(root / "training").rglob("*.py")])
     text = b"".join(path.name.encode() + path.read_bytes() for path in files)
     return hashlib.sha256(text).hexdigest()[:12]
 

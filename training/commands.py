@@ -1,300 +1,63 @@
-"""The body of vf-train: check what the user asked for, do it, tell what came."""
+"""What training's commands share: errors to one line and an exit code, signals.
+
+SIGTERM and Ctrl-C: an end at once before there is anything to save, and a saved one after.
+"""
 
 from __future__ import annotations
 
-import fcntl
-import json
-import os
-import sys
+import signal
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
-from pathlib import Path
+from contextlib import contextmanager
 from typing import Any
 
-import torch
-import yaml
 from rich.console import Console
 
-from model import SpaceTimeUNet
-from training import loops
-from training.batches import Batches, TooManyBadError, bucket_table
-from training.buckets import shapes_of
-from training.checkpoints import compare, latest, make_card, sweep, write_whole
-from training.configs import Config, ConfigError, load_config
-from training.losses import Objective
-from training.parallel import ALONE, Team
-from training.reports import Board, Display, Metrics, Reports
-from training.rows import Rows, open_rows, parse_data, use_latents
-from training.signals import interrupt_on_signals, stop_on_signals
-from training.starts import (
-    DTYPES,
-    Start,
-    as_precise,
-    choose_trained,
-    device_of,
-    make_codec,
-    make_start,
-    make_text,
-    schedule_of,
-)
+from curation.commands import screen, told_errors
 
-USAGE, FAILED_RUN = 2, 1
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class StoppedError(RuntimeError):
+    """A run was asked to stop and has saved what it had."""
 
 
 def guarded(body: Callable[[Console], None]) -> None:
-    """Run a command's body; a user's mistake exits 2 and a run that failed 1, without traceback."""
-    errors = Console(stderr=True, soft_wrap=True)
+    """Run a command's body; a mistake exits 2 and a failed run 1, each with one line."""
+    with told_errors("the same command goes on from the last checkpoint", stops=(StoppedError,)):
+        body(screen())
+
+
+@contextmanager
+def handled(handler: Callable[[int, Any], Any]) -> Iterator[None]:
+    """Inside, both signals call a handler; another thread than the main one gets none."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, handler) for number in SIGNALS}
     try:
-        body(Console(soft_wrap=not sys.stdout.isatty()))
-    except ConfigError as error:
-        errors.print(f"error: {error}", style="red", markup=False, highlight=False)
-        raise SystemExit(USAGE) from None
-    except (loops.DivergedError, TooManyBadError, loops.WorkerError) as error:
-        errors.print(f"the run failed: {error}", style="red", markup=False, highlight=False)
-        raise SystemExit(FAILED_RUN) from None
-    except loops.StoppedError as error:
-        errors.print(f"{error}; the same command goes on from there", markup=False)
-        raise SystemExit(FAILED_RUN) from None
-    except KeyboardInterrupt:
-        errors.print("stopped; the same command goes on from the last checkpoint")
-        raise SystemExit(FAILED_RUN) from None
-
-
-@dataclass(frozen=True)
-class Job:
-    """What a `vf-train` was asked for; every worker is given the same."""
-
-    config: Config
-    data: list[str]
-    output: Path
-    init: str | None
-    allowed: list[str]
-
-
-def train(
-    preset: str,
-    data: list[str],
-    output: Path,
-    init: str | None,
-    overrides: list[str],
-    allowed: list[str],
-    dry_run: bool,
-    workers: int | None = None,
-    ray_address: str | None = None,
-) -> None:
-    """The body of `vf-train`."""
-
-    def body(console: Console) -> None:
-        job = Job(load_config(preset, overrides), data, output, init, allowed)
-        check_workers(job, workers)
-        if dry_run:
-            console.print(as_yaml(job.config), markup=False, highlight=False)
-            open_all(data, job.config, console, workers or 1)
-            return
-        with only_trainer(output), interrupt_on_signals():
-            if workers:
-                from training.workers import launch
-
-                launch(job, workers, ray_address, console)
-            else:
-                work(job, console)
-        console.print(
-            f"{job.config.max_steps} steps done; sample it: "
-            f'vf-sample {output} --prompt "..." --output out.mp4',
-            markup=False,
-            highlight=False,
-        )
-
-    guarded(body)
-
-
-def check_workers(job: Job, workers: int | None) -> None:
-    """Refuse what cannot be split, and an output that would be lost."""
-    if workers and job.config.batch_size < workers:
-        raise ConfigError(
-            f"--workers {workers}: a batch of {job.config.batch_size} gives some of them nothing "
-            f"to do; use --workers {job.config.batch_size}, or --set batch_size="
-        )
-    if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ and not job.output.is_absolute():
-        raise ConfigError(
-            f"--output {job.output} is relative, and this is a Ray job: its folder is a copy that "
-            "Ray deletes; give an absolute path that every node shares"
-        )
-
-
-def work(
-    job: Job,
-    console: Console,
-    team: Team = ALONE,
-    stop: Callable[[], bool] | None = None,
-    device: torch.device | None = None,
-) -> None:
-    """Train: all of it in this process, or the part of one rank of a team."""
-    datasets = open_all(job.data, job.config, console, team.world)
-    run = prepare(job, datasets, console, team, device or device_of(job.config))
-    with run.reports or nullcontext(), stop_on_signals() as asked:
-        loops.train(run, stop or asked.is_set)
-
-
-def as_yaml(config: Config) -> str:
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-
-
-def open_all(data: list[str], config: Config, console: Console, workers: int) -> list[Rows]:
-    """Index every dataset and say what is trained on, in which shapes."""
-    keep = 2 * config.shuffle_window
-    shapes = shapes_of(config)
-    out = []
-    for location, name, weight in parse_data(data):
-        rows = open_rows(location, name, weight, shapes, keep, config.held_out)
-        if config.precomputed:
-            use_latents(rows, config)
-        short = f", {rows.too_short} too short" if rows.too_short else ""
-        small = f", {rows.too_small} enlarged" if rows.too_small else ""
-        console.print(
-            f"{name}: {rows.num_trained} clips, {len(rows.held_out)} held out{short}{small}",
-            markup=False,
-            highlight=False,
-        )
-        out.append(rows)
-    for line in bucket_table(out, config, workers):
-        console.print(line, markup=False, highlight=False)
-    return out
-
-
-def is_run(folder: Path) -> bool:
-    """Whether a folder is a run, perhaps one that has not begun."""
-    begun = (folder / "card.json").exists()
-    return folder.is_dir() and (begun or all(p.name.startswith(".") for p in folder.iterdir()))
+        yield
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
 
 
 @contextmanager
-def only_trainer(run: Path) -> Iterator[None]:
-    """Hold the run folder; ConfigError if it is another thing, or another trainer has it."""
-    if run.exists() and not is_run(run):
-        raise ConfigError(f"--output {run} is not a run: give a new folder or an earlier run")
-    with held(run, f"--output {run}: another vf-train is writing there"):
+def interrupt_on_signals() -> Iterator[None]:
+    """Inside, both raise KeyboardInterrupt."""
+    with handled(signal.default_int_handler):
         yield
 
 
 @contextmanager
-def held(folder: Path, taken: str) -> Iterator[None]:
-    """Hold a local folder, made if need be; ConfigError that begins with `taken` if it is held."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConfigError(f"{taken}; wait for it or stop it") from None
-        yield
+def stop_on_signals() -> Iterator[threading.Event]:
+    """An event that both set; a second one raises KeyboardInterrupt."""
+    stop = threading.Event()
 
+    def ask(number: int, frame: Any) -> None:
+        if stop.is_set():
+            signal.default_int_handler(number, frame)
+        stop.set()
 
-def prepare(
-    job: Job, datasets: list[Rows], console: Console, team: Team, device: torch.device
-) -> loops.Run:
-    """Build everything, from the latest checkpoint if there is one."""
-    config, folder = job.config, job.output
-    if config.num_threads:
-        torch.set_num_threads(config.num_threads)
-    checkpoint = latest(folder)
-    start = resumed_start(checkpoint, config) if checkpoint else make_start(config, job.init)
-    card = make_card(config, facts_of(datasets), job.init, start.noise, device, team.world)
-    if checkpoint:
-        before = json.loads((checkpoint / "card.json").read_text())
-        for change in compare(before, card, job.allowed):
-            console.print(f"changed: {change}", style="yellow", markup=False)
-    lazy = bool(config.precomputed)
-    codec, text = make_codec(config, device, lazy), make_text(config, device, lazy)
-    check_fit(start.unet, config, codec, text)
-    trained = choose_trained(start.unet, config.trainable)
-    sizes = sum(p.numel() for p in start.unet.parameters()), trained
-    state = loops.make_state(start.unet, config, device, team)
-    if checkpoint:
-        state.load(checkpoint)
-    tell_start(start, state, sizes, device, console)
-    team.gather(None)  # all have read what the first one now writes
-    if team.first:
-        write_facts(folder, config, card, start)
-    dtype, schedule = DTYPES[config.precision], schedule_of(start.noise)
-    empty = next((rows.latents.empty for rows in datasets if rows.latents), None)
-    return loops.Run(
-        folder=folder,
-        config=config,
-        card=card,
-        state=state,
-        objective=Objective(config, schedule, codec, text, device, dtype, empty),
-        batches=Batches(datasets, config, team),
-        reports=Reports(
-            folder,
-            Display(console, state.step, config.max_steps),
-            Metrics(folder, state.step if checkpoint else -1),
-            Board(folder, state.step),
-        )
-        if team.first
-        else None,
-    )
-
-
-def tell_start(
-    start: Start,
-    state: loops.State,
-    sizes: tuple[int, int],
-    device: torch.device,
-    console: Console,
-) -> None:
-    """Say where a run begins, how much of it is trained, and by whom."""
-    console.print(str(start), markup=False, highlight=False)
-    if state.step:
-        console.print(f"going on from step {state.step}", highlight=False)
-    total, trained = (size / 1e6 for size in sizes)
-    team = f" with {state.team.world} workers" if state.team.world > 1 else ""
-    console.print(
-        f"{total:.1f} M parameters, {trained:.1f} M trained, on {device}{team}",
-        highlight=False,
-    )
-
-
-def write_facts(folder: Path, config: Config, card: dict[str, Any], start: Start) -> None:
-    """What a run is, beside what it makes; and away with what a killed save left."""
-    sweep(folder)
-    write_whole(folder / "card.json", json.dumps(card, indent=1))  # first: it makes this a run
-    write_whole(folder / "start.json", json.dumps(start.report, indent=1))
-    write_whole(folder / "config.yaml", as_yaml(config))
-
-
-def resumed_start(checkpoint: Path, config: Config) -> Start:
-    """The U-Net of a checkpoint; its weights come with its state."""
-    card = json.loads((checkpoint / "card.json").read_text())
-    unet = SpaceTimeUNet.from_config(SpaceTimeUNet.load_config(str(checkpoint / "unet")))
-    report = json.loads((checkpoint.parents[1] / "start.json").read_text())
-    as_precise(unet, config)
-    return Start(unet, card["noise"], report)
-
-
-def check_fit(unet: SpaceTimeUNet, config: Config, codec: Any, text: Any) -> None:
-    """Refuse a U-Net that was made for other latents or another text encoder."""
-    takes = {"latents": unet.config["in_channels"], "text": unet.config["cross_attention_dim"]}
-    gives = {"latents": codec.channels, "text": text.width}
-    for key in takes:
-        if takes[key] != gives[key]:
-            raise ConfigError(
-                f"{key}={getattr(config, key)} has {gives[key]} channels and the U-Net takes "
-                f"{takes[key]}; use --set {key}= or another start"
-            )
-    if unet.config["fps_conditioning"] and config.stride:
-        raise ConfigError("unet.fps_conditioning needs one frame rate: use fps, leave out stride")
-
-
-def facts_of(datasets: list[Rows]) -> dict[str, Any]:
-    """What the card says of the data; where it lies is told and not compared."""
-    return {
-        rows.name: {
-            "location": rows.dataset.uri,
-            "weight": rows.weight,
-            "fingerprint": rows.fingerprint,
-            "clips": rows.num_trained,
-            "held_out": len(rows.held_out),
-        }
-        for rows in datasets
-    }
+    with handled(ask):
+        yield stop

@@ -13,6 +13,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from curation.commands import say, screen, told_errors
+from curation.settings import ConfigError
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -59,14 +62,12 @@ def evaluate(
     """FVD, CLIPSIM and temporal measures of a run, by a protocol that is hashed."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is imported
 
-    from training.commands import ConfigError, guarded
-
     def body(console: Console) -> None:
         if compare:
             from training.evaluation import compare as comparing
 
             for text in comparing.compare(*compare):
-                console.print(text, markup=False, highlight=False)
+                say(console, text)
             return
         if protocol is None or reference is None or run is None or output is None:
             raise ConfigError("give --protocol, --reference, --run and --output, or --compare A B")
@@ -74,19 +75,20 @@ def evaluate(
         from training.evaluation.protocols import load_protocol
 
         named = load_protocol(protocol, overrides or [])
-        console.print(str(named), markup=False, highlight=False)
+        say(console, str(named))
         asked = scoring.Asked(
             named, reference, run, output, weights, steps, guidance, i3d, clip, keep_clips
         )
         result = scoring.evaluate(
             asked,
             workers,
-            lambda text: console.print(text, markup=False, highlight=False),
+            lambda text: say(console, text),
             lambda parts, total: shown(parts, total, console),
         )
         tell(result, output, console)
 
-    guarded(body)
+    with told_errors("what was measured stays, and the same command goes on from there"):
+        body(screen())
 
 
 def shown(parts: Iterator[int], total: int, console: Console) -> Iterator[int]:
@@ -97,7 +99,7 @@ def shown(parts: Iterator[int], total: int, console: Console) -> Iterator[int]:
         yield from track(parts, "measuring", total=total, console=console)
         return
     for count, part in enumerate(parts, 1):
-        console.print(f"part {count} of {total} measured", highlight=False)
+        say(console, f"part {count} of {total} measured")
         yield part
 
 
@@ -114,8 +116,8 @@ def tell(result: dict, output: Path, console: Console) -> None:
             text += f"; by N {by_n}; at infinity {score['at_infinity']:.4g}"
         elif "of_real_clips" in score:
             text += f"; real clips {score['of_real_clips']:.4g}"
-        console.print(text, markup=False, highlight=False)
-    console.print(f"{output / 'result.json'}", markup=False, highlight=False)
+        say(console, text)
+    say(console, str(output / "result.json"))
 
 
 def main() -> None:

@@ -6,11 +6,19 @@ python -m training.export runs/tiny --output exported
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from curation.commands import without_stdin
+from curation.settings import ConfigError
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 EXAMPLE = "Example: vf-export runs/tiny --output exported"
@@ -26,14 +34,64 @@ def export(
 ) -> None:
     """Export the latest checkpoint of a run, for VideoFactoryPipeline.from_pretrained."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is imported
+    from training.commands import guarded
 
-    from training import exports
+    guarded(lambda console: write_export(console, run, output, weights))
 
-    exports.export(run, output, weights)
+
+def write_export(console: Console, run: Path, output: Path, weights: str) -> None:
+    """Write a checkpoint as a folder: under another name, then renamed."""
+    from training.checkpoints import sync
+    from training.sample import check_checkpoint, load_pipeline
+
+    checkpoint = check_checkpoint(run, weights)
+    check_output(output)
+    _, pipe = load_pipeline(checkpoint, weights)
+    about = {
+        "checkpoint": checkpoint.name,
+        "weights": weights,
+        "card": json.loads((checkpoint / "card.json").read_text()),
+    }
+    written = output.with_name(f".tmp-{output.name}")
+    shutil.rmtree(written, ignore_errors=True)
+    pipe.save_pretrained(written, about)
+    for path in [*written.rglob("*"), written]:
+        sync(path)
+    replace(written, output)
+    sync(output.parent)
+    console.print(
+        f"{output}: {checkpoint.name}, {weights} weights; sample it: "
+        f'vf-sample {output} --prompt "..." --output out.mp4',
+        markup=False,
+        highlight=False,
+    )
+
+
+def check_output(output: Path) -> None:
+    """Refuse to write over what is not an earlier export."""
+    from model.pipelines import is_export
+
+    if output.is_dir() and (not any(output.iterdir()) or is_export(output)):
+        return
+    if output.exists():
+        raise ConfigError(
+            f"--output {output} is there and is no earlier export: give a new or an empty folder"
+        )
+
+
+def replace(written: Path, output: Path) -> None:
+    """Put a complete folder where an earlier one, or none, is."""
+    old = output.with_name(f".tmp-old-{output.name}")
+    shutil.rmtree(old, ignore_errors=True)
+    if output.exists():
+        output.rename(old)
+    written.rename(output)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def main() -> None:
-    app()
+    with without_stdin():
+        app()
 
 
 if __name__ == "__main__":

@@ -23,10 +23,10 @@ from model.diffusion import (
 )
 from model.latents import Codec, to_pixels
 from model.texts import TextEncoder
-from training.batches import Sample
-from training.buckets import shapes_of
-from training.configs import Config
-from training.orders import draw
+from training.config import Config
+from training.data.batches import Sample
+from training.data.orders import draw
+from training.data.shapes import shapes_of
 from training.parallel import ALONE, Team
 
 

@@ -17,7 +17,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from model import SpaceTimeUNet
-from training.configs import Config
+from training.config import Config
 
 T = TypeVar("T")
 
@@ -119,7 +119,7 @@ def shard(unet: SpaceTimeUNet, config: Config, device: torch.device, team: Team)
     policy = MixedPrecisionPolicy()
     if config.precision == "bf16":
         policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
-    # It warns of views that are then changed in place; ours are not.
+    # It warns of views that are then changed in place; the U-Net changes none.
     warnings.filterwarnings("ignore", message=".*returned a view tensor")
     mesh = init_device_mesh(device.type, (team.world,))
     for module in (*blocks_of(unet), unet):

@@ -11,6 +11,8 @@ from typing import Annotated
 
 import typer
 
+from curation.commands import without_stdin
+
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 EXAMPLE = "Example: vf-precompute runs/demo --preset tiny"
 
@@ -36,13 +38,14 @@ def precompute(
     dry_run: Annotated[bool, typer.Option(help="Print the plan and stop.")] = False,
 ) -> None:
     """Precompute latents and text states on Ray. The same command again does what is left."""
-    from training import precomputations
+    from training.latents import driver
 
-    precomputations.precompute(dataset, preset, set_ or [], output, workers, ray_address, dry_run)
+    driver.precompute(dataset, preset, set_ or [], output, workers, ray_address, dry_run)
 
 
 def main() -> None:
-    app()
+    with without_stdin():
+        app()
 
 
 if __name__ == "__main__":

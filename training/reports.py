@@ -16,6 +16,7 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
+from torchvision.utils import make_grid
 
 from model.pipelines import VideoOutput
 
@@ -102,18 +103,12 @@ def gif(clip: Tensor, fps: float) -> bytes:
 
 def contact_sheet(clips: Tensor, path: Path) -> None:
     """A PNG of clips uint8 [B, T, H, W, 3]: a row per clip, its frames from left to right."""
-    B, T, H, W, _ = clips.shape
+    T = clips.shape[1]
     columns = torch.linspace(0, T - 1, min(T, SHEET_FRAMES)).round().long()
-    gap = 2
-    sheet = torch.full(
-        (B * (H + gap) + gap, len(columns) * (W + gap) + gap, 3), 255, dtype=torch.uint8
-    )
-    for row, clip in enumerate(clips):
-        for column, frame in enumerate(clip[columns]):
-            y, x = gap + row * (H + gap), gap + column * (W + gap)
-            sheet[y : y + H, x : x + W] = frame
+    frames = clips[:, columns].flatten(0, 1).permute(0, 3, 1, 2)
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(sheet.numpy()).save(path)
+    sheet = make_grid(frames, nrow=len(columns), padding=2, pad_value=255)  # px
+    Image.fromarray(sheet.permute(1, 2, 0).numpy()).save(path)
 
 
 def slug(prompt: str) -> str:

@@ -6,13 +6,26 @@ python -m training.sample runs/tiny --prompt "a rabbit in a meadow" --output out
 
 from __future__ import annotations
 
+import json
 import os
+import time
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from training.upscale import WEIGHTS_HELP
+from curation.commands import without_stdin
+from curation.settings import ConfigError
+from training.upscale import WEIGHTS_HELP, ready, size_of, told
+
+if TYPE_CHECKING:  # a command line that is wrong, or --help, needs no torch
+    import torch
+    from rich.console import Console
+
+    from model import VideoFactoryPipeline
+    from model.pipelines import Settings
+    from training.config import Config
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 EXAMPLE = 'Example: vf-sample runs/tiny --prompt "a rabbit in a meadow" --output out.mp4'
@@ -34,14 +47,154 @@ def sample(
 ) -> None:
     """Sample one clip from the latest checkpoint of a run, or from what was exported."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is imported
+    from training.commands import guarded
 
-    from training import samples
+    asked = {"prompt": prompt, "num_inference_steps": steps, "guidance_scale": guidance}
+    guarded(lambda console: write_sample(console, run, output, weights, seed, asked, upscale, size))
 
-    samples.sample(run, prompt, output, seed, steps, guidance, weights, upscale, size)
+
+def write_sample(
+    console: Console,
+    run: Path,
+    output: Path,
+    weights: str,
+    seed: int,
+    asked: dict[str, Any],
+    upscale: str | None = None,
+    size: str = "1376x768",
+) -> None:
+    """Sample as asked of the pipeline, and write the clip and its contact sheet.
+
+    upscale: weights that enlarge the clip to `size`, WIDTHxHEIGHT; the sheet shows it as sampled.
+    """
+    import torch
+
+    from training.reports import contact_sheet
+
+    started = time.monotonic()
+    check_mp4(output)
+    upscaler, wanted = (ready(upscale), size_of(size)) if upscale else (None, (0, 0))
+    origin, config, pipe = load(run, weights)
+    bf16 = config.precision == "bf16"
+    generator = torch.Generator().manual_seed(seed)
+    try:
+        with torch.autocast(pipe.unet.device.type, torch.bfloat16, enabled=bf16):
+            clips = pipe(**asked, generator=generator, progress=console.is_terminal)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    contact_sheet(clips.frames, output.with_suffix(".png"))
+    enlarged = ""
+    if upscaler:
+        frames = told(upscaler(iter(clips.frames[0]), wanted), config.num_frames, console)
+        clips = replace(clips, frames=torch.stack(list(frames))[None])
+        enlarged = f", enlarged to {size} by {upscaler.label}"
+    clips.save(output)
+    count = asked["num_inference_steps"] or config.sample_steps
+    console.print(
+        f"{output}: {config.num_frames} frames of {config.width}x{config.height} from "
+        f"{origin.name}, {weights} weights, {count} steps{enlarged} "
+        f"({time.monotonic() - started:.0f} s); {output.with_suffix('.png')} shows them",
+        markup=False,
+        highlight=False,
+    )
+
+
+# -- how a run or an export becomes a pipeline
+
+
+def load(run: Path, weights: str) -> tuple[Path, Config, VideoFactoryPipeline]:
+    """The checkpoint or export that a folder stands for, its config, and its pipeline."""
+    from model.pipelines import is_export
+
+    if is_export(run):
+        return run, *load_export(run)
+    checkpoint = check_checkpoint(run, weights)
+    return checkpoint, *load_pipeline(checkpoint, weights)
+
+
+def load_pipeline(checkpoint: Path, weights: str) -> tuple[Config, VideoFactoryPipeline]:
+    """The config of a run and the pipeline that samples one of its checkpoints."""
+    from model import SpaceTimeUNet, VideoFactoryPipeline
+    from training.starts import make_codec, make_text, schedule_of
+
+    card = json.loads((checkpoint / "card.json").read_text())
+    config, device = trained_config(card, checkpoint)
+    unet = SpaceTimeUNet.from_pretrained(
+        str(checkpoint / {"ema": "unet_ema", "raw": "unet"}[weights])
+    )
+    codec, text = make_codec(config, device), make_text(config, device)
+    unet.to(device).eval()
+    schedule, settings = schedule_of(card["noise"]), settings_of(config)
+    return config, VideoFactoryPipeline(unet, codec, text, schedule, settings)
+
+
+def load_export(folder: Path) -> tuple[Config, VideoFactoryPipeline]:
+    """The same of what vf-export wrote."""
+    from model import VideoFactoryPipeline
+
+    about = json.loads((folder / "export.json").read_text())
+    if "card" not in about:
+        raise ConfigError(
+            f"{folder} was not written by vf-export; load it with VideoFactoryPipeline"
+        )
+    config, device = trained_config(about["card"], folder)
+    try:
+        return config, VideoFactoryPipeline.from_pretrained(folder, device=device)
+    except (OSError, ValueError) as error:
+        raise ConfigError(str(error)) from None
+
+
+def trained_config(card: dict[str, Any], where: Path) -> tuple[Config, torch.device]:
+    """The config that a model was trained with, and where it runs now."""
+    import torch
+
+    from training.config import validated
+    from training.starts import device_of
+
+    config = validated(card["config"], str(where))
+    if config.num_threads:
+        torch.set_num_threads(config.num_threads)
+    return config, device_of(config)
+
+
+def settings_of(config: Config) -> Settings:
+    """How clips of a run are sampled unless a command says otherwise."""
+    from model.pipelines import Settings
+
+    return Settings(
+        num_frames=config.num_frames,
+        height=config.height,
+        width=config.width,
+        fps=config.fps,
+        num_inference_steps=config.sample_steps,
+        guidance_scale=config.guidance,
+    )
+
+
+# -- what is refused
+
+
+def check_checkpoint(run: Path, weights: str) -> Path:
+    """The checkpoint to take; ConfigError where there is none."""
+    from training.checkpoints import latest
+
+    if weights not in ("ema", "raw"):
+        raise ConfigError(f"--weights {weights}: choose ema or raw")
+    checkpoint = latest(run)
+    if checkpoint is None:
+        raise ConfigError(f"{run} holds no checkpoint: give the --output of a vf-train")
+    return checkpoint
+
+
+def check_mp4(output: Path) -> None:
+    if output.suffix != ".mp4":
+        raise ConfigError(f"--output {output}: give a name that ends in .mp4")
+    output.parent.mkdir(parents=True, exist_ok=True)
 
 
 def main() -> None:
-    app()
+    with without_stdin():
+        app()
 
 
 if __name__ == "__main__":

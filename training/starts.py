@@ -10,14 +10,16 @@ from typing import Any
 import torch
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 
+from curation.settings import ConfigError
 from model import SpaceTimeUNet
 from model.diffusion import noise_schedule
 from model.latents import Codec, SpaceToDepth, StableDiffusionLatents
-from model.texts import OpenCLIPText, TextEncoder, TinyText
+from model.texts import OpenCLIPText, TextEncoder, TinyText, TransformersText
 from model.unet import part_of
 from training.checkpoints import latest
-from training.configs import Config, ConfigError
+from training.config import Config
 
+# Of the U-Net's weights; bf16 is autocast's, over weights of 32 bits.
 DTYPES = {"float32": torch.float32, "bf16": torch.float32, "float64": torch.float64}
 OTHER_STARTS = ("modelscope", "sd")
 
@@ -54,6 +56,27 @@ def device_of(config: Config) -> torch.device:
     return device
 
 
+def with_weights_of(config: Config, init: str | None) -> Config:
+    """A config whose autoencoder and text encoder are those beside the U-Net of `--init`.
+
+    Where `sd:PATH` or `modelscope:PATH` holds vae/ or text_encoder/, each stands in for the default
+    of latents_path and text_path; what was set to something else stays.
+    """
+    kind, _, path = (init or "").partition(":")
+    beside = {}
+    if kind in OTHER_STARTS and config.latents == "stable_diffusion":
+        beside["latents_path"] = Path(path) / "vae"
+    if kind in OTHER_STARTS and config.text == "open_clip":
+        beside["text_path"] = Path(path) / "text_encoder"
+    own = {
+        key: str(folder.absolute())
+        for key, folder in beside.items()
+        if getattr(config, key) == Config.model_fields[key].default
+        and (folder / "config.json").is_file()
+    }
+    return config.model_copy(update=own)
+
+
 def make_codec(config: Config, device: torch.device, lazy: bool = False) -> Codec:
     """The codec of a config; lazy: its weights are read when it is first used."""
     if config.latents == "space_to_depth":
@@ -71,11 +94,11 @@ def make_text(config: Config, device: torch.device, lazy: bool = False) -> TextE
     """The text encoder of a config; lazy: its weights are read when it is first used."""
     if config.text == "tiny":
         return TinyText()
-    text = OpenCLIPText(config.text_path, device=device)
+    kind = TransformersText if Path(config.text_path).is_dir() else OpenCLIPText
+    text = kind(config.text_path, device=device)
     try:
-        if not lazy:
-            _ = text.tower
-    except FileNotFoundError as error:
+        _ = text.width if lazy else text.tower
+    except (FileNotFoundError, ValueError) as error:
         raise ConfigError(f"text_path: {error}") from None
     return text
 

@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from curation.commands import say, screen, told_errors
+from curation.settings import ConfigError
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -35,27 +38,27 @@ def study(
     score: Annotated[bool, typer.Option("--score", help="Score answers.")] = False,
 ) -> None:
     """One page on which people say which of two clips is better, and what they said."""
-    from training.commands import ConfigError, guarded
     from training.evaluation import studies
 
     def body(console: Console) -> None:
-        def say(text: str) -> None:
-            console.print(text, markup=False, highlight=False)
-
         if score:
             found = studies.read_answers(answers or [])
-            say(f"{len(found)} raters of study {found[0]['study']}")
+            say(console, f"{len(found)} raters of study {found[0]['study']}")
             for question in studies.QUESTIONS:
-                say(str(studies.outcome(found, question)))
+                say(console, str(studies.outcome(found, question)))
             return
         if a is None or b is None or output is None or answers:
             raise ConfigError("give --a, --b and --output, or --score and the files raters saved")
         pairs = studies.find_pairs(a, b, prompts)
         output.parent.mkdir(parents=True, exist_ok=True)
         output.write_text(studies.page(pairs), encoding="utf-8")
-        say(f"{output}: {len(pairs)} pairs, {output.stat().st_size / 1e6:.1f} MB, clips included")
+        say(
+            console,
+            f"{output}: {len(pairs)} pairs, {output.stat().st_size / 1e6:.1f} MB, clips included",
+        )
 
-    guarded(body)
+    with told_errors():
+        body(screen())
 
 
 def main() -> None:

@@ -10,9 +10,16 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from curation.commands import without_stdin
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from training.jobs import Job
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 EXAMPLE = "Example: vf-train --preset tiny --data runs/demo --output runs/tiny"
@@ -53,16 +60,49 @@ def train(
     """Train a model on curated shards. The same command again resumes."""
     # On a shared machine threads that spin while they wait cost four times the speed.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is imported
+    from training.commands import guarded
+    from training.config import load_config
+    from training.jobs import Job
+    from training.starts import with_weights_of
 
-    from training import commands
+    def body(console: Console) -> None:
+        config = with_weights_of(load_config(preset, set_ or []), init)
+        job = Job(config, data, output, init, allow_change or [])
+        do(job, console, workers, ray_address, dry_run)
 
-    commands.train(
-        preset, data, output, init, set_ or [], allow_change or [], dry_run, workers, ray_address
+    guarded(body)
+
+
+def do(
+    job: Job, console: Console, workers: int | None, ray_address: str | None, dry_run: bool
+) -> None:
+    """Check a job, then tell what it would be or do it, here or in workers."""
+    from training import jobs
+    from training.commands import interrupt_on_signals
+
+    jobs.check_workers(job, workers)
+    if dry_run:
+        console.print(jobs.as_yaml(job.config), markup=False, highlight=False)
+        jobs.open_all(job.data, job.config, console, workers or 1)
+        return
+    with jobs.only_trainer(job.output), interrupt_on_signals():
+        if workers:
+            from training.ray_workers import launch
+
+            launch(job, workers, ray_address, console)
+        else:
+            jobs.work(job, console)
+    console.print(
+        f"{job.config.max_steps} steps done; sample it: "
+        f'vf-sample {job.output} --prompt "..." --output out.mp4',
+        markup=False,
+        highlight=False,
     )
 
 
 def main() -> None:
-    app()
+    with without_stdin():
+        app()
 
 
 if __name__ == "__main__":

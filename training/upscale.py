@@ -13,6 +13,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from curation.commands import say, screen, told_errors
+from curation.settings import ConfigError
+
 if TYPE_CHECKING:
     from rich.console import Console
     from torch import Tensor
@@ -46,8 +49,7 @@ def upscale(
 
     import torch
 
-    from training.commands import ConfigError, guarded
-    from training.videos import BadVideoError, header_of, rewrite
+    from training.data.videos import BadVideoError, header_of, rewrite
 
     def body(console: Console) -> None:
         if output.suffix != ".mp4" or output.resolve() == source.resolve():
@@ -66,29 +68,25 @@ def upscale(
             count = rewrite(source, output, wanted, change)
         except BadVideoError as error:
             raise ConfigError(str(error)) from None
-        except KeyboardInterrupt:
-            raise SystemExit("stopped; nothing was written") from None
         lost = "" if header.audio is None else lost_sound(header.audio)
-        console.print(
+        say(
+            console,
             f"{output}: {count} frames, {header.width}x{header.height} to {wanted[1]}x{wanted[0]} "
             f"by {upscaler.label}{lost}",
-            markup=False,
-            highlight=False,
         )
 
-    guarded(body)
+    with told_errors("nothing was written"):
+        body(screen())
 
 
 def lost_sound(codec: str) -> str:
-    from training.videos import COPIED_AUDIO
+    from training.data.videos import COPIED_AUDIO
 
     return "" if codec in COPIED_AUDIO else f"; its {codec} sound does not fit an mp4, left out"
 
 
 def size_of(text: str) -> tuple[int, int]:
     """(height, width) of WIDTHxHEIGHT; ConfigError unless both are even."""
-    from training.commands import ConfigError
-
     width, _, height = text.partition("x")
     if not (width.isdigit() and height.isdigit()) or int(width) * int(height) == 0:
         raise ConfigError(f"--size {text}: give WIDTHxHEIGHT, such as 1376x768")
@@ -102,7 +100,6 @@ def ready(weights: str, **options: float) -> Upscaler:
     import torch
 
     from model.superresolution import load_upscaler
-    from training.commands import ConfigError
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -125,9 +122,8 @@ def told(frames: Iterable[Tensor], total: int, console: Console) -> Iterator[Ten
         yield frame
         if (now := time.monotonic()) - told_at >= 10:
             told_at = now
-            console.print(
-                f"frame {count} of {total or '?'}: {(now - started) / count:.1f} s a frame",
-                markup=False, highlight=False)  # fmt: skip
+            pace = (now - started) / count
+            say(console, f"frame {count} of {total or '?'}: {pace:.1f} s a frame")
 
 
 def main() -> None:

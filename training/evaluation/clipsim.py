@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from training.commands import ConfigError
+from curation.settings import ConfigError
 
 MODEL = "ViT-B-32-quickgelu"  # OpenAI's weights were trained with QuickGELU
 WEIGHTS = "openai"

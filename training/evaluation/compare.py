@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from training.commands import ConfigError
+from curation.settings import ConfigError
 
 LOWER_IS_BETTER = {"fvd"}
 HIGHER_IS_BETTER = {"clipsim"}

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from training.commands import ConfigError
+from curation.settings import ConfigError
 
 SIDE_PX = 224
 MIN_FRAMES = 10  # what the torchscript file takes at least

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from training.commands import ConfigError
+from curation.settings import ConfigError
 from training.evaluation.clipsim import MODEL, Frames
 from training.evaluation.fvd import Covariance
 from training.evaluation.i3d import MIN_FRAMES, Resize

@@ -20,11 +20,11 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from training.commands import ConfigError
+from curation.settings import ConfigError
+from training.data.orders import Place, digest, draw
+from training.data.rows import Rows
+from training.data.videos import BadVideoError, SampleShape, fits
 from training.evaluation.protocols import Protocol
-from training.orders import Place, digest, draw
-from training.rows import Rows
-from training.videos import BadVideoError, Sampling, fits
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,8 @@ class Reference:
     too_short: int
 
 
-def sampling_of(protocol: Protocol) -> Sampling:
-    return Sampling(protocol.num_frames, protocol.height, protocol.width, protocol.fps)
+def shape_of(protocol: Protocol) -> SampleShape:
+    return SampleShape(protocol.num_frames, protocol.height, protocol.width, protocol.fps)
 
 
 def reference(
@@ -83,7 +83,7 @@ def reference(
         if len(chosen) == protocol.num_samples:
             break
         try:
-            long = fits(each.read(), sampling_of(protocol))
+            long = fits(each.read(), shape_of(protocol))
         except BadVideoError as error:
             raise ConfigError(f"--reference {folder}: {each.id} {error}") from None
         too_short += not long

@@ -13,16 +13,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from curation.settings import ConfigError
 from model import VideoFactoryPipeline
 from training.checkpoints import code_version
-from training.commands import ConfigError
+from training.data.videos import BadVideoError, brought_to, read_frames
 from training.evaluation.clipsim import Clip, load_clip, similarity
 from training.evaluation.fvd import bootstrap, extrapolate, fvd, mean_interval
 from training.evaluation.i3d import Features, load_i3d, to_i3d, untrained_i3d
 from training.evaluation.protocols import Protocol
-from training.evaluation.references import Item, checksum, reference, sampling_of
+from training.evaluation.references import Item, checksum, reference, shape_of
 from training.evaluation.temporal import measures
-from training.videos import BadVideoError, brought_to, read_frames
 
 PART = 4  # clips that are generated together and kept together. Ours
 UNTRAINED, NONE = "untrained", "none"
@@ -76,10 +76,10 @@ class Measurer:
     def measure(self, part: int) -> dict[str, np.ndarray]:
         """Features and measures of the real and the generated clips of a part, in its order."""
         protocol, items = self.asked.protocol, self.items(part)
-        sampling = sampling_of(protocol)
+        shape = shape_of(protocol)
         media = [item.read() for item in items]
         try:
-            real = [read_frames(data, sampling, item.start)
+            real = [read_frames(data, shape, item.start)
                     for data, item in zip(media, items, strict=True)]  # fmt: skip
         except BadVideoError as error:
             raise ConfigError(f"a clip of {self.asked.reference} {error}") from None
@@ -88,7 +88,7 @@ class Measurer:
             self.keep(items, made)
         both = {"real": torch.from_numpy(np.stack(real)),
                 "generated": torch.from_numpy(
-                    np.stack([brought_to(clip.numpy(), sampling) for clip in made]))}  # fmt: skip
+                    np.stack([brought_to(clip.numpy(), shape) for clip in made]))}  # fmt: skip
         out = {"media": np.array([hashlib.sha256(data).hexdigest() for data in media])}
         prompts = self.clip.of_texts([item.prompt for item in items]) if self.clip else None
         for side, clips in both.items():
@@ -153,16 +153,11 @@ class Measurer:
 
 def load_run(asked: Asked) -> tuple[Any, VideoFactoryPipeline, dict[str, Any]]:
     """The config of a run or export, its pipeline, and what says which weights these are."""
-    from model.pipelines import is_export
-    from training.samples import check_checkpoint, load_export, load_pipeline
+    from training.sample import load
 
-    if is_export(asked.run):
-        folder, subfolder = asked.run, "unet"
-        config, pipe = load_export(asked.run)
-    else:
-        folder = check_checkpoint(asked.run, asked.weights)
-        subfolder = {"ema": "unet_ema", "raw": "unet"}[asked.weights]
-        config, pipe = load_pipeline(folder, asked.weights)
+    folder, config, pipe = load(asked.run, asked.weights)
+    ema = asked.weights == "ema" and folder != asked.run  # an export holds one set of weights
+    subfolder = "unet_ema" if ema else "unet"
     sums = [hashlib.sha256(p.read_bytes()).hexdigest()
             for p in sorted((folder / subfolder).glob("*.safetensors"))]  # fmt: skip
     told = {"path": str(asked.run), "checkpoint": folder.name, "weights": asked.weights,
@@ -172,8 +167,8 @@ def load_run(asked: Asked) -> tuple[Any, VideoFactoryPipeline, dict[str, Any]]:
 
 def held_out_rows(asked: Asked, config: Any) -> Any:
     """The rows of `--reference` that the run held out; ConfigError where it holds too few."""
-    from training.buckets import shapes_of
-    from training.rows import open_rows
+    from training.data.rows import open_rows
+    from training.data.shapes import shapes_of
 
     if config.held_out < asked.protocol.num_samples:
         raise ConfigError(
@@ -213,7 +208,7 @@ def on_ray(asked: Asked, ids: list[str], parts: list[int], workers: int) -> Iter
     """The same by several processes that Ray places; `asked.output` is a folder all share."""
     import ray
 
-    from training.workers import ray_here
+    from training.ray_workers import ray_here
 
     with ray_here(None, workers):
         remote: Any = ray.remote(Worker)

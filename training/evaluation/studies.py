@@ -15,7 +15,7 @@ from typing import Any
 import jinja2
 import numpy as np
 
-from training.commands import ConfigError
+from curation.settings import ConfigError
 
 QUESTIONS = ("quality", "relevance")
 CHOICES = ("a", "b", "tie")

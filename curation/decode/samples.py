@@ -1,0 +1,167 @@
+"""Frames kept from the one decode: bounded in number, spread evenly."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+import av
+import cv2
+import numpy as np
+
+from curation.decode.jpegs import jpeg_from_picture
+from curation.frames import luma, upright
+from curation.sources import Span
+
+T = TypeVar("T")
+
+# Short side of the pictures that the overlay detector sees: a corner logo of a tenth of the
+# width is gone at analysis size. Ours.
+OVERLAY_SIDE_PX = 360
+# Short side of caption frames: BLIP-2 sees 224 x 224 (its processor's config). Ours.
+CAPTION_SIDE_PX = 448
+# How far apart the samples of a scene are at first: a middle frame is off by half of it at most.
+CAPTION_STEP_S = 0.25
+OVERLAY_STEP_S = 0.5
+MAX_SAMPLES = 64
+# Detectors report a cut a few frames late; this many frames are held so that the first frame
+# of even the shortest scene can still be taken. Adaptive needs 2 (its window).
+HELD_FRAMES = 8
+
+
+@dataclass
+class Spread(Generic[T]):
+    """At most MAX_SAMPLES samples of a growing stretch of video, at even distances.
+
+    When it is full every other one is dropped and the distance doubles, so that the result
+    depends on the video alone.
+    """
+
+    step_s: float
+    items: list[tuple[float, T]] = field(default_factory=list)
+
+    def wants(self, time_s: float) -> bool:
+        return not self.items or time_s - self.items[-1][0] >= self.step_s - 1e-6
+
+    def add(self, time_s: float, item: T) -> None:
+        self.items.append((time_s, item))
+        if len(self.items) > MAX_SAMPLES:
+            del self.items[1::2]
+            self.step_s *= 2
+
+    def split(self, time_s: float, step_s: float) -> Spread[T]:
+        """Cut off and return what lies before `time_s`; the rest goes on at `step_s`."""
+        before = Spread(self.step_s, [i for i in self.items if i[0] < time_s])
+        self.items = [i for i in self.items if i[0] >= time_s]
+        self.step_s = step_s
+        return before
+
+    def nearest(self, time_s: float) -> tuple[float, T] | None:
+        return min(self.items, key=lambda i: abs(i[0] - time_s)) if self.items else None
+
+
+def caption_times_s(num_frames: int, start_s: float, end_s: float) -> list[float]:
+    """The times of a clip's caption frames: (i + 1/2) / n of its length; n = 1 is the middle."""
+    return [start_s + (i + 0.5) / num_frames * (end_s - start_s) for i in range(num_frames)]
+
+
+class ClipFrames:
+    """Takes, while a video is decoded, the frames of its clips that models will see.
+
+    `times_s` tells of a clip's start and end, seconds, which times are wanted; the nearest frames
+    are taken, short side at most `side_px`. Where clips are known beforehand their times are simply
+    waited for; where scenes are being found, samples of the current scene are held until its end
+    is known.
+    """
+
+    def __init__(
+        self,
+        times_s: Callable[[float, float], list[float]],
+        side_px: int,
+        rotation: int,
+        spans: Sequence[Span],
+    ) -> None:
+        self.times_s = times_s
+        self.side_px = side_px
+        self.rotation = rotation
+        self.waiting = sorted(
+            {(t, s.start_s, s.end_s) for s in spans for t in times_s(s.start_s, s.end_s)}
+        )
+        self.finds_scenes = not spans
+        self.taken: list[tuple[float, bytes]] = []  # time and JPEG
+        self.scene: Spread[av.VideoFrame] = Spread(CAPTION_STEP_S)
+        self.held: deque[tuple[float, av.VideoFrame]] = deque(maxlen=HELD_FRAMES)
+        self.start_s = 0.0
+
+    def add(self, time_s: float, frame: av.VideoFrame, changed: bool = False) -> None:
+        """Take the next frame; `changed` says that it differs much from the one before.
+
+        Such a frame may open a scene, so that even a short one has a sample of its own.
+        """
+        if self.finds_scenes and (changed or self.scene.wants(time_s)):
+            # A small copy: decoded frames of 4K video would fill the memory.
+            self.scene.add(time_s, shrink(frame, self.side_px))
+        self.held.append((time_s, frame))
+        while self.waiting and time_s >= self.waiting[0][0]:
+            self.take(*self.waiting.pop(0))
+
+    def take(self, ideal_s: float, start_s: float, end_s: float) -> None:
+        """Of the frames held inside a given span, take the one nearest to a time."""
+        inside = [h for h in self.held if start_s - 5e-7 <= h[0] < end_s - 5e-7]
+        if inside:
+            time_s, frame = min(inside, key=lambda h: abs(h[0] - ideal_s))
+            if not any(time_s == known for known, _ in self.taken[-2 * MAX_SAMPLES :]):
+                self.taken.append((time_s, jpeg(shrink(frame, self.side_px), self.rotation)))
+
+    def finish(self, end_s: float) -> None:
+        """End the video; a given span that goes on behind its end makes do with the last frames."""
+        if self.finds_scenes:
+            self.close_scene(end_s + 1e-6)
+        for wanted in self.waiting:
+            self.take(*wanted)
+
+    def close_scene(self, end_s: float) -> None:
+        """End the scene that is being sampled; the next one's first frame is at `end_s`."""
+        scene = self.scene.split(end_s, CAPTION_STEP_S)
+        if not scene.items:  # shorter than a step
+            held = [(t, f) for t, f in self.held if self.start_s - 5e-7 <= t < end_s - 5e-7]
+            middle_s = (self.start_s + end_s) / 2
+            scene.items = [
+                (t, shrink(f, self.side_px))
+                for t, f in sorted(held, key=lambda h: abs(h[0] - middle_s))[:1]
+            ]
+        ideal = self.times_s(self.start_s, end_s)
+        chosen = dict(s for t in ideal if (s := scene.nearest(t)) is not None)
+        self.taken += [(t, jpeg(f, self.rotation)) for t, f in chosen.items()]
+        self.start_s = end_s
+
+    def of_clip(self, start_s: float, end_s: float) -> list[tuple[float, bytes]]:
+        """The frames taken inside [start_s, end_s) for a clip, time and JPEG, in order."""
+        inside = [t for t in self.taken if start_s - 1e-6 <= t[0] < end_s]
+        if not inside:
+            return []
+        found = Spread(CAPTION_STEP_S, inside)
+        chosen = {found.nearest(t) for t in self.times_s(start_s, end_s)}
+        return sorted(frame for frame in chosen if frame)
+
+
+def shrink(frame: av.VideoFrame, side_px: int) -> av.VideoFrame:
+    """A copy in RGB whose short side is at most `side_px`, with the file's own colours."""
+    scale = min(1.0, side_px / min(frame.width, frame.height))
+    width, height = round(frame.width * scale), round(frame.height * scale)
+    return frame.reformat(width=width, height=height, format="rgb24")
+
+
+def jpeg(frame: av.VideoFrame, rotation: int) -> bytes:
+    """An RGB frame, turned upright, as JPEG bytes."""
+    return jpeg_from_picture(upright(frame.to_ndarray(), rotation))
+
+
+def overlay_luma(frame: av.VideoFrame, rotation: int) -> np.ndarray:
+    """The upright brightness that a logo is sought in, uint8 [H, W], short side OVERLAY_SIDE_PX."""
+    stored = luma(frame)
+    scale = min(1.0, OVERLAY_SIDE_PX / min(stored.shape))
+    size = (round(stored.shape[1] * scale), round(stored.shape[0] * scale))
+    return upright(cv2.resize(stored, size, interpolation=cv2.INTER_AREA), rotation)

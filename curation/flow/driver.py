@@ -1,0 +1,222 @@
+"""Sources -> a dataset folder: the whole flow on Ray.
+
+    sources -> [identify] -> media -> (models) -> (captions) -> (models) -> commits
+
+Ray Data moves videos from stage to stage; what a stage passes on is encoded clips and caption
+frames, never raw ones. This driver handles references only, and groups finished videos into
+commits by count, bytes and age. Progress lives in the dataset folder: a run that is killed is
+continued by the same command.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import pickle
+import time
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pyarrow as pa
+import ray
+from ray.data import DataContext
+
+from curation.captions import SOURCE_TEXT
+from curation.commands import code_version
+from curation.flow.actors import start_models
+from curation.flow.holdings import Holdings
+from curation.flow.stages import TASK_RETRIES, Captioner, Models, commit, curate_batch
+from curation.funnels import FUNNEL_COLUMNS, Funnel, count
+from curation.pipelines import Captions, Pipeline
+from curation.scores.chosen import build_models
+from curation.scores.table import keys_where
+from curation.settings import RunError
+from curation.shards import Dataset
+from curation.sources import Source, content_id
+
+MAX_COMMITS_IN_FLIGHT = 4
+MAX_TASKS = 10_000  # videos beyond this many share tasks
+
+
+# -- sources
+
+
+@ray.remote(max_retries=TASK_RETRIES)
+def identify(sources: list[Source]) -> list[Source]:
+    """Give local files the id of their content; what cannot be read is left for the media stage."""
+    out = []
+    for source in sources:
+        if source.path and source.id is None and os.access(source.path, os.R_OK):
+            with contextlib.suppress(OSError):
+                source = replace(source, id=content_id(source.path))
+        out.append(source)
+    return out
+
+
+def identify_all(sources: list[Source]) -> tuple[list[Source], int]:
+    """The sources with ids where content gives one, without copies; and how many were copies."""
+    size = max(1, min(64, len(sources) // 16))
+    chunks = [sources[i : i + size] for i in range(0, len(sources), size)]
+    found = [s for chunk in ray.get([identify.remote(c) for c in chunks]) for s in chunk]
+    distinct: dict[str, Source] = {}
+    for source in found:
+        distinct.setdefault(source.id or source.url, source)
+    return list(distinct.values()), len(found) - len(distinct)
+
+
+def todo(sources: list[Source], holdings: Holdings) -> list[Source]:
+    """The sources that are not decided yet."""
+    return [
+        s for s in sources if s.id not in holdings.decided and (s.id or s.url not in holdings.urls)
+    ]
+
+
+# -- the flow
+
+
+def quiet_ray_data() -> None:
+    """Keep Ray Data's own words and bars from the terminal: it has ours."""
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.execution_options.preserve_order = False
+    context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+
+
+def flow(sources: list[Source], pipeline: Pipeline, tally: Any) -> ray.data.Dataset:
+    """The stages as a Ray Data pipeline: a row per video in, a row per decided video out."""
+    quiet_ray_data()
+    size = -(-len(sources) // MAX_TASKS)  # one video a task, unless there are very many
+    blobs = [pickle.dumps(source) for source in sources]
+    blocks = [pa.table({"source": blobs[i : i + size]}) for i in range(0, len(blobs), size)]
+    results = ray.data.from_arrow(blocks).map_batches(
+        curate_batch,  # type: ignore[arg-type]
+        batch_size=1,
+        batch_format="pyarrow",
+        fn_kwargs={"pipeline": pipeline, "tally": tally},
+        num_cpus=pipeline.media.cpus,
+    )
+    models = build_models(pipeline.scorers, pipeline.scorers.models)
+    actors = start_models(models, pipeline.scorers.num_workers, free_gpus(pipeline.captions))
+    # What judges captions waits until they are there.
+    later = {key: actors.pop(key) for key in keys_where("needs_caption") & actors.keys()}
+    results = scored_late(results, actors, list(later), pipeline, tally)
+    if pipeline.captions.model != SOURCE_TEXT:
+        results = captioned(results, pipeline.captions, tally)
+    return scored_late(results, later, [], pipeline, tally)
+
+
+def scored_late(
+    results: ray.data.Dataset,
+    actors: dict[str, list[Any]],
+    later: list[str],
+    pipeline: Pipeline,
+    tally: Any,
+) -> ray.data.Dataset:
+    """The results with what models say, and without what they reject; `later` are asked behind."""
+    if not actors:
+        return results
+    return results.map_batches(
+        Models,
+        batch_size=1,  # a video's clips are decided together
+        batch_format="pyarrow",
+        fn_constructor_args=(actors, later, pipeline, tally),
+        concurrency=pipeline.scorers.num_workers,
+        num_cpus=0,  # for the captioner's reason, below
+    )
+
+
+def captioned(results: ray.data.Dataset, settings: Captions, tally: Any) -> ray.data.Dataset:
+    return results.map_batches(
+        Captioner,
+        batch_size=8,  # videos; pictures are batched inside
+        batch_format="pyarrow",
+        fn_constructor_kwargs={"settings": settings, "tally": tally},
+        concurrency=settings.num_workers,
+        # A captioner that held CPUs could starve the stage that feeds it on a small machine.
+        num_cpus=0,
+        num_gpus=gpus_each(settings),
+    )
+
+
+def gpus_each(settings: Captions) -> float:
+    """GPUs of a captioner."""
+    if settings.num_gpus is not None:
+        return settings.num_gpus
+    return 1 if ray.cluster_resources().get("GPU") else 0
+
+
+def free_gpus(settings: Captions) -> int:
+    """Whole GPUs that no captioner takes."""
+    taken = 0 if settings.model == SOURCE_TEXT else settings.num_workers * gpus_each(settings)
+    return max(0, int(ray.cluster_resources().get("GPU", 0) - taken))
+
+
+@dataclass
+class Pending:
+    """Finished videos that wait for their commit, by reference."""
+
+    refs: list[Any] = field(default_factory=list)
+    num_videos: int = 0
+    num_bytes: int = 0
+    since: float = field(default_factory=time.monotonic)
+
+    def is_due(self, pipeline: Pipeline) -> bool:
+        limits = pipeline.shards
+        return bool(self.refs) and (
+            self.num_videos >= limits.max_videos
+            or self.num_bytes >= limits.max_bytes
+            or time.monotonic() - self.since >= limits.max_age_s
+        )
+
+
+def curate(sources: list[Source], pipeline: Pipeline, dataset: Dataset, tally: Any) -> None:
+    """Run the flow over sources and commit what comes out as it comes."""
+    pending = Pending()
+    writing: list[Any] = []
+    results = flow(sources, pipeline, tally)  # holds the actors of models while it is read
+    for bundle in results.iter_internal_ref_bundles():
+        for block in bundle.blocks:
+            if not pending.refs:
+                pending.since = time.monotonic()
+            pending.refs.append(block.ref)
+            pending.num_videos += block.metadata.num_rows or 0
+            pending.num_bytes += block.metadata.size_bytes or 0
+        if pending.is_due(pipeline):
+            writing.append(commit.remote(dataset, pipeline, tally, *pending.refs))
+            pending = Pending()
+        while len(writing) >= MAX_COMMITS_IN_FLIGHT:
+            done, writing = ray.wait(writing)
+            ray.get(done)
+    if pending.refs:
+        writing.append(commit.remote(dataset, pipeline, tally, *pending.refs))
+    ray.get(writing)
+
+
+# -- the record of a run
+
+
+def write_run(dataset: Dataset, pipeline: Pipeline, facts: dict[str, Any]) -> Funnel:
+    """Write run.json from the config and the whole ledger; returns the funnel."""
+    funnel = count(dataset.ledgers(FUNNEL_COLUMNS), list(pipeline.rules))
+    record = {
+        "pipeline": pipeline.model_dump(),
+        "fingerprints": pipeline.fingerprints(),
+        "code": code_version(),
+        "funnel": funnel.as_json(),
+        **facts,
+    }
+    dataset.write_bytes(json.dumps(record, indent=1).encode(), "run.json")
+    return funnel
+
+
+def check_all_decided(dataset: Dataset, sources: list[Source], funnel: Funnel) -> None:
+    """Raise RunError unless every source is decided and the funnel adds up."""
+    known = {name for pair in dataset.decided() for name in pair}
+    missing = [s.url for s in sources if s.id not in known and s.url not in known]
+    if missing:
+        raise RunError(f"{len(missing)} sources have no outcome, such as {missing[0]}; run again")
+    if not (funnel.videos.adds_up and funnel.clips.adds_up):
+        raise RunError("the ledger does not add up: kept + dropped + failed differ from the total")

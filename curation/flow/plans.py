@@ -1,0 +1,154 @@
+"""The body of `curation/run.py`: check what the user asked for, run it, tell what came of it."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+from rich.console import Console
+
+from curation.captions import check_checkpoint
+from curation.commands import (
+    GOES_ON,
+    check_reachable,
+    check_temp,
+    default_output,
+    only_writer,
+    open_output,
+    say,
+    screen,
+    start_ray,
+    told_errors,
+)
+from curation.flow.driver import check_all_decided, identify_all, todo, write_run
+from curation.flow.driver import curate as run_flow
+from curation.flow.holdings import Holdings, is_subset, take_over
+from curation.flow.progress import Display, Tally
+from curation.funnels import show
+from curation.pipelines import Pipeline, load_pipeline
+from curation.scores.chosen import check_models
+from curation.settings import ConfigError
+from curation.shards import Dataset
+from curation.sources import Source, expand
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A checked run: nothing in it can still be the user's mistake."""
+
+    pipeline: Pipeline
+    sources: list[Source]
+    dataset: Dataset
+
+
+def make_plan(
+    given: list[str],
+    name: str,
+    config: Path,
+    output: str | None,
+    overrides: list[str],
+    limit: int | None,
+) -> Plan:
+    """Resolve and check everything that can be checked before any work; raises ConfigError."""
+    pipeline = load_pipeline(config, name, overrides)
+    # A pipeline's own sources are beside the config; the user's are where the user stands.
+    folder, wanted = (Path.cwd(), given) if given else (config.parent, pipeline.sources)
+    if not wanted:
+        raise ConfigError(
+            f"the pipeline {name!r} has no sources of its own; "
+            f"name files, folders, lists or URLs: python curation/run.py SOURCE --pipeline {name}"
+        )
+    sources = expand(wanted, folder)[:limit]
+    if not sources:
+        raise ConfigError(f"no videos found in {', '.join(wanted)}")
+    dataset, commits = open_output(output or default_output(name))
+    if any(map(is_subset, commits)):
+        raise ConfigError(
+            f"{dataset.uri} is a subset that vf-clean wrote, and curating into it would delete it; "
+            "give another --output"
+        )
+    check_checkpoint(pipeline.captions)
+    check_models(pipeline.scorers, pipeline.scorers.models)
+    return Plan(pipeline, sources, dataset)
+
+
+def show_plan(plan: Plan, console: Console) -> None:
+    """Print what would be done: the resolved pipeline and the first sources."""
+    resolved = plan.pipeline.model_dump(mode="json", exclude={"name", "sources"}, exclude_none=True)
+    say(console, f"pipeline {plan.pipeline.name}", "bold")
+    say(console, yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True))
+    say(console, f"{len(plan.sources)} sources -> {plan.dataset.uri}", "bold")
+    for source in plan.sources[:10]:
+        say(console, f"  {source.url}")
+    holdings = take_over(plan.dataset, plan.pipeline, dry_run=True)
+    tell_holdings(holdings, console)
+
+
+def tell_holdings(holdings: Holdings, console: Console) -> None:
+    """Say what an earlier run left and what a changed config does to it."""
+    if holdings.changed:
+        say(
+            console,
+            f"config changed since the last run ({', '.join(sorted(holdings.changed))}): "
+            f"{holdings.redecided} videos decided again from their scores, {holdings.redo} to redo",
+            "yellow",
+        )
+    if held := len(holdings.decided) - holdings.redecided:
+        say(console, f"{held} videos already decided")
+
+
+def execute(plan: Plan, console: Console, started: float) -> None:
+    """Do what is left to do of a plan and print the funnel; raises RunError when it cannot."""
+    dataset, pipeline = plan.dataset, plan.pipeline
+    with only_writer(dataset):
+        dataset.claim()
+        swept = dataset.sweep()
+        if swept:
+            say(console, f"removed {len(swept)} files that a killed run left")
+        holdings = take_over(dataset, pipeline)
+        tell_holdings(holdings, console)
+        sources, num_copies = identify_all(plan.sources)
+        if num_copies:
+            say(console, f"{num_copies} sources are copies of others and are left out")
+        left = todo(sources, holdings)
+        if left:
+            tally = Tally.remote()  # type: ignore[attr-defined]
+            with Display(tally, len(left), console):
+                run_flow(left, pipeline, dataset, tally)
+        wall_s = time.time() - started
+        facts = {"sources": len(sources), "copies": num_copies, "wall_s": round(wall_s, 2)}
+        funnel = write_run(dataset, pipeline, facts)
+        show(funnel, dataset, console)
+        check_all_decided(dataset, sources, funnel)
+        where = dataset.path("shards") if dataset.is_local else f"{dataset.uri}/shards"
+        num_shards = len(dataset.shards())
+        shards = f"{num_shards} shard{'s' * (num_shards != 1)}"
+        say(console, f"{shards} in {where} ({wall_s:.0f} s)")
+        say(console, f"look into it: vf-validate {dataset.uri}; vf-why {dataset.uri} SOURCE_OR_ID")
+
+
+def curate(
+    given: list[str],
+    name: str,
+    config: Path,
+    output: str | None,
+    overrides: list[str],
+    limit: int | None,
+    dry_run: bool,
+    ray_address: str | None,
+    started: float,
+) -> None:
+    """Run `curation/run.py`; exits 2 for a user's mistake and 1 for a run that failed."""
+    console = screen()
+    with told_errors(GOES_ON):
+        plan = make_plan(given, name, config, output, overrides, limit)
+        check_temp(ray_address)
+        if dry_run:
+            show_plan(plan, console)
+            return
+        say(console, f"{len(plan.sources)} sources -> {plan.dataset.uri}; starting Ray", "dim")
+        start_ray(ray_address)
+        check_reachable(plan.dataset.uri)
+        execute(plan, console, started)

@@ -1,0 +1,173 @@
+"""What happens to videos between sources and dataset: each stage as Ray runs it.
+
+A row is a video: everything light about it pickled, its clips' media beside it.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import pyarrow as pa
+import ray
+
+from curation.captions import SOURCE_TEXT, Blip2, caption_each
+from curation.decode.jpegs import picture_from_jpeg
+from curation.flow.actors import ask
+from curation.flow.media_processes import MediaWorker, curate_isolated
+from curation.pipelines import Captions, Pipeline
+from curation.records import (
+    VideoResult,
+    failed_row,
+    with_captions,
+    with_cost,
+    with_late_scores,
+)
+from curation.scores.models import Row, of_video
+from curation.scores.table import keys_where
+from curation.shards import Dataset, write_commit
+
+# Ray Data starts a lost task again for ever (max_retries -1 in 2.60, and the arguments that bound
+# it go away in 2.64), so the tally counts starts and a video is given up after this many.
+MAX_STARTS = 4
+TASK_RETRIES = 3  # of our own Ray tasks
+OF_VIDEO = keys_where("of_video")
+MODEL_TIMEOUT_S = 300.0  # for the frames of a few clips. Ours: a slow model takes 3 s
+
+# What is light of a result pickled; the media of its clips beside it, so that they are copied less.
+RESULT_SCHEMA = pa.schema(
+    [
+        ("record", pa.large_binary()),
+        ("media", pa.large_list(pa.struct([("clip_id", pa.string()), ("mp4", pa.large_binary())]))),
+    ]
+)
+
+
+def to_row(result: VideoResult) -> pa.Table:
+    """A video's result as one row."""
+    light = replace(result, clips=[replace(clip, media=b"") for clip in result.clips])
+    media = [{"clip_id": clip.clip_id, "mp4": clip.media} for clip in result.clips]
+    row = {"record": [pickle.dumps(light)], "media": [media]}
+    return pa.table(row, schema=RESULT_SCHEMA)
+
+
+def from_rows(table: pa.Table) -> Iterator[VideoResult]:
+    """The results again; KeyError when the media of a clip are not there."""
+    for row in table.to_pylist():
+        light = pickle.loads(row["record"])
+        media = {each["clip_id"]: each["mp4"] for each in row["media"]}
+        clips = [replace(clip, media=media[clip.clip_id]) for clip in light.clips]
+        yield replace(light, clips=clips)
+
+
+# One media process per Ray worker process, reused from task to task.
+media_worker: MediaWorker | None = None
+
+
+def curate_batch(batch: pa.Table, pipeline: Pipeline, tally: Any) -> Iterator[pa.Table]:
+    """The media stage: every source of a batch through a media worker, a row out per video."""
+    global media_worker
+    if media_worker is None or media_worker.limits != pipeline.media:
+        if media_worker is not None:
+            media_worker.stop()
+        media_worker = MediaWorker(pipeline.media)
+    # The source's own text is read with the media; a model's captions are a stage of their own.
+    done = "caption" if pipeline.captions.model == SOURCE_TEXT else "cut"
+    for blob in batch["source"].to_pylist():
+        source = pickle.loads(blob)
+        if ray.get(tally.start.remote("media", source.url)) > MAX_STARTS:
+            message = f"its Ray task was lost {MAX_STARTS} times"
+            result = VideoResult([failed_row(source, "lost", message, attempts=MAX_STARTS)])
+        else:
+            beat = partial(tally.at.remote, source.url)
+            result = curate_isolated(media_worker, source, pipeline, beat)
+        tally.left.remote(source.url, done)
+        yield to_row(result)
+
+
+class Models:
+    """The stage of models that score clips to be kept: those they reject go no further.
+
+    `actors` are those of each model by scorer key; every instance of the stage takes one of each.
+    `later` are the keys of the models that a stage behind this one asks.
+    """
+
+    def __init__(
+        self, actors: dict[str, list[Any]], later: list[str], pipeline: Pipeline, tally: Any
+    ) -> None:
+        self.name = f"models: {', '.join(actors)}"
+        turn = ray.get(tally.start.remote(self.name, ""))
+        self.actors = {key: some[turn % len(some)] for key, some in actors.items()}
+        key_of = pipeline.scorers.key_of
+        self.rules = {n: r for n, r in pipeline.rules.items() if key_of(n) not in later}
+        self.is_last = not later
+        self.tally = tally
+
+    def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
+        for result in from_rows(batch):
+            url = result.video["source_url"]
+            if ray.get(self.tally.start.remote(self.name, url)) > MAX_STARTS:
+                raise RuntimeError(f"scoring {url} ended its process {MAX_STARTS} times")
+            found = self.score(result)
+            spent = ray.get([actor.spent_s.remote() for actor in self.actors.values()])
+            done = with_cost(with_late_scores(result, found, self.rules), "models", sum(spent))
+            if self.is_last:
+                done = replace(done, clips=[replace(clip, model_frames=[]) for clip in done.clips])
+            yield to_row(done)
+
+    def score(self, result: VideoResult) -> dict[str, Row]:
+        """What every model says of the kept clips, by clip id."""
+        shown = {clip.clip_id: (clip.model_frames, clip.row["caption"]) for clip in result.clips}
+        found: dict[str, Row] = {clip_id: {} for clip_id in shown}
+        for key, actor in self.actors.items() if shown else ():
+            rows = ask(actor, shown, MODEL_TIMEOUT_S)
+            if key in OF_VIDEO:
+                rows = of_video(rows, {c: len(jpegs) for c, (jpegs, _) in shown.items()})
+            for clip_id, row in rows.items():
+                found[clip_id] |= row
+        return found
+
+
+class Captioner:
+    """The caption stage: a BLIP-2 per actor, pictures of several videos in one batch."""
+
+    def __init__(self, settings: Captions, tally: Any) -> None:
+        self.blip2 = Blip2(settings)
+        self.name = f"{settings.model}:{settings.checkpoint}"
+        self.tally = tally
+
+    def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
+        results = list(from_rows(batch))
+        first = results[0].video["source_url"]
+        if ray.get(self.tally.start.remote("caption", first)) > MAX_STARTS:
+            raise RuntimeError(
+                f"captioning the batch of {first} ended its process {MAX_STARTS} times"
+            )
+        frames = [
+            (clip.clip_id, jpeg)
+            for result in results
+            for clip in result.clips
+            for jpeg in clip.caption_frames
+        ]
+        texts = caption_each(self.blip2, [picture_from_jpeg(jpeg) for _, jpeg in frames])
+        captions: dict[str, list[str | Exception]] = {}
+        for (clip_id, _), text in zip(frames, texts, strict=True):
+            captions.setdefault(clip_id, []).append(text)
+        for result in results:
+            yield to_row(with_captions(result, captions, self.name))
+        self.tally.passed.remote("caption", len(results))
+
+
+@ray.remote(num_cpus=0, max_retries=TASK_RETRIES)
+def commit(dataset: Dataset, pipeline: Pipeline, tally: Any, *tables: pa.Table) -> str:
+    """Write finished videos as one commit; returns its name."""
+    results = [result for table in tables for result in from_rows(table)]
+    clips = [clip.shard_row() for result in results for clip in result.clips]
+    ledger = [row for result in results for row in result.ledger]
+    own = list(pipeline.scorers.own)
+    manifest = write_commit(dataset, clips, ledger, pipeline.fingerprints(), own)
+    tally.passed.remote("commit", len(results))
+    return manifest["name"]

@@ -1,0 +1,368 @@
+"""Stored scores -> which clips a recipe keeps: by columns, since there may be millions.
+
+What `rules.judge` says of one clip this says of all of them, and it tells the clips that have not
+been scored yet from those that a scorer could not score.
+"""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from curation.scores.table import columns_of
+from curation.settings import ConfigError
+from curation.shards import KEPT, NUM_READERS, Dataset, conform
+from curation.subsets.recipes import Bounds, Recipe, score_folder, scorer_settings
+
+# The name under which `keep` stands among the rules.
+KEEP = "keep"
+
+
+# -- what is known of the clips
+
+
+@dataclass
+class Clips:
+    """The clips that a dataset keeps, with what is known of each; all arrays [number of clips]."""
+
+    ids: pa.ChunkedArray
+    duration_s: np.ndarray
+    scores: dict[str, np.ndarray]  # by rule; NaN = null
+    scored: dict[str, np.ndarray]  # by scorer key: there is an answer, be it null
+    failed: dict[str, np.ndarray]  # by scorer key: the scorer raised, timed out or gave NaN
+    commits: dict[str, slice]  # by name, where its clips are
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+def trusted(dataset: Dataset, recipe: Recipe) -> set[str]:
+    """The keys whose scores in the dataset's ledger come from the scorer that the recipe names."""
+    if not dataset.exists("run.json"):
+        return set()
+    run = json.loads(dataset.read_bytes("run.json"))
+    theirs = run.get("scorers") or run.get("pipeline", {}).get("scorers") or {}
+    ours = recipe.scorers.model_dump()
+    return {
+        key for key in recipe.keys if scorer_settings(theirs, key) == scorer_settings(ours, key)
+    }
+
+
+def gather(dataset: Dataset, recipe: Recipe, *, forget_failed: bool = False) -> Clips:
+    """Every clip that a dataset keeps, with the scores that the recipe needs as far as stored.
+
+    With `forget_failed` a clip that a scorer could not score counts as not scored yet.
+    """
+    known = trusted(dataset, recipe)
+    names = dataset.names("manifest", ".json")
+    with ThreadPoolExecutor(NUM_READERS) as pool:
+        tables = list(pool.map(lambda name: gather_commit(dataset, name, recipe, known), names))
+    ends = np.cumsum([len(table) for table in tables]).tolist()
+    commits = {n: slice(e - len(t), e) for n, e, t in zip(names, ends, tables, strict=True)}
+    whole = pa.concat_tables(tables)
+    clips = Clips(
+        ids=whole["clip_id"],
+        duration_s=floats(whole["duration"]),
+        scores={rule: floats(whole[rule]) for rule in recipe.rules},
+        scored={key: whole[f"{key} scored"].to_numpy() for key in recipe.keys},
+        failed={key: whole[f"{key} failed"].to_numpy() for key in recipe.keys},
+        commits=commits,
+    )
+    if forget_failed:
+        clips.scored = {key: mask & ~clips.failed[key] for key, mask in clips.scored.items()}
+        clips.failed = {key: np.zeros_like(mask) for key, mask in clips.failed.items()}
+    return clips
+
+
+def floats(column: pa.ChunkedArray) -> np.ndarray:
+    """A column of numbers as float64; null becomes NaN."""
+    return column.to_numpy().astype(np.float64, copy=False)
+
+
+def gather_commit(dataset: Dataset, name: str, recipe: Recipe, known: set[str]) -> pa.Table:
+    """clip_id, duration, a column per rule, and per scorer whether it has scored or failed."""
+    rules = list(recipe.rules)
+    columns = list(dict.fromkeys(["level", "decision", "clip_id", "duration", *rules]))
+    ledger = dataset.ledger_of(name, columns)
+    is_clip, is_kept = pc.equal(ledger["level"], "clip"), pc.equal(ledger["decision"], KEPT)
+    clips = ledger.filter(pc.and_(is_clip, is_kept)).drop_columns(["level", "decision"])
+    for key in recipe.keys:
+        needed = [rule for rule in rules if recipe.key_of(rule) == key]
+        if key not in known:  # another implementation's, or of unknown origin
+            for rule in needed:
+                clips = put(clips, rule, pa.nulls(len(clips), pa.float64()))
+        scored = pa.array(np.ones(len(clips), bool))
+        for rule in needed:
+            scored = pc.and_(scored, pc.is_valid(clips[rule]))
+        failed = pa.array(np.zeros(len(clips), bool))
+        stored = stored_scores(dataset, recipe, key, name, ["error", *needed])
+        if stored is not None:
+            found = stored.take(pc.index_in(clips["clip_id"], stored["clip_id"]))
+            new = pc.and_(pc.invert(scored), pc.fill_null(found["scored"], False))
+            failed = pc.and_(new, pc.is_valid(found["error"]))
+            for rule in needed:
+                clips = put(clips, rule, pc.coalesce(clips[rule], found[rule]))
+            scored = pc.or_(scored, new)
+        clips = put(put(clips, f"{key} scored", scored), f"{key} failed", failed)
+    return clips
+
+
+def put(table: pa.Table, name: str, column: Any) -> pa.Table:
+    """A table with one column set."""
+    if name in table.column_names:
+        return table.set_column(table.column_names.index(name), name, column)
+    return table.append_column(name, column)
+
+
+# -- the scores that are stored beside a dataset
+
+
+def score_schema(key: str) -> pa.Schema:
+    """The columns of scores/<key>-<fingerprint>/<commit>.parquet: a row per clip of the shard.
+
+    A key that is not in the table is a user's own scorer, whose score has its name.
+    """
+    fields = [
+        pa.field("clip_id", pa.string(), nullable=False),
+        pa.field("scored", pa.bool_(), nullable=False),  # false: nothing needed it yet
+        pa.field("error", pa.string()),  # why the scorer could not score it
+        *[pa.field(name, pa.float64()) for name in columns_of([key]) or [key]],
+    ]
+    if key == "text":
+        fields.append(pa.field("text_boxes", pa.list_(pa.list_(pa.float32()))))
+    return pa.schema(fields)
+
+
+def stored_scores(
+    dataset: Dataset, recipe: Recipe, key: str, name: str, columns: list[str] | None = None
+) -> pa.Table | None:
+    """What a scorer found of a commit's clips in earlier runs, or None."""
+    schema = score_schema(key)
+    if columns is not None:
+        schema = pa.schema([schema.field(c) for c in ("clip_id", "scored", *columns)])
+    path = dataset.path("scores", score_folder(recipe.scorers, key), f"{name}.parquet")
+    try:
+        with pq.ParquetFile(path, filesystem=dataset.filesystem) as file:
+            there = [c for c in schema.names if c in file.schema_arrow.names]
+            return conform(file.read(there), schema)
+    except FileNotFoundError:
+        return None
+
+
+def needs(clips: Clips, recipe: Recipe) -> dict[str, np.ndarray]:
+    """By scorer key, the clips that it still has to score: bool [number of clips].
+
+    A clip that a number in an earlier rule already drops is not scored for the later ones.
+    """
+    alive = np.ones(len(clips), bool)
+    out = {key: np.zeros(len(clips), bool) for key in recipe.keys}
+    for rule, bounds in recipe.rules.items():
+        key = recipe.key_of(rule)
+        unknown = ~clips.scored[key] if key else np.zeros(len(clips), bool)
+        if bounds.min is None and bounds.max is None:
+            continue
+        if key:
+            out[key] |= alive & unknown
+            alive &= ~clips.failed[key]
+        for side in ("min", "max"):
+            bound = getattr(bounds, side)
+            if isinstance(bound, float):
+                alive &= unknown | ~breaks(clips.scores[rule], side, bound)
+    return out
+
+
+# -- decisions
+
+
+@dataclass
+class Step:
+    """One rule's part of the funnel: clips that came to it and what became of them."""
+
+    rule: str
+    min: float | None  # resolved
+    max: float | None
+    asked: dict[str, Any]  # the bounds as the recipe has them
+    came: int
+    dropped: int
+    failed: int
+    not_scored: int  # yet: only in a dry run
+    left: int
+    left_s: float
+
+
+@dataclass
+class Decisions:
+    """What becomes of every clip; arrays [number of clips]."""
+
+    rule: np.ndarray  # int16, place in `rules`; -1 kept
+    value: np.ndarray  # float64; NaN = there was no score
+    threshold: np.ndarray
+    failed: np.ndarray  # bool: `rule` could not be judged because its scorer failed
+    unknown: np.ndarray  # bool: `rule` could not be judged because nothing has scored it yet
+    rules: list[str]
+    steps: list[Step] = field(default_factory=list)
+
+    @property
+    def kept(self) -> np.ndarray:
+        return self.rule < 0
+
+    def drop(self, who: np.ndarray, rule: str, value: np.ndarray, threshold: float) -> None:
+        self.rule[who] = self.rules.index(rule)
+        self.value[who] = value[who]
+        self.threshold[who] = threshold
+
+
+def breaks(values: np.ndarray, side: str, bound: float) -> np.ndarray:
+    """Where a bound is not met; what was not scored (NaN) does not meet it."""
+    with np.errstate(invalid="ignore"):
+        return ~(values >= bound) if side == "min" else ~(values <= bound)
+
+
+def decide(clips: Clips, recipe: Recipe) -> Decisions:
+    """The first rule that each clip does not meet, and then what `keep` leaves out.
+
+    Raises ConfigError for a quantile of a rule that no clip with a score comes to.
+    """
+    n = len(clips)
+    out = Decisions(
+        rule=np.full(n, -1, np.int16),
+        value=np.full(n, np.nan),
+        threshold=np.full(n, np.nan),
+        failed=np.zeros(n, bool),
+        unknown=np.zeros(n, bool),
+        rules=[*recipe.rules, KEEP],
+    )
+    for rule, bounds in recipe.rules.items():
+        out.steps.append(apply_rule(clips, out, rule, bounds, recipe.key_of(rule)))
+    if recipe.keep is not None:
+        out.steps.append(apply_keep(clips, out, recipe))
+    return out
+
+
+def apply_rule(clips: Clips, out: Decisions, rule: str, bounds: Bounds, key: str | None) -> Step:
+    """Judge the clips that are still kept by one rule, whose scorer is `key`."""
+    came = out.kept
+    values = clips.scores[rule]
+    judged = came if bounds.min is not None or bounds.max is not None else np.zeros_like(came)
+    failed, unknown = np.zeros_like(came), np.zeros_like(came)
+    if key:
+        failed, unknown = judged & clips.failed[key], judged & ~clips.scored[key]
+        judged = judged & ~failed & ~unknown
+    limits = {
+        side: resolve(rule, side, getattr(bounds, side), values[judged], bool(unknown.any()))
+        for side in ("min", "max")
+    }
+    for who, mark in ((failed, out.failed), (unknown, out.unknown)):
+        out.rule[who] = out.rules.index(rule)
+        mark |= who
+    for side, bound in limits.items():
+        if bound is not None:
+            out.drop(judged & out.kept & breaks(values, side, bound), rule, values, bound)
+    return step(clips, out, rule, limits, bounds.model_dump(exclude_none=True), came)
+
+
+def resolve(
+    rule: str, side: str, bound: float | str | None, values: np.ndarray, is_partial: bool
+) -> float | None:
+    """A bound as a number: a quantile is that of the scores of the clips that came to the rule.
+
+    Linear between two scores, as numpy.percentile has it.
+    """
+    if not isinstance(bound, str):
+        return bound
+    finite = values[np.isfinite(values)]
+    if len(finite):
+        return float(np.percentile(finite, float(bound[1:])))
+    if len(values) and not is_partial:
+        raise ConfigError(
+            f"rules.{rule}.{side} is {bound}, but no clip that comes to this rule has a score; "
+            f"give a number: --set rules.{rule}.{side}=NUMBER"
+        )
+    return float("nan") if len(values) else None
+
+
+def apply_keep(clips: Clips, out: Decisions, recipe: Recipe) -> Step:
+    """Of the clips that meet every rule keep the best, as many as `keep` says.
+
+    A clip's rank in a rule is the share of clips that it is not worse than, ties in the middle;
+    the mean of its ranks orders the clips, equal ones by id. Its standing is 1 for the best, down
+    to 1 / n; the threshold is that of the last one kept.
+    """
+    assert recipe.keep is not None
+    came = out.kept
+    places = np.flatnonzero(came)
+    n = len(places)
+    share = recipe.keep <= 1
+    target = int(np.ceil(round(recipe.keep * len(clips), 6))) if share else int(recipe.keep)
+    limits: dict[str, float | None] = {"min": None, "max": None}
+    if n > target:
+        signed = [
+            clips.scores[rule][places] * (1 if more_is_better else -1)
+            for rule, more_is_better in recipe.ranked.items()
+        ]
+        table = pa.table({"rank": sum(map(ranks, signed)), "id": clips.ids.take(pa.array(places))})
+        order = pc.sort_indices(table, [("rank", "descending"), ("id", "ascending")]).to_numpy()
+        standing = np.full(len(clips), np.nan)
+        standing[places[order]] = 1 - np.arange(n) / n
+        threshold = 1 - (target - 1) / n
+        limits["min"] = threshold
+        worse = np.zeros_like(came)
+        worse[places[order[target:]]] = True
+        out.drop(worse, KEEP, standing, threshold)
+    return step(clips, out, KEEP, limits, {"keep": recipe.keep, "clips": target}, came)
+
+
+def ranks(values: np.ndarray) -> np.ndarray:
+    """The rank of each value, in (0, 1), the largest highest, equal ones the same."""
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    middles = np.cumsum(counts) - counts / 2
+    return middles[inverse] / len(values)
+
+
+def step(
+    clips: Clips,
+    out: Decisions,
+    rule: str,
+    limits: dict[str, float | None],
+    asked: dict[str, Any],
+    came: np.ndarray,
+) -> Step:
+    here = came & ~out.kept
+    return Step(
+        rule=rule,
+        **limits,
+        asked=asked,
+        came=int(came.sum()),
+        dropped=int((here & ~out.failed & ~out.unknown).sum()),
+        failed=int((here & out.failed).sum()),
+        not_scored=int((here & out.unknown).sum()),
+        left=int(out.kept.sum()),
+        left_s=float(clips.duration_s[out.kept].sum()),
+    )
+
+
+def rows(clips: Clips, out: Decisions, name: str) -> pa.Table:
+    """The decisions on one commit's clips: clip_id, rule, value, threshold, failed; kept: null."""
+    where = clips.commits[name]
+    names = pa.array(out.rules)
+    places = out.rule[where].astype(np.int32)
+    return pa.table(
+        {
+            "clip_id": clips.ids[where],
+            "rule": names.take(pa.array(places, mask=places < 0)),
+            "value": pa.array(out.value[where], from_pandas=True),
+            "threshold": pa.array(out.threshold[where], from_pandas=True),
+            "failed": pa.array(out.failed[where]),
+        }
+    )
+
+
+def as_json(steps: list[Step]) -> list[dict[str, Any]]:
+    return [asdict(step) for step in steps]

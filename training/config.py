@@ -1,0 +1,211 @@
+"""Presets of training, and one validated Config from a preset and `--set path=value`."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from curation.settings import ConfigError, explain, nearest, set_path
+from model.weights import STABLE_DIFFUSION
+
+# What no line gives a source for is ours, for the reason beside it. Times: docs/training.md.
+PRESETS: dict[str, dict[str, Any]] = {
+    # Two CPU cores, minutes: pixels as latents, a random text tower, a 3.5 M U-Net.
+    "tiny": {
+        "model": "tiny",
+        "latents": "space_to_depth",
+        "text": "tiny",
+        "num_frames": 8,
+        "width": 112,
+        "height": 64,
+        "fps": 8,
+        "batch_size": 2,
+        "max_steps": 80,  # minutes
+        "learning_rate": 1e-3,  # AdamW's own default
+        "warmup_steps": 10,  # an eighth of the run
+        "ema_decay": 0.98,  # a mean over about 50 steps
+        "checkpoint_every": 20,
+        "evaluate_every": 40,
+        "sample_every": 80,
+        "sample_steps": 12,
+        "guidance": 3.0,  # 9 is for models that were trained to the end
+        "num_samples": 2,
+        "num_threads": 2,
+        "loader_threads": 1,
+    },
+    # One GPU: Stable Diffusion latents, OpenCLIP text, 224x128.
+    "small": {
+        "model": "small",
+        "latents": "stable_diffusion",
+        "text": "open_clip",
+        "num_frames": 16,
+        "width": 224,
+        "height": 128,
+        "fps": 8,
+        "batch_size": 32,  # a quarter of the paper's, for one GPU; half its steps
+        "micro_batch_size": 8,
+        "max_steps": 20_000,
+        "learning_rate": 1e-4,  # Stable Diffusion 2's own
+        "warmup_steps": 1000,
+        "precision": "bf16",
+        "held_out": 64,
+    },
+    # The paper's: batch 128, about 40k steps, 344x192, 16 frames.
+    "videofactory": {
+        "model": "videofactory",
+        "latents": "stable_diffusion",
+        "text": "open_clip",
+        "num_frames": 16,
+        "width": 344,
+        "height": 192,
+        "fps": 8,
+        "batch_size": 128,
+        "micro_batch_size": 4,
+        "max_steps": 40_000,
+        "learning_rate": 5e-5,  # half of Stable Diffusion 2's: most of it is trained already
+        "warmup_steps": 1000,  # in which Swap-CA's random parts find their size
+        "precision": "bf16",
+        "activation_checkpointing": True,
+        "held_out": 128,
+    },
+}
+
+
+class Config(BaseModel):
+    """Everything that a run depends on besides its data and its start."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    # What is trained. `unet` changes keys of the model's preset, such as unet.swap_window.
+    model: Literal["tiny", "small", "videofactory"]
+    unet: dict[str, Any] = {}
+    latents: Literal["space_to_depth", "stable_diffusion"]
+    latents_path: str = STABLE_DIFFUSION  # of the autoencoder: a folder, or an id of the hub
+    text: Literal["tiny", "open_clip"]
+    # OpenCLIP weights: a file, a tag to fetch, or a folder text_encoder of transformers.
+    text_path: str = "laion2b_s32b_b79k"
+    trainable: Literal["all", "temporal_and_swap", "swap"] = "all"
+
+    # What a sample is. fps: frames taken per second; with stride, every stride-th instead.
+    num_frames: int = Field(gt=0)
+    height: int = Field(gt=0)  # px
+    width: int = Field(gt=0)  # px
+    fps: float = Field(8, gt=0)
+    stride: int | None = Field(None, ge=1)
+    # Shapes [num_frames, height, width] that clips are trained in; []: the one above alone.
+    buckets: list[tuple[int, int, int]] = []
+    shuffle_window: int = Field(8, ge=1)  # row groups whose rows are shuffled together
+    held_out: int = Field(1, ge=0)  # clips of each dataset that are never trained on
+    # Places of a clip where a sample may begin. None: anywhere; precomputed, the middle alone.
+    windows: int | None = Field(None, ge=1)
+    # Train on what vf-precompute wrote: true (DATASET/latents), or its --output.
+    precomputed: bool | str = False
+    stored_dtype: Literal["float16", "bfloat16", "float32"] = "float16"  # of what it writes
+
+    # Diffusion. prediction_type: None follows --init; without one it is v_prediction.
+    # Ours: its loss is of one size at every timestep.
+    prediction_type: Literal["epsilon", "v_prediction"] | None = None
+    zero_terminal_snr: bool = False
+    min_snr_gamma: float | None = Field(None, gt=0)
+    caption_dropout: float = Field(0.1, ge=0, le=1)  # share trained on the empty prompt
+    # Of the temporal convolutions. ModelScope's 0.1 would tie the loss to how a batch is split.
+    dropout: float = Field(0.0, ge=0, lt=1)
+
+    # The optimiser: AdamW.
+    seed: int = Field(0, ge=0)
+    batch_size: int = Field(gt=0)
+    micro_batch_size: int | None = Field(None, gt=0)  # clips at once; None: the whole batch
+    max_steps: int = Field(gt=0)
+    learning_rate: float = Field(gt=0)
+    schedule: Literal["constant", "cosine"] = "constant"
+    warmup_steps: int = Field(0, ge=0)
+    weight_decay: float = Field(0.01, ge=0)
+    clip_norm: float = Field(1.0, gt=0)
+    ema_decay: float = Field(0.9999, ge=0, lt=1)
+
+    # The machine.
+    precision: Literal["float32", "bf16", "float64"] = "float32"
+    activation_checkpointing: bool = False
+    compile: bool = False  # each block of the U-Net, once for every shape
+    parallel: Literal["ddp", "fsdp"] = "ddp"  # with --workers: a copy each, or a share each
+    device: str = "auto"  # auto: cuda where there is one, else cpu
+    num_threads: int | None = Field(None, ge=1)  # of torch on a CPU; the loss depends on it
+    loader_threads: int = Field(4, ge=1)
+    prefetch: int = Field(2, ge=1)  # batches decoded ahead
+
+    # What is written.
+    checkpoint_every: int = Field(1000, gt=0)  # steps
+    keep_checkpoints: int = Field(2, ge=1)
+    evaluate_every: int = Field(1000, gt=0)
+    timestep_bins: int = Field(4, ge=1)
+    sample_every: int = Field(1000, gt=0)
+    sample_prompts: list[str] = []  # []: captions of the data
+    num_samples: int = Field(4, ge=0)
+    sample_steps: int = Field(50, ge=1)
+    guidance: float = 9.0
+
+    @property
+    def num_windows(self) -> int | None:
+        return self.windows or (1 if self.precomputed else None)
+
+    @model_validator(mode="after")
+    def fits_together(self) -> Config:
+        if self.zero_terminal_snr and self.prediction_type == "epsilon":
+            raise ValueError("zero_terminal_snr needs prediction_type=v_prediction; change one")
+        factor = 8 if self.latents == "stable_diffusion" else 4
+        sizes = [("height", self.height), ("width", self.width)]
+        for bucket in self.buckets:
+            if min(bucket) < 1 or self.buckets.count(bucket) > 1:
+                raise ValueError(
+                    f"buckets holds {list(bucket)}: give [num_frames, height, width] of at least "
+                    "1, each shape once"
+                )
+            _, height, width = bucket
+            sizes += [("a bucket's height", height), ("a bucket's width", width)]
+        for key, size in sizes:
+            if size % factor:
+                raise ValueError(
+                    f"{key} is {size}: give a multiple of {factor}, such as "
+                    f"{max(1, round(size / factor)) * factor}"
+                )
+        return self
+
+
+# What may change between one part of a run and the next without touching the loss trace.
+FREE_KEYS = (
+    *("loader_threads", "prefetch", "checkpoint_every", "keep_checkpoints", "evaluate_every"),
+    *("timestep_bins", "sample_every", "sample_prompts", "num_samples", "sample_steps"),
+    *("guidance", "parallel"),  # ddp and fsdp agree as two numbers of workers do
+)
+
+
+def load_config(preset: str, overrides: list[str]) -> Config:
+    """A preset with `path=value` overrides; ConfigError for what is unknown or out of range."""
+    if preset not in PRESETS:
+        raise ConfigError(f"unknown preset {preset!r}{nearest(preset, PRESETS)}")
+    tree = dict(PRESETS[preset])
+    for override in overrides:
+        set_path(tree, override)
+    return validated(tree, f"preset {preset}")
+
+
+def validated(tree: dict[str, Any], where: str) -> Config:
+    """A Config from plain data; ConfigError with the first problem."""
+    try:
+        config = Config(**tree)
+    except ValidationError as error:
+        raise ConfigError(f"{where}: {explain(error, Config)}") from None
+    check_unet_keys(config)
+    return config
+
+
+def check_unet_keys(config: Config) -> None:
+    import inspect
+
+    from model import SpaceTimeUNet
+
+    known = set(inspect.signature(SpaceTimeUNet.__init__).parameters) - {"self"}
+    for key in config.unet:
+        if key not in known:
+            raise ConfigError(f"unknown key {'unet.' + key!r}{nearest(key, known)}")

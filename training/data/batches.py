@@ -1,0 +1,244 @@
+"""Batches of a run: samples decoded ahead by threads, bad rows skipped, counted and named."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from curation.settings import RunError
+from training.config import Config
+from training.data.orders import Draws, Mixture, Place, deal, draw
+from training.data.rows import Rows
+from training.data.shapes import shapes_of
+from training.data.videos import BadVideoError, read_frames
+from training.parallel import ALONE, Team
+
+PLANNED_STEPS = 50  # that the mean of micro-batches a step is taken over
+HANDFUL = 5  # bad rows never stop a run
+MAX_BAD_SHARE = 0.01  # of the rows seen; more than that is a broken dataset, not an accident
+
+
+class TooManyBadError(RunError):
+    """More rows are bad than a dataset can have by accident."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One clip as it is trained on in one epoch.
+
+    It has raw, uint8 [T, H, W, 3], or what was computed from it before: latents [C, T, h, w] and
+    the text states [L, D] of its caption.
+    """
+
+    dataset: str
+    clip_id: str
+    epoch: int
+    caption: str
+    raw: Tensor | None
+    draws: Draws
+    latents: Tensor | None = None
+    states: Tensor | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Samples of one shape can be in one batch."""
+        pixels_or_latents = self.raw if self.latents is None else self.latents
+        assert pixels_or_latents is not None
+        return tuple(pixels_or_latents.shape)
+
+
+@dataclass(frozen=True)
+class BadRow:
+    """A row that gave no sample, and why."""
+
+    dataset: str
+    clip_id: str
+    reason: str
+
+
+@dataclass
+class BadRows:
+    """The bad rows of a run so far; a row is counted once, however many epochs meet it."""
+
+    reasons: dict[str, str] = field(default_factory=dict)  # "dataset/clip_id" -> why
+
+    def add(self, bad: BadRow) -> bool:
+        """Note one; whether it is new."""
+        key = f"{bad.dataset}/{bad.clip_id}"
+        new = key not in self.reasons
+        self.reasons[key] = bad.reason
+        return new
+
+    def check(self, num_seen: int) -> None:
+        """Raise TooManyBadError when more than a handful, and 1% of the rows seen, are bad."""
+        if len(self.reasons) > max(HANDFUL, MAX_BAD_SHARE * num_seen):
+            last = list(self.reasons.items())[-3:]
+            named = "; ".join(f"{key}: {reason}" for key, reason in last)
+            raise TooManyBadError(
+                f"{len(self.reasons)} of {num_seen} rows seen are bad, more than "
+                f"{MAX_BAD_SHARE:.0%}: {named}. Look into the dataset with vf-validate"
+            )
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The samples of one step that this rank could read, and those rows that it could not."""
+
+    step: int
+    samples: list[Sample]
+    bad: list[BadRow]
+    epochs: dict[str, int]  # of each dataset
+
+
+class Batches:
+    """Every batch of a run by its step: which samples are in it depends on nothing else.
+
+    Each rank of a team reads its own part of a batch; the whole is the same for every team.
+    """
+
+    def __init__(self, datasets: list[Rows], config: Config, team: Team = ALONE) -> None:
+        self.datasets, self.config, self.team = datasets, config, team
+        self.mixture = Mixture([rows.weight for rows in datasets])
+        self.orders = [rows.order(config.seed, config.shuffle_window) for rows in datasets]
+
+    def place(self, n: int) -> tuple[Rows, int, Place]:
+        """Dataset, epoch and row of the n-th sample of the run."""
+        which, count = self.mixture.at(n)
+        epoch, place = self.orders[which].at(count)
+        return self.datasets[which], epoch, place
+
+    def shape(self, n: int) -> tuple[int, int, int]:
+        """(T, H, W) of the n-th sample, from columns alone."""
+        rows, _, place = self.place(n)
+        shape = rows.shape(place)
+        return shape.num_frames, shape.height, shape.width
+
+    def dealt(self, step: int, world: int) -> list[list[int]]:
+        """The samples of a step that fall to each rank of a team."""
+        first = step * self.config.batch_size
+        shapes = [self.shape(first + n) for n in range(self.config.batch_size)]
+        return [[first + n for n in places] for places in deal(shapes, world)]
+
+    def num_parts(self, step: int, world: int) -> int:
+        """Micro-batches of a step on the rank that has most of them."""
+        most = self.config.micro_batch_size
+        return max(
+            sum(-(-k // (most or k)) for k in Counter(map(self.shape, numbers)).values())
+            for numbers in self.dealt(step, world)
+        )
+
+    def read(self, n: int) -> Sample | BadRow:
+        """The n-th sample of the run, or why there is none."""
+        rows, epoch, place = self.place(n)
+        clip_id = f"row {place.row} of group {place.group}"
+        try:
+            if rows.latents:
+                return encoded_sample(rows, place, self.config.seed, epoch, epoch)
+            row = rows.fetch(place)
+            clip_id = row.clip_id
+            draws = draw(self.config.seed, rows.name, epoch, clip_id)
+            frames = read_frames(row.media, rows.shape(place), draws.start)
+        except (BadVideoError, pa.ArrowException, ValueError, OSError) as error:
+            return BadRow(rows.name, clip_id, str(error))
+        return Sample(rows.name, clip_id, epoch, row.caption, torch.from_numpy(frames), draws)
+
+    def epochs(self, step: int) -> dict[str, int]:
+        """The epoch that the last sample of each dataset up to and with a step belongs to."""
+        n = (step + 1) * self.config.batch_size
+        return {
+            rows.name: max(0, self.mixture.count(which, n) - 1) // self.orders[which].size
+            for which, rows in enumerate(self.datasets)
+        }
+
+    def num_seen(self, step: int) -> int:
+        """Distinct rows that the steps up to and with this one asked for."""
+        n = (step + 1) * self.config.batch_size
+        return sum(
+            min(self.mixture.count(which, n), order.size) for which, order in enumerate(self.orders)
+        )
+
+    def first_captions(self, count: int) -> list[str]:
+        """The captions of the first samples of a run, without those that have none."""
+        found: list[str] = []
+        for n in range(4 * count):
+            rows, _, place = self.place(n)
+            caption = rows.caption(place)
+            if caption and caption not in found:
+                found.append(caption)
+        return found[:count]
+
+    def start_at(self, step: int) -> Iterator[Batch]:
+        """Batches from a step on, for ever; `prefetch` of them are decoded ahead."""
+        with ThreadPoolExecutor(self.config.loader_threads) as pool:
+            coming: deque[tuple[int, list[Future[Sample | BadRow]]]] = deque()
+            try:
+                while True:
+                    while len(coming) <= self.config.prefetch:
+                        numbers = self.dealt(step, self.team.world)[self.team.rank]
+                        coming.append((step, [pool.submit(self.read, n) for n in numbers]))
+                        step += 1
+                    now, futures = coming.popleft()
+                    read = [future.result() for future in futures]
+                    samples = [each for each in read if isinstance(each, Sample)]
+                    bad = [each for each in read if isinstance(each, BadRow)]
+                    yield Batch(now, samples, bad, self.epochs(now))
+            finally:
+                pool.shutdown(cancel_futures=True)
+
+
+def bucket_table(datasets: list[Rows], config: Config, workers: int) -> list[str]:
+    """How many clips each shape has, the empty ones of the preset named; and what shapes cost."""
+    counts = [sum(each) for each in zip(*(rows.num_in_buckets() for rows in datasets), strict=True)]
+    told = len(config.buckets) or 1  # what follows them is for images, where there are any
+    lines = [
+        f"{shape}: {count or 'no'} clip{'s' * (count != 1)}"
+        for n, (shape, count) in enumerate(zip(shapes_of(config), counts, strict=True))
+        if count or n < told
+    ]
+    if sum(count > 0 for count in counts) > 1:
+        batches = Batches(datasets, config)
+        mean = sum(batches.num_parts(step, workers) for step in range(PLANNED_STEPS))
+        most, share = config.micro_batch_size, -(-config.batch_size // workers)
+        lines.append(
+            f"{mean / PLANNED_STEPS:g} micro-batches a step and worker; "
+            f"{-(-share // (most or share))} if all clips had one shape"
+        )
+    return lines
+
+
+def encoded_sample(
+    rows: Rows, place: Place, seed: int, drawn_for: int | str, epoch: int
+) -> Sample | BadRow:
+    """A sample that was precomputed, in the window of the clip that its own draw falls into."""
+    row = rows.encoded(place)
+    if row.latents is None or row.states is None:
+        return BadRow(rows.name, row.clip_id, row.reason or "it was not precomputed")
+    draws = draw(seed, rows.name, drawn_for, row.clip_id)
+    latents = row.latents[int(draws.start * len(row.latents))]
+    return Sample(rows.name, row.clip_id, epoch, row.caption or "", None, draws, latents,
+                  row.states)  # fmt: skip
+
+
+def held_out_samples(
+    datasets: list[Rows], config: Config, team: Team = ALONE
+) -> Iterator[Sample | BadRow]:
+    """This rank's part of the held-out clips of every dataset, their draws always the same."""
+    every = [(each, place) for each in datasets for place in each.held_out]
+    for rows, place in team.share(every):
+        if rows.latents:
+            yield encoded_sample(rows, place, config.seed, "held-out", 0)
+            continue
+        row = rows.fetch(place)
+        draws = draw(config.seed, rows.name, "held-out", row.clip_id)
+        try:
+            frames = read_frames(row.media, rows.shape(place), draws.start)
+        except BadVideoError as error:
+            yield BadRow(rows.name, row.clip_id, str(error))
+            continue
+        yield Sample(rows.name, row.clip_id, 0, row.caption, torch.from_numpy(frames), draws)

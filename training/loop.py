@@ -1,0 +1,292 @@
+"""The training loop, one screen, and `train_step`, one optimiser step as a function."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from curation.settings import RunError
+from model import SpaceTimeUNet, VideoFactoryPipeline
+from model.pipelines import VideoOutput
+from training import checkpoints
+from training.checkpoints import Ema
+from training.commands import StoppedError
+from training.config import Config
+from training.data.batches import (
+    BadRows,
+    Batch,
+    Batches,
+    Sample,
+    TooManyBadError,
+    held_out_samples,
+)
+from training.data.orders import digest
+from training.losses import Objective, held_out_losses, micro_batches
+from training.parallel import ALONE, Team, accumulating, uncompiled, whole, wrap
+from training.reports import Reports
+
+
+class DivergedError(RunError):
+    """The loss or the gradient is no longer a number."""
+
+
+@dataclass
+class State:
+    """What a step changes and a checkpoint holds. `model` is the U-Net as this team calls it."""
+
+    unet: SpaceTimeUNet
+    optimizer: torch.optim.Optimizer
+    ema: Ema
+    model: Any
+    team: Team
+    step: int = 0
+    bad: BadRows = field(default_factory=BadRows)
+
+    def save(self, run: Path, card: dict[str, Any], keep: int) -> None:
+        facts = {"step": self.step, "bad_rows": self.bad.reasons}
+        checkpoints.save(run, self.unet, self.ema, self.optimizer, facts, card, keep, self.team)
+
+    def load(self, checkpoint: Path) -> None:
+        facts = checkpoints.load(checkpoint, self.unet, self.ema, self.optimizer)
+        self.step, self.bad = facts["step"], BadRows(facts["bad_rows"])
+
+
+def make_state(
+    unet: SpaceTimeUNet, config: Config, device: torch.device, team: Team = ALONE
+) -> State:
+    """Optimiser and EMA of a U-Net whose trained parameters are chosen already."""
+    for module in unet.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = config.dropout
+    unet.train()
+    model = wrap(unet, config, device, team)
+    trained = [parameter for parameter in unet.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(
+        trained, lr=config.learning_rate, weight_decay=config.weight_decay
+    )
+    return State(unet, optimizer, Ema(unet, config.ema_decay), model, team)
+
+
+def learning_rate(config: Config, step: int) -> float:
+    """Linear warmup, then constant, or half a cosine down to 0 at max_steps."""
+    if step < config.warmup_steps:
+        return config.learning_rate * (step + 1) / config.warmup_steps
+    if config.schedule == "constant":
+        return config.learning_rate
+    done = (step - config.warmup_steps) / max(1, config.max_steps - config.warmup_steps)
+    return config.learning_rate * (1 + math.cos(math.pi * min(1.0, done))) / 2
+
+
+def train_step(
+    state: State, objective: Objective, samples: list[Sample], config: Config
+) -> tuple[Tensor, float]:
+    """One optimiser step; returns the loss of each sample (fp64, in the order given) and the
+    gradient's norm before clipping. Raises DivergedError, with the weights as they were.
+
+    The gradient is that of the mean over all samples, however they are split. In a team each
+    rank gives its own samples and gets their losses; norm, step and error are all ranks'.
+    """
+    team = state.team
+    state.optimizer.zero_grad(set_to_none=True)
+    losses: dict[str, Tensor] = {}
+    parts = list(micro_batches(samples, config.micro_batch_size))
+    counts = team.gather((len(samples), len(parts)))
+    total, num_parts = sum(n for n, _ in counts), max(n for _, n in counts)
+    for n in range(num_parts):
+        own = n < len(parts)
+        # A rank that is through computes along, at weight 0: ranks wait for each other.
+        part = parts[n] if own else [min(samples, key=cost_of, default=objective.blank())]
+        # Dropout inside the U-Net is the only random number that is not the sample's own.
+        torch.manual_seed(int.from_bytes(digest(config.seed, "dropout", key_of(part[0]))[:7]))
+        with accumulating(state.model, last=n == num_parts - 1):
+            loss = objective.losses(state.model, part)
+            # Gradients are averaged over ranks.
+            (loss.sum() * (team.world if own else 0) / total).backward()
+        if own:
+            each = loss.detach().double().cpu()
+            losses |= {key_of(s): x for s, x in zip(part, each, strict=True)}
+    trained = [p for p in state.unet.parameters() if p.requires_grad]
+    norm = float(whole(torch.nn.utils.clip_grad_norm_(trained, config.clip_norm)))
+    every = torch.stack([losses[key_of(s)] for s in samples]) if samples else torch.empty(0)
+    mean = math.fsum(team.gather(float(every.sum()))) / total
+    if not (math.isfinite(norm) and math.isfinite(mean)):
+        bad = [s.clip_id for s, x in zip(samples, every, strict=True) if not x.isfinite()]
+        culprits = ", ".join(team.gather_lists(bad))
+        raise DivergedError(
+            f"step {state.step + 1}: loss {mean}, gradient norm {norm}"
+            + (f"; clips {culprits}" if culprits else "")
+            + "; the last checkpoint is as it was. Lower learning_rate, or use precision=float32"
+        )
+    for group in state.optimizer.param_groups:
+        group["lr"] = learning_rate(config, state.step)
+    state.optimizer.step()
+    state.ema.update(state.unet, state.step)
+    state.step += 1
+    return every, norm
+
+
+def key_of(sample: Sample) -> str:
+    return f"{sample.dataset}/{sample.epoch}/{sample.clip_id}"
+
+
+def cost_of(sample: Sample) -> int:
+    return math.prod(sample.shape)
+
+
+@dataclass
+class Run:
+    """A checked run: where it writes, what it reads, and everything that a step needs."""
+
+    folder: Path
+    config: Config
+    card: dict[str, Any]
+    state: State
+    objective: Objective
+    batches: Batches
+    reports: Reports | None  # of the first rank
+
+
+def train(run: Run, stop: Callable[[], bool]) -> None:
+    """Train to max_steps. Raises StoppedError when asked, DivergedError, TooManyBadError."""
+    config, state, team = run.config, run.state, run.state.team
+    every = held_out_samples(run.batches.datasets, config, team)
+    held_out = [each for each in every if isinstance(each, Sample)]
+    if team.any(stop()):
+        raise StoppedError(f"stopped before step {state.step + 1}")
+    if state.step >= config.max_steps:
+        return
+    if state.step == 0:
+        evaluate(run, held_out)  # what training has to beat
+    for batch, wait_s in timed(run.batches.start_at(state.step)):
+        # Rows that could not be read.
+        note_bad_rows(run, batch)
+
+        # One optimiser step.
+        started = time.monotonic()
+        losses, norm = train_step(state, run.objective, batch.samples, config)
+        report_step(run, batch, losses, norm, wait_s, time.monotonic() - started)
+        done, stopping = state.step == config.max_steps, team.any(stop())
+
+        # Look at it: held-out loss, samples.
+        if done or state.step % config.evaluate_every == 0:
+            evaluate(run, held_out)
+        if config.num_samples and (done or state.step % config.sample_every == 0):
+            sample(run, held_out)
+
+        # Keep it.
+        if done or stopping or state.step % config.checkpoint_every == 0:
+            state.save(run.folder, run.card, config.keep_checkpoints)
+        if done:
+            return
+        if stopping:
+            raise StoppedError(f"stopped and saved at step {state.step}")
+
+
+def timed(batches: Iterator[Batch]) -> Iterator[tuple[Batch, float]]:
+    """Each batch with the seconds it was waited for."""
+    while True:
+        started = time.monotonic()
+        batch = next(batches)
+        yield batch, time.monotonic() - started
+
+
+def note_bad_rows(run: Run, batch: Batch) -> None:
+    """Name and count the rows that were skipped; TooManyBadError when the run must stop."""
+    team, bad_rows = run.state.team, run.state.bad
+    for bad in team.gather_lists(batch.bad):
+        if bad_rows.add(bad) and run.reports:
+            run.reports.display.say(f"skipped {bad.dataset}/{bad.clip_id}: {bad.reason}")
+            run.reports.metrics.write(
+                step=batch.step + 1, bad_row=bad.clip_id, dataset=bad.dataset, reason=bad.reason
+            )
+    bad_rows.check(run.batches.num_seen(batch.step))
+    if not team.any(bool(batch.samples)):
+        raise TooManyBadError(f"step {batch.step + 1}: no row of the whole batch could be read")
+
+
+def report_step(
+    run: Run, batch: Batch, losses: Tensor, norm: float, wait_s: float, step_s: float
+) -> None:
+    """One line of metrics.jsonl, its scalars, and the progress."""
+    team, step = run.state.team, run.state.step
+    own = [(s.dataset, key_of(s), x) for s, x in zip(batch.samples, losses.tolist(), strict=True)]
+    every = team.gather_lists(own)
+    wait_s, step_s = map(max, zip(*team.gather((wait_s, step_s)), strict=True))
+    if run.reports is None:
+        return
+    by_dataset: dict[str, list[float]] = defaultdict(list)
+    for dataset, _, loss in every:
+        by_dataset[dataset].append(loss)
+    line = {
+        "loss": math.fsum(loss for _, _, loss in every) / len(every),
+        "epoch": min(batch.epochs.values()),
+        "clips_per_s": len(every) / (wait_s + step_s),
+        "data_wait_share": wait_s / (wait_s + step_s),
+        "learning_rate": learning_rate(run.config, step - 1),
+        "gradient_norm": norm,
+    }
+    datasets = {name: sum(each) / len(each) for name, each in by_dataset.items()}
+    seen = digest(*sorted(key for _, key, _ in every)).hex()[:16]
+    run.reports.step(step, line, datasets, epochs=batch.epochs, clips_digest=seen)
+
+
+def evaluate(run: Run, held_out: list[Sample]) -> None:
+    """Held-out loss with fixed noise, raw and EMA, on lines of their own."""
+    state, bins = run.state, run.config.timestep_bins
+    if not state.team.any(bool(held_out)):
+        return
+    with uncompiled(run.config):
+        raw = held_out_losses(run.objective, state.unet, held_out, bins, state.team)
+        with state.ema.swapped(state.unet):
+            ema = held_out_losses(run.objective, state.unet, held_out, bins, state.team)
+    if run.reports:
+        run.reports.held_out(state.step, raw, ema)
+
+
+def sample(run: Run, held_out: list[Sample]) -> None:
+    """Samples of the EMA weights as mp4 files and a contact sheet; each rank makes its part."""
+    config, state, objective, team = run.config, run.state, run.objective, run.state.team
+    prompts = config.sample_prompts or captions(run, held_out)
+    prompts = prompts[: config.num_samples]
+    wanted = list(enumerate(prompts))
+    mine = team.share(wanted) or wanted[:1]  # with FSDP a rank without a prompt computes along
+    pipe = VideoFactoryPipeline(state.unet, objective.codec, objective.text, objective.schedule)
+    autocast = torch.autocast(
+        objective.device.type, torch.bfloat16, enabled=config.precision == "bf16"
+    )
+    try:
+        with state.ema.swapped(state.unet), autocast, uncompiled(config):
+            clips = pipe(
+                [prompt for _, prompt in mine],
+                num_frames=config.num_frames,
+                height=config.height,
+                width=config.width,
+                fps=config.fps,
+                num_inference_steps=config.sample_steps,
+                guidance_scale=config.guidance,
+                generator=[torch.Generator().manual_seed(config.seed + n) for n, _ in mine],
+                progress=False,
+            )
+    except FileNotFoundError as error:  # precomputed, training itself needs no such weights
+        if run.reports:
+            run.reports.display.say(
+                f"step {state.step}: no samples (--set num_samples=0 asks for none): {error}"
+            )
+        return
+    frames = team.join(list(clips.frames) if team.share(wanted) else [])
+    if run.reports:
+        run.reports.samples(state.step, prompts, VideoOutput(torch.stack(frames), config.fps))
+
+
+def captions(run: Run, held_out: list[Sample]) -> list[str]:
+    """Captions to sample by when none are given: of trained clips, then of held-out ones."""
+    first = run.batches.first_captions(run.config.num_samples)
+    return list(dict.fromkeys([*first, *run.state.team.join([s.caption for s in held_out])]))
