@@ -19,7 +19,7 @@ from av.video.frame import PictureType
 from curation.cuts import parameter_sets
 from curation.cuts.packets import Sample, Source
 from curation.cuts.parameter_sets import IDR, SLICE, split
-from curation.cuts.plans import Plan, Run
+from curation.cuts.planner import Plan, Run
 from curation.cuts.slices import Headers, is_idr
 from curation.frames import Probe, Timeline
 from curation.pipelines import Cut
