@@ -159,7 +159,7 @@ def prepare(
         card=card,
         state=state,
         objective=Objective(config, schedule, codec, text, device, dtype, empty),
-        batches=Batches(datasets, config, team),
+        batches=Batches(datasets, config, team, pinned=device.type == "cuda"),
         reports=Reports(
             folder,
             Display(console, state.step, config.max_steps),

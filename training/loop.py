@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from curation.settings import RunError
 from model import SpaceTimeUNet, VideoFactoryPipeline
 from model.pipelines import VideoOutput
+from model.unet import part_of
 from training import checkpoints
 from training.checkpoints import Ema
 from training.commands import StoppedError
@@ -68,11 +69,30 @@ def make_state(
             module.p = config.dropout
     unet.train()
     model = wrap(unet, config, device, team)
-    trained = [parameter for parameter in unet.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(
-        trained, lr=config.learning_rate, weight_decay=config.weight_decay
+    return State(unet, make_optimizer(unet, config), Ema(unet, config.ema_decay), model, team)
+
+
+def make_optimizer(unet: SpaceTimeUNet, config: Config) -> torch.optim.Optimizer:
+    """AdamW over the trained parameters, a group for each part with and without decay.
+
+    Norms and biases have one axis and are not decayed, as in diffusers' and OpenAI's trainers:
+    they hold no more than scale and shift, which decay would pull from where they act.
+    """
+    groups: dict[tuple[str, bool], list[nn.Parameter]] = defaultdict(list)
+    for name, parameter in unet.named_parameters():
+        if parameter.requires_grad:
+            groups[part_of(name), parameter.ndim > 1].append(parameter)
+    every = [
+        {
+            "params": parameters,
+            "weight_decay": config.weight_decay if decayed else 0.0,
+            "factor": config.learning_rate_factors.get(part, 1.0),  # type: ignore[call-overload]
+        }
+        for (part, decayed), parameters in groups.items()
+    ]
+    return torch.optim.AdamW(
+        every, lr=config.learning_rate, betas=config.betas, eps=config.eps, fused=True
     )
-    return State(unet, optimizer, Ema(unet, config.ema_decay), model, team)
 
 
 def learning_rate(config: Config, step: int) -> float:
@@ -96,7 +116,7 @@ def train_step(
     """
     team = state.team
     state.optimizer.zero_grad(set_to_none=True)
-    losses: dict[str, Tensor] = {}
+    losses: list[Tensor] = []
     parts = list(micro_batches(samples, config.micro_batch_size))
     counts = team.gather((len(samples), len(parts)))
     total, num_parts = sum(n for n, _ in counts), max(n for _, n in counts)
@@ -111,11 +131,13 @@ def train_step(
             # Gradients are averaged over ranks.
             (loss.sum() * (team.world if own else 0) / total).backward()
         if own:
-            each = loss.detach().double().cpu()
-            losses |= {key_of(s): x for s, x in zip(part, each, strict=True)}
+            losses.append(loss.detach().double())
     trained = [p for p in state.unet.parameters() if p.requires_grad]
-    norm = float(whole(torch.nn.utils.clip_grad_norm_(trained, config.clip_norm)))
-    every = torch.stack([losses[key_of(s)] for s in samples]) if samples else torch.empty(0)
+    gradient = whole(nn.utils.clip_grad_norm_(trained, config.clip_norm))
+    # The one place where the host waits for the device.
+    *found, norm = torch.cat([*losses, gradient.double()[None]]).tolist()
+    by_key = dict(zip((key_of(s) for part in parts for s in part), found, strict=True))
+    every = torch.tensor([by_key[key_of(s)] for s in samples], dtype=torch.float64)
     mean = math.fsum(team.gather(float(every.sum()))) / total
     if not (math.isfinite(norm) and math.isfinite(mean)):
         bad = [s.clip_id for s, x in zip(samples, every, strict=True) if not x.isfinite()]
@@ -126,7 +148,7 @@ def train_step(
             + "; the last checkpoint is as it was. Lower learning_rate, or use precision=float32"
         )
     for group in state.optimizer.param_groups:
-        group["lr"] = learning_rate(config, state.step)
+        group["lr"] = learning_rate(config, state.step) * group["factor"]
     state.optimizer.step()
     state.ema.update(state.unet, state.step)
     state.step += 1
@@ -158,7 +180,7 @@ def train(run: Run, stop: Callable[[], bool]) -> None:
     """Train to max_steps. Raises StoppedError when asked, DivergedError, TooManyBadError."""
     config, state, team = run.config, run.state, run.state.team
     every = held_out_samples(run.batches.datasets, config, team)
-    held_out = [each for each in every if isinstance(each, Sample)]
+    held_out = [run.objective.encoded(each) for each in every if isinstance(each, Sample)]
     if team.any(stop()):
         raise StoppedError(f"stopped before step {state.step + 1}")
     if state.step >= config.max_steps:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -44,12 +44,15 @@ class Objective:
 
     def __post_init__(self) -> None:
         # [1, L, D], what guidance subtracts
-        self.empty = self.text.encode([""]) if self.stored_empty is None else self.stored_empty
+        empty = self.text.encode([""]) if self.stored_empty is None else self.stored_empty
+        self.empty = self.moved(empty)
+        # Its tables are looked into at every micro-batch.
+        self.schedule.alphas_cumprod = self.moved(self.schedule.alphas_cumprod)
         self.num_timesteps = int(self.schedule.config["num_train_timesteps"])
 
     def losses(self, unet: SpaceTimeUNet, samples: list[Sample]) -> Tensor:
         """The training loss of each sample [B], of samples with equally many frames."""
-        steps = self.timesteps([sample.draws.timestep for sample in samples])
+        steps = self.moved(self.timesteps([sample.draws.timestep for sample in samples]))
         weight = None
         if self.config.min_snr_gamma is not None:
             snr = signal_to_noise(self.schedule, steps)
@@ -68,9 +71,10 @@ class Objective:
     ) -> Tensor:
         """Squared error of the prediction at steps [B], times weight [B]."""
         latents = self.latents_of(samples).to(self.device, self.dtype)
-        noise = torch.stack([s.draws.noise(tuple(latents.shape[1:])) for s in samples]).to(latents)
-        text = drop_captions(self.states_of(samples), self.empty, dropped).to(latents)
-        steps = steps.to(self.device)
+        noise = self.here([s.draws.noise(tuple(latents.shape[1:])) for s in samples]).to(latents)
+        states = self.states_of(samples)
+        text = drop_captions(states, self.empty, self.moved(dropped)).to(latents)
+        steps = self.moved(steps)
         rate: dict[str, Any] = {}
         if unet.config["fps_conditioning"]:
             rate["fps"] = float(self.config.fps if latents.shape[2] > 1 else 0)
@@ -85,14 +89,31 @@ class Objective:
         """[B, C, T, h, w], as stored or from the pixels."""
         stored = [sample.latents for sample in samples if sample.latents is not None]
         if stored:
-            return torch.stack(stored)
-        raw = torch.stack([sample.raw for sample in samples if sample.raw is not None])
-        return self.codec.encode(to_pixels(raw))
+            return self.here(stored)
+        raw = self.here([sample.raw for sample in samples if sample.raw is not None])
+        return self.codec.encode(to_pixels(raw))  # bytes travel, floats are made on the device
 
     def states_of(self, samples: list[Sample]) -> Tensor:
         """Text states [B, L, D], as stored or of the captions."""
         stored = [sample.states for sample in samples if sample.states is not None]
-        return torch.stack(stored) if stored else self.text.encode([s.caption for s in samples])
+        if stored:
+            return self.here(stored)
+        return self.moved(self.text.encode([sample.caption for sample in samples]))
+
+    def encoded(self, sample: Sample) -> Sample:
+        """The sample with its latents and text states, so that neither is made again."""
+        latents, states = self.latents_of([sample])[0], self.states_of([sample])[0]
+        return replace(sample, raw=None, latents=latents.cpu(), states=states.cpu())
+
+    def moved(self, tensor: Tensor) -> Tensor:
+        """On the device; from pinned memory, as a copy from any other waits for the device."""
+        if self.device.type == "cuda" and not tensor.is_cuda:
+            tensor = tensor.pin_memory()  # at once where it is pinned already
+        return tensor.to(self.device, non_blocking=True)
+
+    def here(self, tensors: list[Tensor]) -> Tensor:
+        """Tensors of one shape, on the device as a batch."""
+        return torch.stack([self.moved(tensor) for tensor in tensors])
 
     def blank(self) -> Sample:
         """Nothing, in the smallest shape: what a rank computes while it has no sample left."""
@@ -144,11 +165,10 @@ def held_out_losses(
         steps = objective.timesteps([(n + sample.draws.timestep) / bins for n in range(bins)])
         # One at a time: memory does not grow with the number of bins.
         errors = [
-            objective.errors(unet, [sample], step[None], torch.tensor([False])).item()
-            for step in steps
+            objective.errors(unet, [sample], step[None], torch.tensor([False])) for step in steps
         ]
         if n < len(samples):
-            own.append((sample.dataset, errors))
+            own.append((sample.dataset, torch.cat(errors).tolist()))
     unet.train(was_training)
     rows = team.join(own)
     every = torch.tensor([errors for _, errors in rows], dtype=torch.float64)

@@ -77,11 +77,18 @@ def with_weights_of(config: Config, init: str | None) -> Config:
     return config.model_copy(update=own)
 
 
+def encoder_dtype(config: Config, device: torch.device) -> torch.dtype:
+    """What autoencoder and text encoder compute in."""
+    bf16 = {"auto": device.type == "cuda", "float32": False, "bf16": True}
+    return torch.bfloat16 if bf16[config.encoder_precision] else torch.float32
+
+
 def make_codec(config: Config, device: torch.device, lazy: bool = False) -> Codec:
     """The codec of a config; lazy: its weights are read when it is first used."""
     if config.latents == "space_to_depth":
         return SpaceToDepth(4)
-    codec = StableDiffusionLatents(config.latents_path, device=device)
+    dtype = encoder_dtype(config, device)
+    codec = StableDiffusionLatents(config.latents_path, device=device, dtype=dtype)
     try:
         if not lazy:
             _ = codec.vae  # before any work, not in its middle
@@ -95,7 +102,7 @@ def make_text(config: Config, device: torch.device, lazy: bool = False) -> TextE
     if config.text == "tiny":
         return TinyText()
     kind = TransformersText if Path(config.text_path).is_dir() else OpenCLIPText
-    text = kind(config.text_path, device=device)
+    text = kind(config.text_path, device=device, dtype=encoder_dtype(config, device))
     try:
         _ = text.width if lazy else text.tower
     except (FileNotFoundError, ValueError) as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
 import torch
@@ -52,6 +52,11 @@ class Sample:
         pixels_or_latents = self.raw if self.latents is None else self.latents
         assert pixels_or_latents is not None
         return tuple(pixels_or_latents.shape)
+
+    def pin(self) -> Sample:
+        """The same in pinned memory."""
+        named = {"raw": self.raw, "latents": self.latents, "states": self.states}
+        return replace(self, **{k: x.pin_memory() for k, x in named.items() if x is not None})
 
 
 @dataclass(frozen=True)
@@ -101,10 +106,14 @@ class Batches:
     """Every batch of a run by its step: which samples are in it depends on nothing else.
 
     Each rank of a team reads its own part of a batch; the whole is the same for every team.
+    pinned: tensors of samples are put into pinned memory, for a GPU.
     """
 
-    def __init__(self, datasets: list[Rows], config: Config, team: Team = ALONE) -> None:
+    def __init__(
+        self, datasets: list[Rows], config: Config, team: Team = ALONE, pinned: bool = False
+    ) -> None:
         self.datasets, self.config, self.team = datasets, config, team
+        self.pinned = pinned
         self.mixture = Mixture([rows.weight for rows in datasets])
         self.orders = [rows.order(config.seed) for rows in datasets]
 
@@ -136,7 +145,9 @@ class Batches:
     def read(self, n: int) -> Sample | BadRow:
         """The n-th sample of the run, or why there is none."""
         rows, epoch, row = self.place(n)
-        return read_sample(rows, row, self.config.seed, epoch, epoch)
+        sample = read_sample(rows, row, self.config.seed, epoch, epoch)
+        # In a thread of the loader: from pinned memory a GPU takes what it needs without a wait.
+        return sample.pin() if self.pinned and isinstance(sample, Sample) else sample
 
     def epochs(self, step: int) -> dict[str, int]:
         """The epoch that the last sample of each dataset up to and with a step belongs to."""
