@@ -24,7 +24,7 @@ from model.diffusion import (
 from model.latents import Codec, to_pixels
 from model.texts import TextEncoder
 from training.config import Config
-from training.data.batches import Sample
+from training.data.batches import Sample, most_at_once
 from training.data.orders import draw
 from training.data.shapes import shapes_of
 from training.parallel import ALONE, Team
@@ -77,7 +77,7 @@ class Objective:
         steps = self.moved(steps)
         rate: dict[str, Any] = {}
         if unet.config["fps_conditioning"]:
-            rate["fps"] = float(self.config.fps if latents.shape[2] > 1 else 0)
+            rate["fps"] = self.moved(torch.tensor([float(sample.fps) for sample in samples]))
         x = add_noise(self.schedule, latents, noise, steps).to(self.dtype)
         bf16 = self.config.precision == "bf16"
         with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
@@ -123,14 +123,16 @@ class Objective:
         f = self.codec.factor
         latents = torch.zeros(self.codec.channels, T, H // f, W // f)
         draws = draw(self.config.seed, "", "blank", "")
-        return Sample("", "", 0, "", None, draws, latents, self.empty[0])
+        return Sample("", "", 0, "", None, draws, 0, latents, self.empty[0])
 
     def timesteps(self, uniform: list[float]) -> Tensor:
         return torch.tensor([int(each * self.num_timesteps) for each in uniform])
 
 
-def micro_batches(samples: list[Sample], size: int | None) -> Iterator[list[Sample]]:
-    """Parts of a batch of at most `size` samples, each of one shape, the largest shapes first.
+def micro_batches(samples: list[Sample], config: Config, factor: int) -> Iterator[list[Sample]]:
+    """Parts of a batch, each of one shape and of at most so many pixels, the largest shapes first.
+
+    factor: of the codec, pixels to a latent's side.
 
     Ranks that shard the U-Net wait for each other in every block: equal costs meet this way.
     """
@@ -138,7 +140,7 @@ def micro_batches(samples: list[Sample], size: int | None) -> Iterator[list[Samp
     for sample in samples:
         by_shape[sample.shape].append(sample)
     for same in sorted(by_shape.values(), key=lambda each: -math.prod(each[0].shape)):
-        step = size or len(same)
+        step = most_at_once(config, same[0].num_px(factor)) or len(same)
         for n in range(0, len(same), step):
             yield same[n : n + step]
 
