@@ -50,7 +50,7 @@ class Source:
     upload_date: str | None = None
     spans: tuple[Span, ...] = ()  # sorted, none twice; empty: find the scenes
     other_captions: tuple[str, ...] = ()
-    fingerprint: str | None = None  # of what was said of it: `fingerprint`; None: nothing was
+    fingerprint: str | None = None  # of what was said of it; None: not taken yet
 
     @property
     def captions(self) -> tuple[str, ...]:
@@ -170,21 +170,30 @@ def contradicts(known: Source, other: Source) -> bool:
 # -- what a decision was made from
 
 
-def fingerprint(source: Source) -> str | None:
-    """A hash of the cuts and one of the texts that a source came with; None when it has none.
-
-    Where only the second differs the pictures of a decided video still hold.
-    """
+def fingerprint(source: Source) -> str:
+    """Hashes of what was said of a source: its cuts, its facts and its captions, joined by "-"."""
     cuts = [[span.start_s, span.end_s] for span in source.spans]
-    texts = [getattr(source, name) for name in FACTS]
+    facts = [getattr(source, name) for name in FACTS]
     captions = [source.captions, *[span.captions for span in source.spans]]
-    if not cuts and not any(texts) and not any(captions):
-        return None
-    return "-".join(short_hash(each) for each in (cuts, [texts, captions]))
+    return "-".join(short_hash(each) for each in (cuts, facts, captions))
 
 
 def short_hash(value: object) -> str:
     return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:12]
+
+
+# Of a source of which nothing was said. Datasets older than fingerprints have none: likewise.
+NOTHING_SAID = fingerprint(Source(url=""))
+
+
+def differ(before: str | None, after: str | None) -> bool:
+    return (before or NOTHING_SAID) != (after or NOTHING_SAID)
+
+
+def differ_in_captions_alone(before: str | None, after: str | None) -> bool:
+    """Whether of what was said the captions alone are others, so that the pictures hold."""
+    old, new = ((each or NOTHING_SAID).rsplit("-", 1) for each in (before, after))
+    return old[0] == new[0] and old[1] != new[1]
 
 
 def fingerprinted(sources: Iterable[Source]) -> Iterator[Source]:
