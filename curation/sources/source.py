@@ -107,6 +107,19 @@ def storable_path(path: str) -> str:
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
+RECORDED = re.compile(rb"\\x([89a-f][0-9a-f])")
+
+
+def recorded_path(path: str) -> str:
+    r"""The path that `storable_path` recorded as this one, so that it can be given again.
+
+    >>> recorded_path(r"caf\xe9.mp4") == "caf\udce9.mp4"
+    True
+    """
+    data = RECORDED.sub(lambda found: bytes.fromhex(found[1].decode()), os.fsencode(path))
+    return os.fsdecode(data)
+
+
 # -- where it is
 
 
@@ -123,6 +136,8 @@ def remote(url: str) -> Source:
 def local(given: str | Path, folder: Path) -> Source:
     """The source at a path below `folder`, recorded as it was given."""
     path = HALVES.sub("\ufffd", str(given))  # no file's name has them
+    if "\\x" in path and not (folder / path).exists():
+        path = recorded_path(path)
     return Source(url=storable_path(path), path=str((folder / path).absolute()))
 
 
