@@ -97,7 +97,9 @@ def with_site_data(source: Source, info: dict[str, Any], path: str) -> Source:
         "license": info.get("license"),
         "upload_date": f"{date[:4]}-{date[4:6]}-{date[6:]}" if date else None,
     }
-    missing = {k: storable(v) for k, v in found.items() if v and getattr(source, k) is None}
+    missing: dict[str, Any] = {
+        k: storable(v) for k, v in found.items() if v and getattr(source, k) is None
+    }
     return replace(source, path=path, id=source.id or found_id, **missing)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,6 +17,7 @@ import typer
 
 from curation.commands import without_stdin
 from curation.settings import ConfigError
+from training.upscale import WEIGHTS_HELP
 
 if TYPE_CHECKING:  # a command line that is wrong, or --help, needs no torch
     import torch
@@ -40,25 +42,39 @@ def sample(
         float | None, typer.Option(help="1 is no guidance. Default: the run's.")
     ] = None,
     weights: Annotated[str, typer.Option(help="ema, or raw as the last step left them.")] = "ema",
+    upscale: Annotated[str | None, typer.Option(help=f"Enlarge it. {WEIGHTS_HELP}")] = None,
+    size: Annotated[str, typer.Option(help="WIDTHxHEIGHT to enlarge to.")] = "1376x768",
 ) -> None:
     """Sample one clip from the latest checkpoint of a run, or from what was exported."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is imported
     from training.commands import guarded
 
+    wanted = (upscale, size) if upscale else None
     asked = {"prompt": prompt, "num_inference_steps": steps, "guidance_scale": guidance}
-    guarded(lambda console: write_sample(console, run, output, weights, seed, asked))
+    guarded(lambda console: write_sample(console, run, output, weights, seed, asked, wanted))
 
 
 def write_sample(
-    console: Console, run: Path, output: Path, weights: str, seed: int, asked: dict[str, Any]
+    console: Console,
+    run: Path,
+    output: Path,
+    weights: str,
+    seed: int,
+    asked: dict[str, Any],
+    upscale: tuple[str, str] | None,
 ) -> None:
-    """Sample as asked of the pipeline, and write the clip and its contact sheet."""
+    """Sample as asked of the pipeline, and write the clip and its contact sheet.
+
+    `upscale`: the weights and the size, WIDTHxHEIGHT, that the clip is enlarged with and to.
+    """
     import torch
 
     from training.reports import contact_sheet
+    from training.upscale import ready, size_of, told
 
     started = time.monotonic()
     check_mp4(output)
+    upscaler, size = (ready(upscale[0]), size_of(upscale[1])) if upscale else (None, (0, 0))
     origin, config, pipe = load(run, weights)
     bf16 = config.precision == "bf16"
     generator = torch.Generator().manual_seed(seed)
@@ -67,12 +83,17 @@ def write_sample(
             clips = pipe(**asked, generator=generator, progress=console.is_terminal)
     except ValueError as error:
         raise ConfigError(str(error)) from None
-    clips.save(output)
     contact_sheet(clips.frames, output.with_suffix(".png"))
+    enlarged = ""
+    if upscale and upscaler:
+        frames = told(upscaler(iter(clips.frames[0]), size), config.num_frames, console)
+        clips = replace(clips, frames=torch.stack(list(frames))[None])
+        enlarged = f", enlarged to {upscale[1]} by {upscaler.label}"
+    clips.save(output)
     count = asked["num_inference_steps"] or config.sample_steps
     console.print(
         f"{output}: {config.num_frames} frames of {config.width}x{config.height} from "
-        f"{origin.name}, {weights} weights, {count} steps "
+        f"{origin.name}, {weights} weights, {count} steps{enlarged} "
         f"({time.monotonic() - started:.0f} s); {output.with_suffix('.png')} shows them",
         markup=False,
         highlight=False,

@@ -1,15 +1,18 @@
-"""The one file of training that opens videos: mp4 bytes to the frames of a sample."""
+"""The one file of training that opens videos: mp4 bytes to the frames of a sample, any video file
+to one whose frames were changed."""
 
 from __future__ import annotations
 
 import io
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from pathlib import Path
 
 import av
 import numpy as np
 from av.video.frame import VideoFrame
-from av.video.reformatter import Interpolation
+from av.video.reformatter import Colorspace, Interpolation
 
 # What PyAV raises at damaged data: many of Python's errors beside its own.
 DAMAGE = (av.FFmpegError, ValueError, LookupError, TypeError, ArithmeticError, AssertionError)
@@ -49,13 +52,17 @@ class SampleShape:
         frames = f"{self.num_frames} frame{'s' * (self.num_frames != 1)}"
         return f"{frames} of {self.width}x{self.height}"
 
-    def fits(self, num_frames: int, duration_s: float) -> bool:
-        """Whether a clip is long enough; one of a single frame is an image, and always is."""
-        if num_frames == 1:
-            return True
+    @property
+    def num_px(self) -> int:
+        return self.height * self.width
+
+    def fits(self, num_frames: np.ndarray, duration_s: np.ndarray) -> np.ndarray:
+        """Whether clips are long enough; one of a single frame is an image, and always is."""
         if self.stride:
-            return num_frames > (self.num_frames - 1) * self.stride
-        return num_frames >= self.num_frames and duration_s >= self.num_frames / self.fps
+            long = num_frames > (self.num_frames - 1) * self.stride
+        else:
+            long = (num_frames >= self.num_frames) & (duration_s >= self.num_frames / self.fps)
+        return long | (num_frames == 1)
 
 
 def read_frames(media: bytes | memoryview, shape: SampleShape, start: float) -> np.ndarray:
@@ -140,3 +147,138 @@ def resize_and_crop(frame: VideoFrame, shape: SampleShape) -> np.ndarray:
     picture = frame.reformat(width, height, "rgb24", interpolation=kind).to_ndarray()
     top, left = (height - H) // 2, (width - W) // 2
     return picture[top : top + H, left : left + W]
+
+
+COPIED_AUDIO = {"aac", "ac3", "alac", "eac3", "flac", "mp2", "mp3", "opus"}  # what an mp4 holds
+UNSPECIFIED = 2  # a frame's colorspace that its file does not tell
+Frames = Iterator[np.ndarray]
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a video's header and first frame tell: upright size in px, frames (maybe a guess)."""
+
+    height: int
+    width: int
+    num_frames: int
+    audio: str | None
+
+
+def header_of(path: Path) -> Header:
+    """Look into a video file; BadVideoError where there is no picture in it."""
+    try:
+        with av.open(str(path)) as container:
+            first = next(container.decode(container.streams.video[0]))
+            stream = container.streams.video[0]
+            guess = (container.duration or 0) / av.time_base * float(stream.average_rate or 0)
+            audio = container.streams.audio
+            height, width = first.height, first.width
+            if int(first.rotation) % 180:
+                height, width = width, height
+            codec = audio[0].codec_context.name if audio else None
+            return Header(height, width, stream.frames or round(guess), codec)
+    except (av.FFmpegError, IndexError, StopIteration, OSError) as error:
+        raise BadVideoError(f"{path} is no video: {error or 'no frame decodes'}") from None
+
+
+def rewrite(
+    source: Path, output: Path, size: tuple[int, int], change: Callable[[Frames], Frames]
+) -> int:
+    """Write a video whose frames go through `change`, one by one, with their times and the sound.
+
+    size: height and width in px of what `change` gives, both even; frames are uint8 [H, W, 3].
+    H.264, yuv420p, crf 18, BT.709 and marked so (ours). The file appears when it is whole. Returns
+    the number of frames. Raises BadVideoError for one that does not decode to its end.
+    """
+    unfinished = output.with_name(f".unfinished-{output.name}")
+    try:
+        with av.open(str(source)) as given, av.open(str(unfinished), "w", format="mp4") as made:
+            count = _rewrite(given, made, size, change)
+        unfinished.replace(output)
+    except av.FFmpegError as error:
+        raise BadVideoError(f"{source} does not decode: {error}") from None
+    finally:
+        unfinished.unlink(missing_ok=True)
+    return count
+
+
+def _rewrite(
+    given: av.container.InputContainer,
+    made: av.container.OutputContainer,
+    size: tuple[int, int],
+    change: Callable[[Frames], Frames],
+) -> int:
+    pictures, sounds = given.streams.video[0], given.streams.audio[:1]
+    stream = made.add_stream("libx264", rate=pictures.average_rate or 25)
+    stream.height, stream.width, stream.pix_fmt = *size, "yuv420p"
+    assert pictures.time_base
+    stream.codec_context.time_base = pictures.time_base
+    bt709 = "colorprim=bt709:transfer=bt709:colormatrix=bt709"
+    stream.options = {"crf": "18", "x264-params": bt709}
+    copies = {s: made.add_stream_from_template(s) for s in sounds
+              if s.codec_context.name in COPIED_AUDIO}  # fmt: skip
+    start_s = Fraction(given.start_time or 0, av.time_base)
+    times: list[int] = []
+
+    def frames() -> Frames:
+        for packet in given.demux([pictures, *copies]):
+            if packet.dts is None and packet.stream in copies:
+                continue  # the empty packet at the end
+            if packet.stream in copies:
+                retimed(packet, start_s)
+                packet.stream = copies[packet.stream]
+                made.mux(packet)
+                continue
+            for frame in pictures.decode(packet):
+                if frame.pts is None or frame.time_base is None:
+                    raise BadVideoError(f"frame {len(times)} has no time")
+                times.append(frame.pts - round(start_s / frame.time_base))
+                yield as_rgb(frame)
+
+    count = 0
+    for picture in change(frames()):
+        frame = VideoFrame.from_ndarray(picture, format="rgb24").reformat(
+            format="yuv420p", dst_colorspace=Colorspace.ITU709
+        )
+        frame.pts, frame.time_base = times[count], pictures.time_base
+        made.mux(stream.encode(frame))
+        count += 1
+    made.mux(stream.encode())
+    return count
+
+
+def retimed(packet: av.Packet, start_s: Fraction) -> None:
+    """Let the times of a packet begin where its file does."""
+    assert packet.time_base and packet.pts is not None and packet.dts is not None
+    shift = round(start_s / packet.time_base)
+    packet.pts, packet.dts = packet.pts - shift, packet.dts - shift
+
+
+def as_rgb(frame: VideoFrame) -> np.ndarray:
+    """A frame upright as uint8 [H, W, 3]; unmarked colours are BT.709 from 720 rows on (as players
+    take them), BT.601 below."""
+    unmarked = Colorspace.ITU709 if frame.height >= 720 else Colorspace.ITU601
+    colours = unmarked if frame.colorspace == UNSPECIFIED else None
+    picture = frame.reformat(format="rgb24", src_colorspace=colours).to_ndarray()
+    turns = int(frame.rotation) % 360 // 90
+    return np.ascontiguousarray(np.rot90(picture, turns))
+
+
+def fits(media: bytes, sampling: SampleShape) -> bool:
+    """Whether a video is long enough for a sample; nothing is decoded. Raises BadVideoError."""
+    try:
+        with av.open(io.BytesIO(media), "r") as container:
+            times = display_times(container)
+            time_base = container.streams.video[0].time_base
+    except (av.FFmpegError, IndexError) as error:
+        raise BadVideoError(f"does not open: {error}") from None
+    try:
+        return len(wanted_times(times, sampling, 0.0, time_base)) == sampling.num_frames
+    except BadVideoError:  # too short is all that it can say of times that are there
+        return False
+
+
+def brought_to(frames: np.ndarray, sampling: SampleShape) -> np.ndarray:
+    """Frames uint8 [T, H, W, 3] scaled and cut as those of a sample are."""
+    pictures = (VideoFrame.from_ndarray(np.ascontiguousarray(f), format="rgb24") for f in frames)
+    return np.stack([resize_and_crop(picture, sampling) for picture in pictures])

@@ -1,0 +1,130 @@
+#!/usr/bin/env python3
+"""Measure a run with FVD and CLIPSIM by a named protocol, or compare two results.
+
+python -m training.evaluate --protocol dataset --reference runs/demo --run runs/tiny --output eval
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from curation.commands import without_stdin
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+EXAMPLE = (
+    "Example: vf-eval --protocol dataset --reference runs/demo --run runs/tiny --output eval; "
+    "vf-eval --compare a/result.json b/result.json"
+)
+Paths = tuple[Path, Path]
+
+
+@app.command(epilog=EXAMPLE)
+def evaluate(
+    protocol: Annotated[
+        str | None, typer.Option(help="ucf101, msrvtt, webvid-val or dataset.")
+    ] = None,
+    reference: Annotated[
+        Path | None, typer.Option(help="The real clips: a release's folder, or a dataset.")
+    ] = None,
+    run: Annotated[Path | None, typer.Option(help="What vf-train or vf-export wrote.")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="A folder; the same command goes on there.")
+    ] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", help="A setting=value of the protocol.")
+    ] = None,
+    i3d: Annotated[
+        str | None, typer.Option(help="I3D's weights: a file, or untrained. Default: as fetched.")
+    ] = None,
+    clip: Annotated[
+        str, typer.Option(help="CLIP's weights: a file, openai, untrained, or none.")
+    ] = "openai",
+    weights: Annotated[str, typer.Option(help="ema, or raw as the last step left them.")] = "ema",
+    steps: Annotated[int | None, typer.Option(min=1, help="Default: the run's.")] = None,
+    guidance: Annotated[float | None, typer.Option(help="Default: the run's.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes on Ray. Default: this one.")
+    ] = None,
+    keep_clips: Annotated[bool, typer.Option(help="Write each generated clip as mp4.")] = False,
+    compare: Annotated[
+        Paths | None, typer.Option(help="Two result.json, instead of measuring.")
+    ] = None,
+) -> None:
+    """FVD, CLIPSIM and temporal measures of a run, by a protocol that is hashed."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is imported
+
+    from curation.settings import ConfigError
+    from training.commands import guarded
+
+    def body(console: Console) -> None:
+        if compare:
+            from training.evaluation import compare as comparing
+
+            for text in comparing.compare(*compare):
+                console.print(text, markup=False, highlight=False)
+            return
+        if protocol is None or reference is None or run is None or output is None:
+            raise ConfigError("give --protocol, --reference, --run and --output, or --compare A B")
+        from training.evaluation import scoring
+        from training.evaluation.protocols import load_protocol
+
+        named = load_protocol(protocol, overrides or [])
+        console.print(str(named), markup=False, highlight=False)
+        asked = scoring.Asked(
+            named, reference, run, output, weights, steps, guidance, i3d, clip, keep_clips
+        )
+        result = scoring.evaluate(
+            asked,
+            workers,
+            lambda text: console.print(text, markup=False, highlight=False),
+            lambda parts, total: shown(parts, total, console),
+        )
+        tell(result, output, console)
+
+    guarded(body)
+
+
+def shown(parts: Iterator[int], total: int, console: Console) -> Iterator[int]:
+    """The parts as they are done, with a bar on a terminal and lines in a log."""
+    from rich.progress import track
+
+    if console.is_terminal:
+        yield from track(parts, "measuring", total=total, console=console)
+        return
+    for count, part in enumerate(parts, 1):
+        console.print(f"part {count} of {total} measured", highlight=False)
+        yield part
+
+
+def tell(result: dict, output: Path, console: Console) -> None:
+    """The scores with intervals, as lines."""
+    from training.evaluation.compare import shown as named
+
+    for name, score in result["scores"].items():
+        low, high = score["interval"]
+        text = f"{named(name, score)} {score['value']:.4g}, 95% [{low:.4g}, {high:.4g}]"
+        if name == "fvd":
+            by_n = ", ".join(f"{n}: {value:.4g}" for n, value in score["by_n"].items())
+            text += f", N {result['n']}, covariance {score['covariance']}"
+            text += f"; by N {by_n}; at infinity {score['at_infinity']:.4g}"
+        elif "of_real_clips" in score:
+            text += f"; real clips {score['of_real_clips']:.4g}"
+        console.print(text, markup=False, highlight=False)
+    console.print(f"{output / 'result.json'}", markup=False, highlight=False)
+
+
+def main() -> None:
+    with without_stdin():
+        app()
+
+
+if __name__ == "__main__":
+    main()

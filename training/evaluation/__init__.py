@@ -1,0 +1,1 @@
+"""How good samples are: FVD, CLIPSIM, measures of movement, and the protocols that fix them."""
