@@ -352,22 +352,28 @@ def write_commit(
     ledger: list[dict[str, Any]],
     fingerprints: dict[str, str],
     own: Sequence[str] = (),
+    replaces: str | None = None,
 ) -> dict[str, Any]:
     """Write kept clips and ledger rows as one commit and return its manifest.
 
     `clips` are dicts of SHARD_SCHEMA, `ledger` of LEDGER_SCHEMA; whole videos only. `own` are the
     scores of the user's own scorers among them. The name is a hash of the videos and fingerprints,
-    so the same commit written twice is one commit.
+    so the same commit written twice is one commit. `replaces` names the commit that this one is
+    another form of, to be deleted once this one is there.
     """
     videos = [row["video_id"] for row in ledger if row["level"] == "video"]
     table = pa.Table.from_pylist(ledger, schema=with_own(LEDGER_SCHEMA, own))
     clips = sorted(clips, key=lambda row: (row["video_id"], row["start_s"]))
     groups = row_groups(clips, with_own(SHARD_SCHEMA, own))
-    return write_tables(dataset, videos, groups, table, fingerprints, own)
+    said = [row.get("source_fingerprint") or "" for row in ledger if row["level"] == "video"]
+    name = commit_name(videos, fingerprints, sorted(said) if any(said) else ())
+    return write_tables(dataset, videos, groups, table, fingerprints, own, name, replaces)
 
 
-def commit_name(videos: list[str], fingerprints: dict[str, str]) -> str:
-    return hashlib.sha256(json.dumps([sorted(videos), fingerprints]).encode()).hexdigest()[:16]
+def commit_name(videos: list[str], fingerprints: dict[str, str], said: Sequence[str] = ()) -> str:
+    """The name of a commit; `said` are the fingerprints of what lists said of its videos."""
+    known = [sorted(videos), fingerprints, *said]
+    return hashlib.sha256(json.dumps(known).encode()).hexdigest()[:16]
 
 
 def write_tables(
@@ -377,12 +383,15 @@ def write_tables(
     ledger: pa.Table,
     fingerprints: dict[str, str],
     own: Sequence[str] = (),
+    name: str | None = None,
+    replaces: str | None = None,
 ) -> dict[str, Any]:
     """Write tables of kept clips, a row group each, and a ledger as one commit.
 
-    `own`: as write_commit has it. Returns its manifest.
+    `own`, `replaces`: as write_commit has them; `name`: of videos and fingerprints by default.
+    Returns its manifest.
     """
-    name = commit_name(videos, fingerprints)
+    name = name or commit_name(videos, fingerprints)
     if dataset.exists("manifest", f"{name}.json"):
         return json.loads(dataset.read_bytes("manifest", f"{name}.json"))  # a task that ran twice
     groups = iter(clips)
@@ -414,6 +423,8 @@ def write_tables(
     }
     if own:
         manifest["own_scores"] = list(own)
+    if replaces:
+        manifest["replaces"] = replaces
     dataset.write_bytes(json.dumps(manifest, indent=1).encode(), "manifest", f"{name}.json")
     return manifest
 

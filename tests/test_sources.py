@@ -117,13 +117,14 @@ def test_given_cuts_and_captions_are_used(make_video: MakeVideo, tmp_path: Path)
     write_list(tmp_path, ".csv")
     source = expand(["list.csv"], tmp_path)[0]
     result = curate_video(source, Pipeline(), tmp_path, lambda stage, at_s: None)
-    clips = [(r["start_s"], r["end_s"], r["caption"], r["num_frames"]) for r in result.clips]
+    rows = [clip.row for clip in result.clips]
+    clips = [(r["start_s"], r["end_s"], r["caption"], r["num_frames"]) for r in rows]
     assert clips == [
         (pytest.approx(0), pytest.approx(1.52), "red", 38),  # the first frame at or after 1.5 s
         (pytest.approx(2), pytest.approx(3), "blue", 25),
     ]
-    assert {r["video_id"] for r in result.clips} == {"one"}
-    assert {r["title"] for r in result.clips} == {"A"}
+    assert {r["video_id"] for r in rows} == {"one"}
+    assert {r["title"] for r in rows} == {"A"}
 
 
 def test_a_span_without_a_frame_fails_alone(make_video: MakeVideo) -> None:

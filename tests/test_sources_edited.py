@@ -11,11 +11,11 @@ import pytest
 
 from curation.downloads import id_in
 from curation.flow.driver import identify_all, todo
-from curation.flow.holdings import Holdings, forget, take_over
+from curation.flow.holdings import Holdings, forget, retell, take_over
 from curation.pipelines import Pipeline
 from curation.shards import DROPPED, KEPT, LEDGER_SCHEMA, SHARD_SCHEMA, Dataset, write_commit
 from curation.sources import Source, Span
-from curation.sources.source import fingerprint, fingerprinted
+from curation.sources.source import NOTHING_SAID, differ, fingerprint, fingerprinted
 
 SAID = Source(url="https://h/1", caption="a", title="T", spans=(Span(0, 1, "x"), Span(1, 2)))
 
@@ -43,20 +43,21 @@ def commit(dataset: Dataset, *sources: Source, clips: int = 1) -> dict[str, Any]
     return write_commit(dataset, media, ledger, Pipeline().fingerprints())
 
 
-def test_a_fingerprint_is_of_what_was_said_and_tells_cuts_from_texts() -> None:
-    assert fingerprint(Source(url="https://h/1", path="/x", id="y")) is None
-    cuts, texts = (fingerprint(SAID) or "").split("-")
-    for other in (
-        replace(SAID, title="U"),
-        replace(SAID, caption="b"),
-        replace(SAID, other_captions=("b",)),
-        replace(SAID, spans=(Span(0, 1, "y"), Span(1, 2))),
-    ):
-        assert (fingerprint(other) or "").split("-")[0] == cuts
-        assert (fingerprint(other) or "").split("-")[1] != texts
-    moved = fingerprint(replace(SAID, spans=(Span(0, 1.5, "x"), Span(1, 2)))) or ""
-    assert moved.split("-")[0] != cuts and moved.split("-")[1] == texts
+def test_a_fingerprint_tells_cuts_facts_and_captions_apart() -> None:
+    assert fingerprint(Source(url="https://h/1", path="/x", id="y")) == NOTHING_SAID
+    assert not differ(None, NOTHING_SAID)  # datasets older than fingerprints
     assert fingerprint(SAID) == fingerprint(replace(SAID, id="z", url="https://h/2"))
+    changes: list[tuple[int, dict[str, Any]]] = [
+        (0, {"spans": (Span(0, 1.5, "x"), Span(1, 2))}),
+        (1, {"title": "U"}),
+        (2, {"caption": "b"}),
+        (2, {"other_captions": ("b",)}),
+        (2, {"spans": (Span(0, 1, "y"), Span(1, 2))}),
+    ]
+    for place, change in changes:
+        other = replace(SAID, **change)
+        pairs = zip(fingerprint(SAID).split("-"), fingerprint(other).split("-"), strict=True)
+        assert [a == b for a, b in pairs].index(False) == place
 
 
 @pytest.mark.parametrize(
@@ -150,6 +151,48 @@ def test_a_kill_while_forgetting_leaves_no_video_twice(tmp_path: Path) -> None:
     assert left["video_ids"] == ["b"]
 
 
+def captions_in(dataset: Dataset) -> list[tuple[str, str | None, list[str] | None]]:
+    found = dataset.rows(["video_id", "caption", "captions"])
+    return sorted((r["video_id"], r["caption"], r["captions"]) for r in found)
+
+
+def test_captions_alone_are_written_anew_where_only_they_changed(tmp_path: Path) -> None:
+    dataset = Dataset.at(tmp_path)
+    one, two = replace(SAID, id="one", spans=()), Source(url="https://h/2", id="two", caption="c")
+    three = Source(url="https://h/3", id="three", caption="d")
+    old = commit(dataset, one, two, three)
+    edited = [
+        replace(one, caption="b", other_captions=("e",)),  # captions alone
+        replace(two, title="T", caption="f"),  # a fact too
+        replace(three, caption=None),  # its clip has none of the list any more
+    ]
+    sources = list(fingerprinted(edited))
+    holdings = take_over(dataset, Pipeline())
+    assert retell(dataset, Pipeline(), holdings, sources) == {"one"}
+    assert todo(sources, holdings) == sources[1:]
+    assert captions_in(dataset) == [
+        ("one", "b", ["b", "e"]),
+        ("three", None, None),
+        ("two", None, None),
+    ]
+    ledger = dataset.ledger(["level", "video_id", "caption"]).to_pylist()
+    assert {"level": "clip", "video_id": "one", "caption": "b"} in ledger
+    [left] = dataset.commits()
+    assert left["name"] != old["name"] and left["replaces"] == old["name"]
+    again = take_over(dataset, Pipeline())
+    assert retell(dataset, Pipeline(), again, sources) == set()
+    assert todo(sources, again) == sources[1:]
+
+
+def test_captions_of_a_model_are_not_a_list_s(tmp_path: Path) -> None:
+    dataset = Dataset.at(tmp_path)
+    commit(dataset, replace(SAID, id="one"))
+    holdings = take_over(dataset, Pipeline())
+    edited = list(fingerprinted([replace(SAID, id="one", caption="b")]))
+    blip2 = Pipeline.model_validate({"captions": {"model": "blip2", "checkpoint": "x"}})
+    assert retell(dataset, blip2, holdings, edited) == set()
+
+
 def test_copies_become_one_source_with_the_cuts_and_captions_of_all(
     tmp_path: Path, local_ray: None
 ) -> None:
@@ -166,7 +209,7 @@ def test_copies_become_one_source_with_the_cuts_and_captions_of_all(
     assert num_copies == 2
     assert (file.url, file.license, file.caption) == ("a.mp4", "CC0", "whole")
     assert file.spans == (Span(0, 1, "first", ("again",)), Span(1, 2, "second"))
-    assert file.fingerprint == fingerprint(file) is not None
+    assert file.fingerprint == fingerprint(file) != NOTHING_SAID
     assert (site.id, site.captions) == ("dQw4w9WgXcQ", ("one", "two"))
 
 

@@ -125,12 +125,16 @@ def test_a_file_whose_name_is_not_utf_8_is_reached_from_every_list(tmp_path: Pat
     (tmp_path / "l.txt").write_bytes(name)
     (tmp_path / "l.csv").write_bytes(b"url\n" + name)
     (tmp_path / "l.jsonl").write_text(json.dumps({"url": os.fsdecode(name)}))
-    for each in ("l.txt", "l.csv", "l.jsonl", "l.parquet"):
+    (tmp_path / "recorded.txt").write_text("caf\\xe9.mp4")
+    (tmp_path / "uri.txt").write_text(f"file://{tmp_path}/caf%E9.mp4")
+    for each in ("l.txt", "l.csv", "l.jsonl", "l.parquet", "recorded.txt", "uri.txt"):
         found = read_given([each], tmp_path)
         [source] = found.sources
         assert source.url == f"{tmp_path}/caf\\xe9.mp4"
         assert Path(source.path or "").read_bytes() == b"x"
-        assert "not UTF-8" in found.ignored()[0]
+        assert each == "recorded.txt" or "not UTF-8" in found.ignored()[0]
+    [again] = read_given(["caf\\xe9.mp4"], tmp_path).sources  # as the ledger names it
+    assert Path(again.path or "").read_bytes() == b"x"
 
 
 def test_bytes_of_a_url_are_percent_encoded(tmp_path: Path) -> None:

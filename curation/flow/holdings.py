@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,9 +9,11 @@ from typing import Any
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from curation.captions import SOURCE_TEXT
 from curation.pipelines import Pipeline, Rule
 from curation.records import decided
 from curation.rules import judge, judge_headers, video_verdict
+from curation.scores.table import keys_where
 from curation.shards import (
     FAILED,
     KEPT,
@@ -23,6 +24,7 @@ from curation.shards import (
     write_commit,
 )
 from curation.sources import Source
+from curation.sources.source import differ, differ_in_captions_alone
 
 
 @dataclass
@@ -45,7 +47,7 @@ class Holdings:
         if video_id not in self.decided:
             return False
         gone = source.path is not None and source.id is None
-        return gone or self.fingerprints.get(video_id) == source.fingerprint
+        return gone or not differ(self.fingerprints.get(video_id), source.fingerprint)
 
     def outdated(self, sources: Iterable[Source]) -> set[str]:
         """Ids of decided videos whose place those take that are not held.
@@ -79,7 +81,9 @@ def take_over(dataset: Dataset, pipeline: Pipeline, *, dry_run: bool = False) ->
     holdings = Holdings()
     wanted = pipeline.fingerprints()
     commits = dataset.commits()
-    for commit in half_replaced(commits):
+    # A run killed between writing a commit and deleting the one it replaces left both.
+    replaced = {commit.get("replaces") for commit in commits}
+    for commit in [c for c in commits if c["name"] in replaced]:
         commits.remove(commit)
         if not dry_run:
             dataset.delete_commit(commit["name"])
@@ -107,37 +111,96 @@ def take_over(dataset: Dataset, pipeline: Pipeline, *, dry_run: bool = False) ->
     return holdings
 
 
-def half_replaced(commits: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Commits of which another is the rest: `forget` was killed before it deleted them."""
-    smallest: dict[tuple[str, str], int] = {}
-    for commit in commits:
-        for key in keys_of(commit):
-            size = len(commit["video_ids"])
-            smallest[key] = min(size, smallest.get(key, size))
-    return [c for c in commits if any(smallest[k] < len(c["video_ids"]) for k in keys_of(c))]
-
-
-def keys_of(commit: dict[str, Any]) -> list[tuple[str, str]]:
-    prints = json.dumps(commit["fingerprints"], sort_keys=True)
-    return [(prints, video_id) for video_id in commit["video_ids"]]
-
-
 def forget(dataset: Dataset, video_ids: set[str]) -> None:
-    """Take videos out of a dataset, so that they can be decided anew.
-
-    A commit that has others too is written again without them before it is deleted.
-    """
+    """Take videos out of a dataset, so that they can be decided anew; their neighbours stay."""
     for commit in dataset.commits():
-        rest = [v for v in commit["video_ids"] if v not in video_ids]
-        if len(rest) == len(commit["video_ids"]):
+        if not video_ids.isdisjoint(commit["video_ids"]):
+            rows = ledger_rows(dataset, commit)
+            rewrite(dataset, commit, [row for row in rows if row["video_id"] not in video_ids], {})
+
+
+def retell(
+    dataset: Dataset, pipeline: Pipeline, holdings: Holdings, sources: Iterable[Source]
+) -> set[str]:
+    """Give decided videos the captions that their lists say now, where nothing else changed.
+
+    Only where captions are the lists' and nothing was decided by them. Returns the ids; a video
+    with a clip whose caption comes from elsewhere is not among them, and has to be redone.
+    """
+    if pipeline.captions.model != SOURCE_TEXT or keys_where("needs_caption") & {
+        *pipeline.scorers.models
+    }:
+        return set()
+    edited = {
+        source.id: source
+        for source in sources
+        if source.id is not None
+        and source.id in holdings.decided
+        and differ_in_captions_alone(holdings.fingerprints[source.id], source.fingerprint)
+    }
+    done: set[str] = set()
+    for commit in dataset.commits():
+        if edited.keys().isdisjoint(commit["video_ids"]):
             continue
-        if rest:
-            own = own_scores(commit)
-            rows = dataset.ledger_of(commit["name"], with_own(LEDGER_SCHEMA, own).names)
-            ledger = [row for row in rows.to_pylist() if row["video_id"] in rest]
-            media = media_of(dataset, commit, kept_ids(ledger))
-            write_commit(dataset, media, ledger, commit["fingerprints"], own)
-        dataset.delete_commit(commit["name"])
+        rows = ledger_rows(dataset, commit)
+        silent = {r["video_id"] for r in rows if r["video_id"] in edited and is_silent(r, edited)}
+        able = (edited.keys() & set(commit["video_ids"])) - silent
+        if able:
+            told = [
+                retold(row, edited[row["video_id"]]) if row["video_id"] in able else row
+                for row in rows
+            ]
+            captions = {
+                row["clip_id"]: captions_of(row, edited[row["video_id"]])
+                for row in told
+                if row["video_id"] in able and row["level"] == "clip"
+            }
+            rewrite(dataset, commit, told, captions)
+            done |= able
+    holdings.fingerprints |= {video_id: edited[video_id].fingerprint for video_id in done}
+    return done
+
+
+def is_silent(row: Mapping[str, Any], edited: Mapping[str, Source]) -> bool:
+    """Whether a ledger row is of a clip of which lists say nothing."""
+    if row["level"] != "clip" or row["error_class"] == "outside":
+        return False
+    return not edited[row["video_id"]].captions_at(row["start_s"], row["end_s"])
+
+
+def retold(row: dict[str, Any], source: Source) -> dict[str, Any]:
+    """A ledger row with the caption that lists say now."""
+    row = row | {"source_fingerprint": source.fingerprint}
+    if row["level"] != "clip" or row["error_class"] == "outside":
+        return row
+    return row | {"caption": source.captions_at(row["start_s"], row["end_s"])[0]}
+
+
+def captions_of(row: Mapping[str, Any], source: Source) -> dict[str, Any]:
+    """The caption columns of a clip in its shard."""
+    given = list(source.captions_at(row["start_s"], row["end_s"]))
+    several = given if len(given) > 1 else None
+    return {"caption": row["caption"], "captions": several, "caption_model": SOURCE_TEXT}
+
+
+def ledger_rows(dataset: Dataset, commit: dict[str, Any]) -> list[dict[str, Any]]:
+    schema = with_own(LEDGER_SCHEMA, own_scores(commit))
+    return dataset.ledger_of(commit["name"], schema.names).to_pylist()
+
+
+def rewrite(
+    dataset: Dataset,
+    commit: dict[str, Any],
+    ledger: list[dict[str, Any]],
+    columns: Mapping[str, Mapping[str, Any]],
+) -> None:
+    """Put a commit of other ledger rows in the place of one; `columns` change its clips, by id."""
+    if ledger:
+        media = media_of(dataset, commit, kept_ids(ledger))
+        media = [row | columns.get(row["clip_id"], {}) for row in media]
+        own, name = own_scores(commit), commit["name"]
+        write_commit(dataset, media, ledger, commit["fingerprints"], own, replaces=name)
+    dataset.delete_commit(commit["name"])
 
 
 def kept_ids(ledger: list[dict[str, Any]]) -> set[str]:

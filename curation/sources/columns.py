@@ -15,8 +15,7 @@ from decimal import Decimal
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
-from urllib.request import url2pathname
+from urllib.parse import unquote_to_bytes, urlsplit
 
 from curation.settings import ConfigError
 from curation.sources.notes import Notes
@@ -150,8 +149,9 @@ class RowReader:
             raise ValueError("url holds a zero byte")
         if is_url(url):
             return remote(url)
-        source = local(self.path.parent / local_path(url), Path.cwd())
-        if not is_storable(url):
+        path = local_path(url)
+        source = local(self.path.parent / path, Path.cwd())
+        if not is_storable(path):
             self.notes.leave_out("names that are not UTF-8, recorded with \\xNN", where)
         assert source.path is not None
         if os.path.isdir(source.path):  # noqa: PTH112  once per row
@@ -211,7 +211,7 @@ def local_path(url: str) -> str:
     parts = urlsplit(url)
     if parts.netloc not in ("", "localhost"):
         raise ValueError(f"{url} is on another machine")
-    return url2pathname(parts.path)
+    return os.fsdecode(unquote_to_bytes(parts.path))
 
 
 # -- cells

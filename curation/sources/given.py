@@ -66,8 +66,9 @@ def sources_of(text: str, folder: Path, notes: list[Notes]) -> Iterator[Found]:
     if is_url(text):
         yield remote(text), None, ""
         return
-    text = local_path(text)
-    path = folder / text
+    source = local(local_path(text), folder)
+    assert source.path is not None
+    path = Path(source.path)
     try:
         is_folder = stat.S_ISDIR(path.stat().st_mode)
     except (OSError, ValueError):
@@ -75,15 +76,15 @@ def sources_of(text: str, folder: Path, notes: list[Notes]) -> Iterator[Found]:
             f"no such file or folder: {text}; a source is a file, folder, list or URL"
         ) from None
     if is_folder:
-        notes.append(about := Notes(local(text, folder).url))
-        for name in videos(str(path), about):
+        notes.append(about := Notes(source.url))
+        for name in videos(source.path, about):
             about.count("videos")
-            yield local(Path(text) / name, folder), about, name
+            yield local(Path(local_path(text)) / name, folder), about, name
     elif path.suffix.lower() in READERS:
-        notes.append(about := Notes(local(text, folder).url))
+        notes.append(about := Notes(source.url))
         reader = RowReader(path, about)
         for where, row in read_rows(path, about):
             if source := reader.source(row, where):
                 yield source, about, where
     else:
-        yield local(text, folder), None, ""
+        yield source, None, ""

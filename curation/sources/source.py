@@ -50,7 +50,7 @@ class Source:
     upload_date: str | None = None
     spans: tuple[Span, ...] = ()  # sorted, none twice; empty: find the scenes
     other_captions: tuple[str, ...] = ()
-    fingerprint: str | None = None  # of what was said of it: `fingerprint`; None: nothing was
+    fingerprint: str | None = None  # of what was said of it; None: not taken yet
 
     @property
     def captions(self) -> tuple[str, ...]:
@@ -107,6 +107,19 @@ def storable_path(path: str) -> str:
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
+RECORDED = re.compile(rb"\\x([89a-f][0-9a-f])")
+
+
+def recorded_path(path: str) -> str:
+    r"""The path that `storable_path` recorded as this one, so that it can be given again.
+
+    >>> recorded_path(r"caf\xe9.mp4") == "caf\udce9.mp4"
+    True
+    """
+    data = RECORDED.sub(lambda found: bytes.fromhex(found[1].decode()), os.fsencode(path))
+    return os.fsdecode(data)
+
+
 # -- where it is
 
 
@@ -123,6 +136,8 @@ def remote(url: str) -> Source:
 def local(given: str | Path, folder: Path) -> Source:
     """The source at a path below `folder`, recorded as it was given."""
     path = HALVES.sub("\ufffd", str(given))  # no file's name has them
+    if "\\x" in path and not (folder / path).exists():
+        path = recorded_path(path)
     return Source(url=storable_path(path), path=str((folder / path).absolute()))
 
 
@@ -170,21 +185,30 @@ def contradicts(known: Source, other: Source) -> bool:
 # -- what a decision was made from
 
 
-def fingerprint(source: Source) -> str | None:
-    """A hash of the cuts and one of the texts that a source came with; None when it has none.
-
-    Where only the second differs the pictures of a decided video still hold.
-    """
+def fingerprint(source: Source) -> str:
+    """Hashes of what was said of a source: its cuts, its facts and its captions, joined by "-"."""
     cuts = [[span.start_s, span.end_s] for span in source.spans]
-    texts = [getattr(source, name) for name in FACTS]
+    facts = [getattr(source, name) for name in FACTS]
     captions = [source.captions, *[span.captions for span in source.spans]]
-    if not cuts and not any(texts) and not any(captions):
-        return None
-    return "-".join(short_hash(each) for each in (cuts, [texts, captions]))
+    return "-".join(short_hash(each) for each in (cuts, facts, captions))
 
 
 def short_hash(value: object) -> str:
     return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:12]
+
+
+# Of a source of which nothing was said. Datasets older than fingerprints have none: likewise.
+NOTHING_SAID = fingerprint(Source(url=""))
+
+
+def differ(before: str | None, after: str | None) -> bool:
+    return (before or NOTHING_SAID) != (after or NOTHING_SAID)
+
+
+def differ_in_captions_alone(before: str | None, after: str | None) -> bool:
+    """Whether of what was said the captions alone are others, so that the pictures hold."""
+    old, new = ((each or NOTHING_SAID).rsplit("-", 1) for each in (before, after))
+    return old[0] == new[0] and old[1] != new[1]
 
 
 def fingerprinted(sources: Iterable[Source]) -> Iterator[Source]:
