@@ -16,10 +16,10 @@ SIDES = (64, 36)  # px; examples are made at this size and shrunk to the network
 STORED = (96, 54)  # px; leaves room to crop
 LENGTHS = (6, 10, 16, 24, 40, 60, 90, 140)  # frames of a shot
 SHARES = {
-    "cut": 0.42, "dissolve": 0.22, "fade_black": 0.09, "fade_white": 0.04, "wipe": 0.07,
-    "slide": 0.06, "zoom": 0.05, "flash": 0.05,
+    "cut": 0.38, "dissolve": 0.22, "fade_black": 0.09, "fade_white": 0.04, "wipe": 0.07,
+    "slide": 0.08, "zoom": 0.07, "flash": 0.05,
 }  # fmt: skip
-HARDEST = ("whip", "explosion", "passer")  # made more often
+HARDEST = ("whip", "explosion", "passer", "focus")  # made more often
 LIKE = 6.0  # grey levels; pictures that differ less may be joined unseen, and are not judged
 
 
@@ -59,7 +59,7 @@ def stills(folder: Path) -> list[np.ndarray]:
     out = []
     for path in sorted(folder.rglob("*")):
         if path.suffix.lower() in (".jpg", ".jpeg", ".png", ".webp") and not path.is_symlink():
-            picture = cv2.imread(str(path), cv2.IMREAD_REDUCED_COLOR_2)
+            picture = cv2.imread(str(path), cv2.IMREAD_REDUCED_COLOR_4)
             if picture is not None and min(picture.shape[:2]) >= 240 and picture.std() > 15:
                 width = round(picture.shape[1] * 240 / picture.shape[0])
                 out.append(cv2.resize(picture, (width, 240), interpolation=cv2.INTER_AREA))

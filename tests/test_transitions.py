@@ -23,7 +23,7 @@ from curation.transitions import (
 WIDTH, HEIGHT = 256, 144
 
 
-def discs(seed: int, count: int) -> np.ndarray:
+def discs(seed: int, count: int, step_px: float = 0.25) -> np.ndarray:
     """A camera that pans over discs that hide one another: uint8 [count, 144, 256, 3].
 
     Discs of every size are the simplest model with the edges of natural pictures (Lee, Mumford and
@@ -35,7 +35,8 @@ def discs(seed: int, count: int) -> np.ndarray:
         at = (int(rng.integers(picture.shape[1])), int(rng.integers(picture.shape[0])))
         colour = rng.uniform(0, 255, 3).tolist()
         cv2.circle(picture, at, int(radius), colour, -1, cv2.LINE_AA)
-    return np.stack([picture[:HEIGHT, i : i + WIDTH] for i in range(count)])
+    moves = [np.array([[1, 0, -step_px * i], [0, 1, 0]]) for i in range(count)]
+    return np.stack([cv2.warpAffine(picture, move, (WIDTH, HEIGHT)) for move in moves])
 
 
 def mixed(one: np.ndarray, two: np.ndarray) -> np.ndarray:
@@ -113,7 +114,7 @@ def told(cut: dict[int, float], inside: dict[int, float], count: int = 100) -> J
 
 
 def test_a_transition_is_as_long_as_it_may_be() -> None:
-    inside = {30: 0.1, 31: 0.3, 32: 0.9, 33: 0.1, 34: 0.4, 60: 0.4}
+    inside = {30: 0.05, 31: 0.3, 32: 0.9, 33: 0.05, 34: 0.4, 60: 0.4}
     found = told({10: 0.7, 11: 0.6, 33: 0.9, 80: 0.45}, inside)
     assert found.transitions() == [Transition(10, 10, 0.7), Transition(31, 35, 0.9)]
     assert found.shots() == [(0, 10), (10, 31 - MARGIN), (35 + MARGIN, 100)]
@@ -159,3 +160,8 @@ def test_long_takes_are_split_evenly(steps_s: list[float], max_s: float, first: 
     assert len(parts) <= int(np.ceil(length_s / max_s)) + 1
     longest = max(times_s[b] - times_s[a] for a, b in parts)
     assert longest <= length_s / max(int(np.ceil(length_s / max_s - 1e-9)), 1) + 0.2 + 1e-6
+
+
+def test_a_fade_at_both_ends_leaves_the_shot_between() -> None:
+    found = told({}, {at: 0.9 for at in (1, 2, 3, 4, 96, 97, 98)})
+    assert found.shots() == [(5 + MARGIN, 96 - MARGIN)]
