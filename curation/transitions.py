@@ -2,7 +2,7 @@
 
 The network sees every frame at 32x18. Its first layers are formulas (how much each of 12 cells
 differs from itself 1 to 48 frames before, how it correlates, whether it is a blend of itself before
-and after: in a dissolve it is); convolutions over time judge them. Its 80 000 weights come with the
+and after: in a dissolve it is); convolutions over time judge them. Its 83 000 weights come with the
 package (transitions.onnx); they were trained on transitions made over real shots, by
 benchmarks/transition_training.py. What it finds and misses is in docs/scenes.md.
 """
@@ -29,6 +29,8 @@ MARGIN = 3  # frames kept off a gradual transition, whose ends mix 2 to 10%. Mea
 DARK, BRIGHT = 24.0, 232.0  # grey levels; a blank frame's mean is beyond (video black: 16). Ours
 FLAT = 6.0  # grey levels; standard deviation of a blank frame at 32x18. Ours
 FROZEN = 0.05  # grey levels, mean step at 32x18; the noise of a still camera is above. Ours
+STILL = 12  # frozen frames on both sides of a change that make it the next slide. Ours: 0.5 s
+NEXT = 0.5  # grey levels, mean step to the next slide; a cursor stays below. Ours
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,10 @@ class TransitionFinder:
         """What was found of the first `num_judged` frames."""
         both = np.concatenate(self.probabilities)
         self.probabilities = [both]
-        return Judgement(both[:, 0], both[:, 1], np.array(self.levels[: len(both)]).reshape(-1, 3))
+        levels = np.array(self.levels).reshape(-1, 3)
+        cut = both[:, 0].copy()
+        cut[next_slides(levels[:, 2])[: len(cut)]] = 1.0
+        return Judgement(cut, both[:, 1], levels[: len(cut)])
 
 
 @cache
@@ -138,7 +143,8 @@ class Judgement:
         """Frames [first, last) of every shot, in order; what is in no shot is a transition.
 
         With `trim` the frames beside a gradual transition, and black, white and frozen ones at both
-        ends of a shot are left out too; a shot of nothing else is none, a still one stays whole.
+        ends of a shot are left out too. A shot of black or white alone is none; one that is frozen
+        for half its time or more stays whole, for the rule `static` to judge.
         Without it shots touch: they are divided in the middle of a transition.
         """
         count = len(self.cut)
@@ -159,15 +165,20 @@ class Judgement:
         blank = (deviation < FLAT) & ((mean < DARK) | (mean > BRIGHT))
         first, last = whole_inside(~blank, first)
         still = self.levels[first + 1 : last, 2] < FROZEN  # frame i + 1 repeats frame i
-        moving = np.flatnonzero(~still)
-        if not len(moving):
-            return first, last
-        return first + int(moving[0]), first + int(moving[-1]) + 2
+        begin, end = whole_inside(~still, first)
+        return (begin, end + 1) if 2 * (end - begin) > last - first else (first, last)
 
     def hidden_cut(self, first: int, last: int) -> float:
         """The largest probability of a cut or transition inside frames [first, last), 0..1."""
         cut, inside = self.cut[first + 1 : last], self.inside[first:last]
         return float(max(cut.max(initial=0), inside.max(initial=0)))
+
+
+def next_slides(steps: np.ndarray) -> np.ndarray:
+    """The changes among frozen frames, bool [T]: the network overlooks those of dim slides."""
+    changed = np.concatenate([np.ones(STILL + 1), steps[1:] >= FROZEN, np.ones(STILL)])
+    near = np.lib.stride_tricks.sliding_window_view(changed, 2 * STILL + 1)
+    return (near.sum(axis=1) == 1)[: len(steps)] & (steps >= NEXT)
 
 
 def whole_inside(wanted: np.ndarray, first: int) -> tuple[int, int]:

@@ -16,6 +16,7 @@ from curation.transitions import (
     Judgement,
     Transition,
     TransitionFinder,
+    next_slides,
     runs,
     split_evenly,
 )
@@ -138,6 +139,17 @@ def test_a_still_shot_stays_and_a_black_one_goes() -> None:
     found.levels[1:40, 2] = 0.0
     found.levels[40:] = (16.0, 1.0, 0.0)
     assert found.shots() == [(0, 40)]
+
+
+def test_the_next_dim_slide_is_a_cut_and_a_stutter_is_none() -> None:
+    steps = np.zeros(100)
+    steps[40] = 1.0
+    assert np.flatnonzero(next_slides(steps)).tolist() == [40]
+    steps[30] = 0.2  # something moves
+    assert not next_slides(steps).any()
+    steps[:] = np.tile([1.0, 0.0, 0.0, 0.0, 0.0], 20)
+    assert not next_slides(steps).any()
+    assert not next_slides(np.full(3, 9.0)).any()
 
 
 def test_runs_close_together_are_one() -> None:
