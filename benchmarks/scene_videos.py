@@ -55,11 +55,13 @@ def film_cases(media: Path, more: Path) -> list[Case]:
         "big_buck_bunny_trailer_720p.mp4": [(0, 28), (215, 265), (311, 363), (742, 796),
                                             (1098, 1172), (1200, 1252)],
     }  # fmt: skip
+    dissolves = {"big_buck_bunny_720p.mp4": [(754, 808)]}
     out = []
     for path, at in cuts.items():
         if path.exists():
             known = [Transition("cut", frame, frame) for frame in at]
             known += [Transition("fade_black", *span) for span in fades.get(path.name, [])]
+            known += [Transition("dissolve", *span) for span in dissolves.get(path.name, [])]
             out.append(Case("film", path, sorted(known, key=lambda one: one.first)))
     return out
 

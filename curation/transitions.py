@@ -30,7 +30,7 @@ DARK, BRIGHT = 24.0, 232.0  # grey levels; a blank frame's mean is beyond (video
 FLAT = 6.0  # grey levels; standard deviation of a blank frame at 32x18. Ours
 FROZEN = 0.05  # grey levels, mean step at 32x18; the noise of a still camera is above. Ours
 STILL = 12  # frozen frames on both sides of a change that make it the next slide. Ours: 0.5 s
-NEXT = 0.5  # grey levels, mean step to the next slide; a cursor stays below. Ours
+NEXT = 1.0  # grey levels, mean step to the next slide; a new line stays below. Ours
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import itertools
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from curation.transitions import (
@@ -143,11 +143,11 @@ def test_a_still_shot_stays_and_a_black_one_goes() -> None:
 
 def test_the_next_dim_slide_is_a_cut_and_a_stutter_is_none() -> None:
     steps = np.zeros(100)
-    steps[40] = 1.0
+    steps[40] = 1.5
     assert np.flatnonzero(next_slides(steps)).tolist() == [40]
     steps[30] = 0.2  # something moves
     assert not next_slides(steps).any()
-    steps[:] = np.tile([1.0, 0.0, 0.0, 0.0, 0.0], 20)
+    steps[:] = np.tile([1.5, 0.0, 0.0, 0.0, 0.0], 20)
     assert not next_slides(steps).any()
     assert not next_slides(np.full(3, 9.0)).any()
 
@@ -160,6 +160,7 @@ def test_runs_close_together_are_one() -> None:
     assert runs(there[:2], 1) == []
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.floats(0.01, 0.2), min_size=1, max_size=200), st.floats(0.5, 20), st.integers(0, 50)
 )
