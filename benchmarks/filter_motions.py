@@ -291,7 +291,8 @@ def scores_of(path: Path) -> dict[str, float | None]:
     track = MotionTrack()
     for timeline, frame in decode(path, num_threads=1):
         small = small_bgr(frame, analysis_size(frame.width, frame.height))
-        track.add(timeline.time_s(timeline.num_frames - 1), cv2.cvtColor(small, cv2.COLOR_BGR2GRAY))
+        gray = cv2.cvtColor(small, cv2.COLOR_BGR2GRAY)
+        track.add(timeline.time_s(timeline.num_frames - 1), frame, small, gray)
     return track.between(0.0, timeline.duration_s)
 
 

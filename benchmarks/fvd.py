@@ -29,7 +29,7 @@ from training.evaluation.fvd import fvd
 from training.evaluation.i3d import load_i3d, to_i3d
 from training.evaluation.temporal import measures
 
-SHAPE = SampleShape(num_frames=16, height=192, width=344, fps=8)
+SAMPLING = SampleShape(num_frames=16, height=192, width=344, fps=8)
 
 
 def noise(levels: float) -> Callable[[Tensor], Tensor]:
@@ -78,7 +78,7 @@ def windows(videos: list[Path], count: int) -> list[Tensor]:
     for video in videos:
         media = video.read_bytes()
         for n in range(each):
-            clips.append(torch.from_numpy(read_frames(media, SHAPE, (n + 0.5) / each)))
+            clips.append(torch.from_numpy(read_frames(media, SAMPLING, (n + 0.5) / each)))
     return clips[:count]
 
 

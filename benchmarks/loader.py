@@ -81,8 +81,8 @@ def shard_row(clip_id: str) -> dict[str, object]:
 def ours(folder: Path) -> Take:
     config = load_config("videofactory", [])
     rows = open_rows(str(folder / "data"), "data", 1, shapes_of(config),
-                     2 * config.shuffle_window, 0)  # fmt: skip
-    rows.latents = Latents(Dataset.at(folder / "latents"), "", 2 * config.shuffle_window)
+                     config.shuffle_memory_gb * 1e9, 0)  # fmt: skip
+    rows.latents = Latents(Dataset.at(folder / "latents"), "")
     batches = Batches([rows], config)
     number = iter(range(10**9))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import numpy as np
 import pysubs2
 
 from curation.pipelines import Captions
+from curation.scores.weights import Weights, missing_file
 from curation.settings import ConfigError
 from curation.sources import Source
 
@@ -88,18 +88,21 @@ def only_cues(text: str) -> str:
 def source_caption(source: Source, cues: Sequence[Cue], start_s: float, end_s: float) -> str | None:
     """What the source itself says of [start_s, end_s): its span's or own caption, the timed text
     that overlaps, else the title; None when it says nothing."""
-    touching = [s for s in source.spans if s.start_s < end_s and s.end_s > start_s]
-    if touching:  # given spans may overlap: a clip's own is the one with its ends
-        own = min(touching, key=lambda s: abs(s.start_s - start_s) + abs(s.end_s - end_s))
-        if own.caption:
-            return own.caption
-    if source.caption:
-        return source.caption
+    if given := source.captions_at(start_s, end_s):
+        return given[0]
     spoken = [c.text for c in cues if c.start_s < end_s and c.end_s > start_s]
     return " ".join(dict.fromkeys(spoken)) or source.title
 
 
 # -- BLIP-2
+
+
+BLIP2 = Weights(
+    "BLIP-2 checkpoint",
+    "captions.checkpoint",
+    "a hub id or a folder, such as --set captions.checkpoint=/models/blip2-opt-2.7b",
+    "or --set captions.model=source_text to use the source's own text",
+)
 
 
 def check_checkpoint(settings: Captions) -> None:
@@ -112,56 +115,20 @@ def check_checkpoint(settings: Captions) -> None:
         return
     name = settings.checkpoint
     if not name:
-        raise ConfigError(
-            "captions.model is blip2 but captions.checkpoint is not set; "
-            "give a hub id or a folder, such as --set captions.checkpoint=/models/blip2-opt-2.7b, "
-            "or --set captions.model=source_text to use the source's own text"
-        )
+        raise BLIP2.not_set("captions.model is blip2 but ")
     from transformers import AutoConfig, Blip2Processor
 
     try:
-        config = AutoConfig.from_pretrained(name)
-        if config.model_type != "blip-2":
-            raise ConfigError(
-                f"{name!r} is a {config.model_type} model; captions.model blip2 needs blip-2"
-            )
-        Blip2Processor.from_pretrained(name)
-        missing = missing_weights(name)
-        if missing:
-            raise OSError(f"it has no {missing}")
-    except ConfigError:
-        raise
+        kind = AutoConfig.from_pretrained(name).model_type
+        if kind == "blip-2":
+            Blip2Processor.from_pretrained(name)
+        missing = missing_file(name)
     except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"the BLIP-2 checkpoint {name!r} cannot be loaded: {str(error).splitlines()[0]} "
-            f"Download it where there is a network (hf download {name} --local-dir FOLDER) and "
-            "give --set captions.checkpoint=FOLDER, "
-            "or --set captions.model=source_text to use the source's own text"
-        ) from None
-
-
-WEIGHTS = ("model.safetensors", "pytorch_model.bin")
-
-
-def missing_weights(name: str) -> str | None:
-    """A weight file that a folder, or offline the local cache of a hub id, does not hold."""
-    from huggingface_hub import constants, try_to_load_from_cache
-
-    in_folder = Path(name).is_dir()
-    if not in_folder and not constants.HF_HUB_OFFLINE:
-        return None  # fetched when the model is loaded
-
-    def find(file: str) -> Path | None:
-        found = str(Path(name, file)) if in_folder else try_to_load_from_cache(name, file)
-        return Path(found) if isinstance(found, str) and Path(found).is_file() else None
-
-    for weights in WEIGHTS:
-        if find(weights):
-            return None
-        if index := find(f"{weights}.index.json"):
-            parts = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-            return next((part for part in parts if not find(part)), None)
-    return WEIGHTS[0]
+        raise BLIP2.not_had(name, error) from None
+    if kind != "blip-2":
+        raise BLIP2.unfit(name, f"is a {kind} model; captions.model blip2 needs blip-2")
+    if missing:
+        raise BLIP2.not_had(name, f"it has no {missing}")
 
 
 class Blip2:

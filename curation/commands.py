@@ -34,8 +34,8 @@ GOES_ON = "what is committed stays, and the same command goes on from there"
 RAY_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set by Ray for the process that a job runs
 # What every manifest/*.json has, whatever version wrote it (docs/shards.md).
 MANIFEST_KEYS = {"name", "fingerprints", "video_ids", "num_clips", "files"}
-# What has to be free where Ray keeps its logs and sockets. Ours: a run of the demo leaves 3 MB
-# there (measured), a download is kept there while it is cut.
+# What has to be free where Ray keeps its logs and sockets. Ours: a session with one task leaves
+# 0.2 MB (measured); the logs of a run and a download while it is cut come on top.
 MIN_TEMP_BYTES = 64 << 20
 # Of a Unix socket's path, without the closing zero: sun_path in unix(7).
 MAX_SOCKET_PATH_BYTES = 103 if sys.platform == "darwin" else 107

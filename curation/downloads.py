@@ -12,10 +12,12 @@ from urllib.parse import urlsplit
 
 import imageio_ffmpeg
 import yt_dlp
+from yt_dlp.extractor.youtube import YoutubeIE
 
 from curation.frames import MediaError
 from curation.pipelines import Download
 from curation.sources import Source, content_id
+from curation.sources.source import storable
 
 
 class SilentLogger:
@@ -58,6 +60,16 @@ def download(source: Source, folder: Path, settings: Download, beat: Callable[[]
     return with_site_data(source, info, downloaded_file(info))
 
 
+def id_in(url: str) -> str | None:
+    """The id that a URL itself names, whatever else is in it: YouTube's; None elsewhere.
+
+    >>> id_in("https://youtu.be/dQw4w9WgXcQ?t=15"), id_in("https://host/a.mp4")
+    ('dQw4w9WgXcQ', None)
+    """
+    found = YoutubeIE._match_valid_url(url)
+    return found["id"] if found else None
+
+
 def downloaded_file(info: dict[str, Any]) -> str:
     """Where yt-dlp put the file; its own word, since it may change the suffix."""
     for item in info.get("requested_downloads") or []:
@@ -85,7 +97,9 @@ def with_site_data(source: Source, info: dict[str, Any], path: str) -> Source:
         "license": info.get("license"),
         "upload_date": f"{date[:4]}-{date[4:6]}-{date[6:]}" if date else None,
     }
-    missing = {k: v for k, v in found.items() if v and getattr(source, k) is None}
+    missing: dict[str, Any] = {
+        k: storable(v) for k, v in found.items() if v and getattr(source, k) is None
+    }
     return replace(source, path=path, id=source.id or found_id, **missing)
 
 

@@ -19,6 +19,8 @@ import av
 import cv2
 import numpy as np
 
+from curation.sources.source import storable
+
 # Transfer functions whose 8-bit conversion is washed out (ITU-R BT.2100: PQ and HLG).
 HDR_TRANSFERS = {16: "smpte2084", 18: "arib-std-b67"}
 # Containers round durations; below this a missing tail is rounding, not a cut file.
@@ -44,7 +46,7 @@ class MediaError(Exception):
     def __init__(self, error_class: str, message: str) -> None:
         super().__init__(error_class, message)
         self.error_class = error_class
-        self.message = message
+        self.message = storable(message)  # a name or a library's words may hold any bytes
 
     def __str__(self) -> str:
         return f"{self.error_class}: {self.message}"
@@ -85,7 +87,10 @@ def open_video(path: str | Path) -> av.container.InputContainer:
         raise MediaError("empty", f"{path.name} has 0 bytes")
     try:
         # A playlist-like file must not make the demuxer open other files or hosts.
-        container = av.open(str(path), options={"protocol_whitelist": "file"})
+        # Old tags are in any encoding: what is not UTF-8 in them becomes U+FFFD.
+        container = av.open(
+            str(path), options={"protocol_whitelist": "file"}, metadata_errors="replace"
+        )
     except DAMAGE as error:
         raise MediaError("not_video", f"{path.name} is not a media file: {error}") from error
     # Cover art is a video stream of one attached picture.

@@ -51,6 +51,7 @@ SHARD_SCHEMA = pa.schema(
         pa.field("codec", pa.string(), nullable=False),
         pa.field("scene_index", pa.int32(), nullable=False),
         pa.field("caption", pa.string()),
+        pa.field("captions", pa.list_(pa.string())),  # where lists gave several
         pa.field("caption_model", pa.string()),
         pa.field("caption_frame_s", pa.list_(pa.float64())),
         *[pa.field(name, pa.float64()) for name in SCORES],
@@ -65,6 +66,7 @@ LEDGER_SCHEMA = pa.schema(
         pa.field("video_id", pa.string(), nullable=False),
         pa.field("clip_id", pa.string()),
         pa.field("source_url", pa.string(), nullable=False),
+        pa.field("source_fingerprint", pa.string()),  # of what lists said of the video
         pa.field("start_s", pa.float64()),
         pa.field("end_s", pa.float64()),
         pa.field("caption", pa.string()),
@@ -112,6 +114,18 @@ OUR_NAME = re.compile(r"(?P<tmp>\.tmp-[0-9a-f]{32}-)?(?P<name>[0-9a-f]{16})\.(?P
 MAX_GROUP_ROWS = 64
 MAX_GROUP_BYTES = 32 << 20
 NUM_READERS = 16  # small files read at once: an object store answers each in tens of ms
+
+
+def held_out_hash(video_id: str) -> int:
+    """A hash of a video's id, in [0, 2**64). With a share s the videos below s * 2**64 are held
+    out: for evaluation alone, all their clips, in whatever dataset or subset they are."""
+    digest = hashlib.blake2b(video_id.encode(), digest_size=8, person=b"held-out").digest()
+    return int.from_bytes(digest, "big")
+
+
+def is_held_out(video_id: str, share: float) -> bool:
+    """Whether a video is one of the share in [0, 1] that nothing is trained on."""
+    return held_out_hash(video_id) < share * 2**64
 
 
 class DatasetError(ValueError):
@@ -323,9 +337,12 @@ def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
     return pa.table(columns, schema=schema)
 
 
+YOUNGER = {"captions", "source_fingerprint"}  # columns that files of this version may lack
+
+
 def has_columns(names: list[str], schema: pa.Schema) -> bool:
-    """Whether a file has the columns of a schema, in order, but for scores younger than it."""
-    younger = set(SCORES) - set(names)
+    """Whether a file has the columns of a schema, in order, but for those younger than it."""
+    younger = {*SCORES, *YOUNGER} - set(names)
     return names == [name for name in schema.names if name not in younger]
 
 

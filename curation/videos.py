@@ -17,7 +17,8 @@ from typing import Any
 from curation import frames
 from curation.captions import SOURCE_TEXT, read_cues, source_caption
 from curation.cuts.clips import Clip, cut
-from curation.decode.analyses import Analysis, analyse, scoring
+from curation.decode.analyses import Analysis, analyse
+from curation.decode.tracks import scoring
 from curation.downloads import download
 from curation.frames import MediaError
 from curation.pipelines import Pipeline
@@ -37,7 +38,7 @@ from curation.records import (
     video_row,
 )
 from curation.rules import judge, judge_headers, video_verdict
-from curation.scores.headers import header_scores, static
+from curation.scores.headers import header_scores
 from curation.scores.quality import technical_quality
 from curation.sources import Source, content_id
 
@@ -129,8 +130,8 @@ def judge_clips(
         start_s, end_s = analysis.timeline.time_s(first), analysis.timeline.time_s(last)
         scores = dict(header) | {
             "duration": analysis.timeline.span_s(first, last),
-            "static": static(analysis.steps[first : last - 1]),
-            "black_bars": analysis.black_bars(start_s, end_s),
+            "static": analysis.overview.static(first, last),
+            "black_bars": analysis.overview.black_bars(start_s, end_s),
             "watermark": analysis.watermark.score,
         }
         error = None
@@ -156,19 +157,16 @@ def judge_clips(
 def track_scores(
     analysis: Analysis, start_s: float, end_s: float, pipeline: Pipeline
 ) -> dict[str, float | None]:
-    """The scores of a clip that scorers.motion, look and aesthetic switch on.
+    """The scores of a clip by the tracks that are switched on.
 
     Raises MediaError scorer, also for a score that is no number.
     """
     scores: dict[str, float | None] = {}
     with scoring():
-        if analysis.motion is not None:
-            scores |= analysis.motion.between(start_s, end_s)
-        if analysis.look is not None:
-            look = analysis.look.between(start_s, end_s)
-            scores |= look
-            if pipeline.scorers.aesthetic == "technical_quality":
-                scores["aesthetic"] = technical_quality(look)
+        for track in analysis.tracks.running.values():
+            scores |= track.between(start_s, end_s)
+        if pipeline.scorers.aesthetic == "technical_quality":
+            scores["aesthetic"] = technical_quality(scores)
         for name, value in scores.items():
             if value is not None and not math.isfinite(value):
                 raise ValueError(f"{name} is {value}")
@@ -217,7 +215,7 @@ def collect(
         caption = None
         if pipeline.captions.model == SOURCE_TEXT:
             caption = source_caption(source, cues, candidate.start_s, candidate.end_s)
-        preview = analysis.previews.of_clip(candidate.start_s, candidate.end_s)
+        preview = analysis.overview.previews.of_clip(candidate.start_s, candidate.end_s)
         box = analysis.watermark.box
         ledger.append(clip_row(source, candidate, caption, box, preview))
         if candidate.is_kept:

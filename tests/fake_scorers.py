@@ -33,7 +33,7 @@ class Brightness:
     def __init__(self) -> None:
         self.means: list[float] = []
 
-    def add(self, now_s: float, gray: np.ndarray) -> None:
+    def add(self, now_s: float, frame: av.VideoFrame, small: np.ndarray, gray: np.ndarray) -> None:
         assert gray.ndim == 2 and gray.dtype == np.uint8
         self.means.append(float(gray.mean()) / 255)
 
@@ -49,7 +49,7 @@ class Stumbling:
         self.gate = Path(gate)
         self.is_odd = False
 
-    def add(self, now_s: float, frame: av.VideoFrame, small_bgr: np.ndarray) -> None:
+    def add(self, now_s: float, frame: av.VideoFrame, small: np.ndarray, gray: np.ndarray) -> None:
         self.is_odd = frame.height == ODD_HEIGHT_PX
         if not self.is_odd:
             return

@@ -125,7 +125,7 @@ def test_a_clip_that_cannot_be_had_is_refused(clip: Path, head: Path, tmp_path: 
     assert "hf download org/none" in refusal("org/none", head)
     (tmp_path / "open_clip_config.json").write_text("{}")
     assert "has no open_clip_model.safetensors" in refusal(tmp_path, head)
-    assert "cannot be had" in refusal(tmp_path / "none", head)
+    assert "cannot be loaded" in refusal(tmp_path / "none", head)
 
 
 def test_a_head_that_does_not_lead_to_a_score_is_refused(clip: Path, tmp_path: Path) -> None:

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from conftest import THREE_SHOTS, MakeVideo, Shot, ffmpeg, read_frames
 
-from curation.decode.analyses import Analysis, analyse
+from curation.decode.analyses import Analysis, analyse, score_clip
 from curation.decode.jpegs import picture_from_jpeg
-from curation.decode.samples import MAX_SAMPLES, Spread
+from curation.decode.samples import MAX_SAMPLES, Spread, nearest, shown_at
 from curation.frames import probe
 from curation.pipelines import Captions, Pipeline
 from curation.sources import Source, Span
@@ -109,17 +109,18 @@ def test_letterboxes_are_measured_in_every_scene(make_video: MakeVideo) -> None:
     bars = "drawbox=h=23:c=black:t=fill:enable='gte(t,1.2)',drawbox=y=157:h=23:c=black:t=fill:"
     path = make_video("boxed.mp4", filters=bars + "enable='gte(t,1.2)'")
     found = analysis_of(path)
-    shares = [found.black_bars(start_s, end_s) for start_s, end_s, _ in clips_of(found)]
+    shares = [found.overview.black_bars(start_s, end_s) for start_s, end_s, _ in clips_of(found)]
     assert shares[0] == 0
     assert shares[1:] == pytest.approx([46 / 180] * 2, abs=1.5 / 144 * 2)
-    assert found.black_bars(90.0, 91.0) is None
+    assert found.overview.black_bars(90.0, 91.0) is None
 
 
 def test_steps_tell_still_from_moving(make_video: MakeVideo) -> None:
     found = analysis_of(make_video("still.mp4", shots=(Shot("still", 1.2), Shot("test", 1.2))))
     (first, cut), (_, last) = found.spans
-    assert np.mean(found.steps[first : cut - 1] < 0.2) > 0.95
-    assert np.mean(found.steps[cut : last - 1] < 0.2) < 0.05
+    steps = np.array(found.overview.steps)
+    assert np.mean(steps[first : cut - 1] < 0.2) > 0.95
+    assert np.mean(steps[cut : last - 1] < 0.2) < 0.05
 
 
 def test_beats_come_about_once_a_second(make_video: MakeVideo) -> None:
@@ -137,3 +138,33 @@ def test_samples_stay_bounded_and_even() -> None:
     gaps = np.diff([time_s for time_s, _ in samples.items])
     assert MAX_SAMPLES / 2 <= len(samples.items) <= MAX_SAMPLES
     assert gaps.max() <= 2 * gaps.min()
+
+
+def test_the_frame_on_the_screen_is_not_always_the_nearest() -> None:
+    frames = [(0.0, "a"), (0.4, "b"), (1.0, "c")]
+    times_s = (0.0, 0.3, 0.4, 0.69, 0.71, 1.0, 9.0)
+    assert "".join(nearest(frames, t)[1] for t in times_s) == "abbbccc"
+    assert "".join(shown_at(frames, t)[1] for t in times_s) == "aabbbcc"
+    assert shown_at(frames[1:], 0.1) == (0.4, "b")  # before the first there is only the first
+
+
+def test_a_stored_clips_pictures_are_those_shown_at_their_times(
+    make_video: MakeVideo, tmp_path: Path
+) -> None:
+    """One, three and five sixths of a clip, a frame as often as it is on the screen then."""
+    shots = [Shot("test", 0.08), Shot("bars", 0.04)]
+    for num_frames, wanted in ((3, [0, 1, 2]), (2, [0, 1, 1])):
+        path = make_video(f"{num_frames}frames.mp4", shots[: num_frames - 1])
+        assert len(read_frames(path)) == num_frames
+        duration_s = num_frames * FRAME_S
+        found = score_clip(path.read_bytes(), duration_s, {}, True, tmp_path, lambda stage, t: None)
+        assert len(found.pictures) == 3 and found.error is None
+        for picture, index in zip(found.pictures, wanted, strict=True):
+            expect_picture(path, index * FRAME_S, picture)
+        assert len(set(found.pictures)) == num_frames
+
+
+def test_a_damaged_clip_has_an_error_and_no_scores(tmp_path: Path) -> None:
+    found = score_clip(b"no mp4", 1.0, {}, True, tmp_path, lambda stage, at_s: None)
+    assert (found.rows, found.pictures) == ({}, [])
+    assert found.error is not None and found.error.startswith("not_video")

@@ -297,6 +297,8 @@ def test_a_hub_id_that_cannot_be_had_says_how_to_get_it() -> None:
 
 def test_a_folder_that_does_not_exist_is_refused(tmp_path: Path) -> None:
     assert "cannot be loaded" in refusal(tmp_path / "none")
+    assert "a hub id or a folder, such as" in refusal(tmp_path / "none")
+    assert "hf download OWNER/MODEL --local-dir" in refusal(tmp_path / "none")
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json"])

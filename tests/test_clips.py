@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from curation.cuts.clips import Clip, cut
+from curation.cuts.parameter_sets import split
 from curation.frames import MediaError, Timeline, decode, probe
 from curation.pipelines import Cut
 
@@ -24,6 +25,12 @@ VP9 = ("-c:v", "libvpx-vp9", "-deadline", "realtime", "-cpu-used", 8, "-b:v", "5
 MPEG2 = ("-c:v", "mpeg2video", "-enc_time_base", "1/25", "-bf", 2, "-q:v", 3)
 XVID = ("-c:v", "mpeg4", "-enc_time_base", "1/25", "-bf", 2)
 FINE = Cut(crf=10, preset="ultrafast")
+
+
+@pytest.fixture(scope="session")
+def make_video(make_video: MakeVideo) -> MakeVideo:
+    """Small pictures: what is cut does not depend on their size."""
+    return functools.partial(make_video, size="160x90")
 
 
 @functools.cache
@@ -106,8 +113,8 @@ def test_a_late_or_hidden_beginning_is_copied_without_its_past(make_video: MakeV
 
 
 def test_mixed_rates_keep_their_times_when_copied(make_video: MakeVideo) -> None:
-    path = make_video("rates.mp4", shots=MIXED_RATES)
-    expect_clip(path, 36, 82, copied=True)
+    path = make_video("rates.mp4", shots=MIXED_RATES, size="320x180")
+    expect_clip(path, 36, 81, copied=True)
 
 
 MIXED_RATES = (Shot("test", 1.2, 30), Shot("bars", 1.5, 10), Shot("gradient", 1.0, 30))
@@ -124,6 +131,27 @@ def test_sound_is_left_out(make_video: MakeVideo) -> None:
 def test_every_group_can_be_copied_where_groups_are_one_frame(make_video: MakeVideo) -> None:
     path = make_video("intra.mp4", options=("-g", 1))
     expect_clip(path, 17, 18, copied=True)
+
+
+def test_lengths_of_two_bytes_are_copied(make_video: MakeVideo) -> None:
+    """Most mp4s write a NAL unit's length in four bytes; the header may say otherwise."""
+    source = make_video("closed.mp4", options=CLOSED)
+    path = source.with_name("short_lengths.mp4")
+    with av.open(str(source)) as read, av.open(str(path), "w") as written:
+        stream = read.streams.video[0]
+        target = written.add_stream_from_template(stream)
+        header = bytearray(stream.codec_context.extradata or b"")
+        header[4] = 0xFC | 2 - 1  # ISO/IEC 14496-15, 5.3.3.1: lengthSizeMinusOne
+        target.codec_context.extradata = bytes(header)
+        for packet in read.demux(stream):
+            nals = [len(nal).to_bytes(2) + nal for nal in split(bytes(packet), 4)]
+            short = av.Packet(b"".join(nals))
+            for name in ("pts", "dts", "duration", "time_base", "is_keyframe"):
+                setattr(short, name, getattr(packet, name))
+            short.stream = target
+            if nals:
+                written.mux(short)
+    expect_clip(path, 30, 55, copied=True)
 
 
 def test_spans_that_overlap_are_all_cut(make_video: MakeVideo) -> None:
@@ -198,12 +226,12 @@ def test_other_codecs_are_encoded(
 def test_a_seek_between_distant_keyframes_still_finds_the_frames(make_video: MakeVideo) -> None:
     """MPEG-TS has no index: a seek lands where nothing decodes until the next keyframe."""
     shots = (Shot("gradient", 6.0),)
-    path = make_video("distant.ts", shots=shots, size="160x90", options=("-g", 999))
+    path = make_video("distant.ts", shots=shots, options=("-g", 999))
     expect_clip(path, 100, 120, copied=False)
 
 
 def test_mixed_rates_keep_their_times_when_encoded(make_video: MakeVideo) -> None:
-    path = make_video("rates.mp4", shots=MIXED_RATES)
+    path = make_video("rates.mp4", shots=MIXED_RATES, size="320x180")
     expect_clip(path, 30, 60, copied=False)
 
 
@@ -229,25 +257,25 @@ def test_rotated_sources_are_turned_upright(
     source = make_video("closed.mp4", options=CLOSED)
     path = source.with_name(f"turn{degrees}.mp4")
     ffmpeg("-display_rotation", degrees, "-i", source, "-c", "copy", path)
-    expect_shown(path, filters, (320, 180) if degrees == 180 else (180, 320))
+    expect_shown(path, filters, (160, 90) if degrees == 180 else (90, 160))
 
 
 def test_oblong_pixels_are_made_square(make_video: MakeVideo) -> None:
-    path = make_video("oblong.mp4", size="240x180", filters="setsar=4/3")
-    expect_shown(path, "scale=320:180:flags=bicubic", (320, 180))
+    path = make_video("oblong.mp4", size="120x90", filters="setsar=4/3")
+    expect_shown(path, "scale=160:90:flags=bicubic", (160, 90))
 
 
 def test_oblong_and_rotated_at_once(make_video: MakeVideo) -> None:
-    source = make_video("oblong.mp4", size="240x180", filters="setsar=4/3")
+    source = make_video("oblong.mp4", size="120x90", filters="setsar=4/3")
     path = source.with_name("oblong_turned.mp4")
     ffmpeg("-display_rotation", 90, "-i", source, "-c", "copy", path)
-    expect_shown(path, "scale=180:320:flags=bicubic", (180, 320))
+    expect_shown(path, "scale=90:160:flags=bicubic", (90, 160))
 
 
 def test_odd_sizes_lose_a_line_and_nothing_else(make_video: MakeVideo) -> None:
     options = ("-c:v", "ffv1", "-pix_fmt", "yuv444p")
-    path = make_video("odd.mkv", [Shot("test", 1.2)], size="321x181", options=options)
-    expect_shown(path, "crop=320:180:0:0,format=yuv420p", (320, 180))
+    path = make_video("odd.mkv", [Shot("test", 1.2)], size="161x91", options=options)
+    expect_shown(path, "crop=160:90:0:0,format=yuv420p", (160, 90))
 
 
 def test_ten_bits_become_eight(make_video: MakeVideo) -> None:
@@ -266,7 +294,7 @@ def test_a_video_of_one_frame_is_one_clip(make_video: MakeVideo) -> None:
 @settings(max_examples=12, deadline=None)
 @given(span=st.tuples(st.integers(0, 89), st.integers(1, 90)).filter(lambda s: s[0] < s[1]))
 def test_any_span_is_exactly_its_frames(make_video: MakeVideo, span: tuple[int, int]) -> None:
-    path = make_video("tiny.mp4", size="160x90", options=CLOSED)
+    path = make_video("tiny.mp4", options=CLOSED)
     clip = cut_one(path, *span)
     found, wanted = read_clip(clip, path.parent), source_frames(path)[slice(*span)]
     expect_same_times(found, wanted)

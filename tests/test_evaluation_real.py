@@ -38,8 +38,8 @@ def test_known_answers(network: Features) -> None:
 def test_fvd_grows_with_noise_blur_and_disorder(network: Features) -> None:
     """Four windows of a real clip, against themselves spoilt more and more."""
     media = (MEDIA / "meadow.mp4").read_bytes()
-    shape = SampleShape(num_frames=10, height=96, width=172, fps=8)
-    clips = [torch.from_numpy(read_frames(media, shape, n / 4)) for n in range(4)]
+    sampling = SampleShape(num_frames=10, height=96, width=172, fps=8)
+    clips = [torch.from_numpy(read_frames(media, sampling, n / 4)) for n in range(4)]
 
     def features(chosen: list[torch.Tensor]) -> np.ndarray:
         return torch.cat([network.network(to_i3d(clip[None])) for clip in chosen]).numpy()

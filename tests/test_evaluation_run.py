@@ -18,6 +18,7 @@ from training_media import TINY, clip, mp4, write_dataset
 from typer.testing import CliRunner
 
 from curation.settings import ConfigError
+from curation.shards import is_held_out
 from training import evaluate, sample, train
 from training.evaluation import clipsim, protocols, scoring
 from training.evaluation.i3d import Features
@@ -130,13 +131,20 @@ def invoke(app: Any, *arguments: object) -> Any:
     return CliRunner().invoke(app, [str(each) for each in arguments])
 
 
+# Five videos of the half that is held out, three that are trained on.
+IDS = [f"c{n}" for n in range(40)]
+NAMES = [i for i in IDS if is_held_out(i, 0.5)][:5] + [i for i in IDS if not is_held_out(i, 0.5)][
+    :3
+]
+
+
 @pytest.fixture(scope="module")
 def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A dataset, and a run that was trained on it and held out five clips."""
     folder = tmp_path_factory.mktemp("run")
-    rows = [clip(f"c{n}", mp4(12 + n), 12 + n) for n in range(8)]
+    rows = [clip(name, mp4(12 + n), 12 + n) for n, name in enumerate(NAMES)]
     data = write_dataset(folder / "data", rows)
-    sets = [part for each in (*TINY, "num_frames=10", "held_out=5", "max_steps=2")
+    sets = [part for each in (*TINY, "num_frames=10", "held_out=0.5", "max_steps=2")
             for part in ("--set", each)]  # fmt: skip
     done = invoke(train.app, "--preset", "tiny", "--data", data, "--output", folder / "run", *sets)
     assert done.exit_code == 0, done.output
@@ -177,8 +185,7 @@ def test_a_whole_evaluation(
     assert (result["n"], result["too_short"]) == (5, 0)
     assert result["scores"]["fvd"]["value"] > 0 and result["hash"] in result["name"]
     held_out = sorted(p.stem for p in (tmp_path / "a" / "clips").glob("*.mp4"))
-    trained = {f"c{n}" for n in range(8)} - set(held_out)
-    assert len(held_out) == 5 and len(trained) == 3
+    assert held_out == sorted(NAMES[:5])
 
     before = (tmp_path / "a" / "result.json").read_bytes()
     (tmp_path / "a" / "parts" / "000001.npz").unlink()
@@ -199,7 +206,7 @@ def test_clips_that_were_trained_on_are_refused(tiny_run: tuple[Path, Path]) -> 
     done = invoke(evaluate.app, "--protocol", "dataset", "--reference", data, "--run", run,
                   "--output", run.parent / "e", "--set", "num_samples=6", "--set",
                   "num_frames=10", "--clip", "none", "--i3d", "untrained")  # fmt: skip
-    assert done.exit_code == 2 and "held out 5 clips" in done.output
+    assert done.exit_code == 2 and "has 5 clips of videos that" in done.output
 
 
 def result(path: Path, **changes: Any) -> Path:

@@ -38,7 +38,9 @@ def encoded(folder: Path, *options: object) -> dict[str, float | None]:
     ffmpeg("-ss", 11, "-i", MEADOW, "-t", 0.5, "-threads", 1, *options, path)
     track = LookTrack()
     for timeline, frame in decode(path, num_threads=1):
-        track.add(timeline.time_s(timeline.num_frames - 1), frame, small_bgr(frame, (256, 144)))
+        small = small_bgr(frame, (256, 144))
+        gray = cv2.cvtColor(small, cv2.COLOR_BGR2GRAY)
+        track.add(timeline.time_s(timeline.num_frames - 1), frame, small, gray)
     return track.between(0.0, 1.0)
 
 
@@ -152,7 +154,7 @@ def test_looks_are_taken_twice_a_second_and_told_by_stretch() -> None:
         level = 50 if index < 48 else 200
         shown = np.full((90, 160, 3), level, np.uint8)
         frame = av.VideoFrame.from_ndarray(shown, format="bgr24")
-        track.add(index / 24, frame, shown)
+        track.add(index / 24, frame, shown, cv2.cvtColor(shown, cv2.COLOR_BGR2GRAY))
     assert len(track.looks) == 6 * 5
     first, last = track.between(0.0, 2.0), track.between(2.0, 3.0)
     assert tuple(first) == NAMES

@@ -93,7 +93,7 @@ def track_of(
 ) -> MotionTrack:
     track = MotionTrack()
     for index in range(round(seconds * fps)):
-        track.add(index / fps, shrink(scene(index / fps, size), (256, 144)))
+        track.add(index / fps, None, None, shrink(scene(index / fps, size), (256, 144)))
     return track
 
 
@@ -201,7 +201,7 @@ def test_irregular_times_do_not_matter() -> None:
     track = MotionTrack()
     times_s = np.cumsum(np.random.default_rng(0).uniform(0.02, 0.06, 60))
     for time_s in times_s:
-        track.add(time_s, shrink(pan(time_s, SIZES[0]), (256, 144)))
+        track.add(time_s, None, None, shrink(pan(time_s, SIZES[0]), (256, 144)))
     assert track.between(0.0, 99.0)["camera_motion"] == pytest.approx(0.1, rel=0.05)
 
 

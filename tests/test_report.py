@@ -8,6 +8,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -264,3 +265,16 @@ def test_previews_are_turned_upright() -> None:
     shown = cv2.imdecode(np.frombuffer(taken.of_clip(0, 1)[0], np.uint8), 0)
     assert shown.shape[0] > shown.shape[1]
     assert shown[:, :70].mean() > 200 and shown[:, 90:].mean() < 50  # the top went left
+
+
+def test_charts_leave_matplotlib_as_it_was() -> None:
+    code = (
+        "import sys, numpy as np; from matplotlib import rcParams;"
+        "names = 'svg.hashsalt', 'svg.fonttype', 'font.size', 'axes.spines.top';"
+        "before = [rcParams[name] for name in names]; from curation.pages import charts;"
+        "charts.histogram(np.arange(9.0), 'x'); assert [rcParams[n] for n in names] == before;"
+        "assert 'matplotlib.pyplot' not in sys.modules"
+    )
+    root = Path(__file__).parents[1]
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -5,8 +5,11 @@ from __future__ import annotations
 from fractions import Fraction
 from pathlib import Path
 
+import numpy as np
 import pytest
+import scenedetect.detectors
 from conftest import THREE_SHOTS, MakeVideo, Shot, ffmpeg
+from scenedetect import FrameTimecode
 
 from curation.decode.analyses import Analysis, analyse
 from curation.decode.scenes import analysis_size, build_detector, frame_indices
@@ -93,6 +96,24 @@ def test_scenes_shorter_than_the_least_join_a_neighbour(make_video: MakeVideo) -
     path = make_video("flash.mp4", shots=shots)
     assert starts(path, min_scene_s=0) == pytest.approx(bounds(shots), abs=1e-3)
     assert starts(path, min_scene_s=0.3) == pytest.approx([0, 1.2, 1.76, 2.76], abs=1e-3)
+
+
+@pytest.mark.parametrize("name", ["adaptive", "content"])
+def test_scores_are_those_of_pyscenedetect_to_the_last_bit(name: str) -> None:
+    """On what it calls itself, and without a change of its own."""
+    detectors = scenedetect.detectors
+    own = {"adaptive": detectors.AdaptiveDetector, "content": detectors.ContentDetector}[name]
+    ours, theirs = build_detector(name, None, 0.2), own(min_scene_len=0.2)
+    rng = np.random.default_rng(0)
+    pictures = [rng.integers(0, 256, (36, 64, 3), np.uint8) for _ in range(9)]
+    pictures += [pictures[-1], *[p // 3 for p in pictures[:9]]]
+    for n, picture in enumerate(pictures):
+        now = FrameTimecode(n, fps=25.0)
+        assert ours.process_frame(now, picture) == theirs.process_frame(now, picture)
+        assert ours._frame_score == theirs._frame_score  # type: ignore[attr-defined]
+        assert len(ours.planes) == 3  # type: ignore[attr-defined]
+        assert ours._last_frame is None  # type: ignore[attr-defined]  # its own was not asked
+    assert detectors.content_detector._mean_pixel_distance.__module__.startswith("scenedetect")
 
 
 def test_a_higher_threshold_finds_fewer_cuts(make_video: MakeVideo) -> None:

@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 from conftest import MakeVideo, Shot
 
+from curation.decode.analyses import score_clip
+from curation.decode.tracks import build_tracks
 from curation.frames import Probe, probe
 from curation.pipelines import Pipeline, Scorers
 from curation.scores.headers import black_bars, header_scores, static
@@ -96,6 +98,21 @@ def test_scorers_fill_their_columns_and_no_others(make_video: MakeVideo) -> None
     _, motion = rows_of(path, scorers=Scorers(motion="flow"))
     assert [motion[name] for name in TRACKED[5:]] == [None] * 5
     assert motion["motion"] == clip["motion"]
+
+
+def test_a_stored_clip_is_scored_as_its_source_was(make_video: MakeVideo, tmp_path: Path) -> None:
+    """One engine: the whole of a video, copied, has the video's frames and so its scores."""
+    path = make_video("moves.mp4", [Shot("test", 1.0)])
+    source = Source(url=str(path), path=str(path))
+    pipeline = Pipeline(scorers=ALL_ON)
+    [clip] = curate_video(source, pipeline, tmp_path, lambda stage, at_s: None).clips
+    tracks = build_tracks(ALL_ON)
+    assert list(tracks) == ["motion", "look", "aesthetic"]
+    duration_s = clip.row["duration_s"]
+    found = score_clip(clip.media, duration_s, tracks, False, tmp_path, lambda stage, at_s: None)
+    assert found.error is None and found.pictures == []
+    stored = {name: value for row in found.rows.values() for name, value in row.items()}
+    assert stored == {name: clip.row[name] for name in TRACKED}
 
 
 def test_rules_see_them(make_video: MakeVideo) -> None:

@@ -128,7 +128,7 @@ def test_small_clips_are_enlarged_and_told(
 ) -> None:
     sets = [*TINY, "width=48", "num_frames=6", "stride=1"]
     vf_train("tiny", [str(data)], tmp_path / "run", set_=sets, dry_run=True)
-    assert "a: 5 clips, 1 held out, 2 too short, 5 enlarged" in capsys.readouterr().out
+    assert "a: 4 clips, 2 of held-out videos, 2 too short, 5 enlarged" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("world", [1, 2, 3, 5])

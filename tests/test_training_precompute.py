@@ -135,7 +135,7 @@ def test_a_sample_begins_in_the_window_of_its_own_draw(data: Path) -> None:
     samples = {s.clip_id: s for n in range(40) if hasattr(s := raw.read(n), "raw")}
     starts = {id: int(s.draws.start * 2) for id, s in samples.items()}
     assert {0, 1} <= set(starts.values())
-    rows.use(open_latents(rows.dataset, wanted, rows.keep))
+    rows.use(open_latents(rows.dataset, wanted))
     stored = Batches([rows], wanted)
     again = {s.clip_id: s for n in range(40) if hasattr(s := stored.read(n), "raw")}
     assert again.keys() == samples.keys()

@@ -7,7 +7,7 @@ import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -15,12 +15,13 @@ import torch
 from training_media import FPS, TINY, clip, level, mp4, small_dataset, write_dataset
 
 from curation.settings import ConfigError
+from curation.shards import is_held_out
 from training.config import Config, load_config
 from training.data import reads
 from training.data import rows as training_rows
 from training.data.batches import HANDFUL, BadRow, BadRows, Batches, Sample, TooManyBadError
 from training.data.batches import held_out_samples as held_out_of
-from training.data.orders import Place
+from training.data.indexes import spread_over_videos
 from training.data.reads import Kept, retried
 from training.data.rows import Rows, open_rows, parse_data
 from training.data.shapes import shapes_of
@@ -100,7 +101,7 @@ def config(*overrides: str) -> Config:
     return load_config("tiny", [*TINY, *overrides])
 
 
-def rows_of(folder: Path, name: str = "a", weight: float = 1.0, held_out: int = 0) -> Rows:
+def rows_of(folder: Path, name: str = "a", weight: float = 1.0, held_out: float = 0) -> Rows:
     return open_rows(str(folder), name, weight, [sampling(num_frames=2, stride=1)], 8, held_out)
 
 
@@ -110,7 +111,7 @@ def take(batches: Batches, count: int, step: int = 0) -> list[Sample | BadRow]:
 
 
 def test_an_epoch_holds_every_clip_once_but_those_held_out(tmp_path: Path) -> None:
-    rows = rows_of(small_dataset(tmp_path / "a"), held_out=1)
+    rows = rows_of(small_dataset(tmp_path / "a"), held_out=0.1)
     out = [s for s in held_out_of([rows], config()) if isinstance(s, Sample)]
     batches = Batches([rows], config("batch_size=3"))
     samples = take(batches, 4)
@@ -120,14 +121,66 @@ def test_an_epoch_holds_every_clip_once_but_those_held_out(tmp_path: Path) -> No
     assert batches.epochs(1) == {"a": 0} and batches.epochs(2) == {"a": 1}
 
 
-def test_held_out_clips_are_those_of_the_ids_alone(tmp_path: Path) -> None:
-    clips = [clip(f"c{n}", mp4(4), 4) for n in range(9)]
-    kept = []
-    for n, per_commit in enumerate((9, 2)):
-        folder = write_dataset(tmp_path / str(n), clips[:: 1 if n else -1], per_commit)
-        rows = rows_of(folder, held_out=3)
-        kept.append({rows.fetch(place).clip_id for place in rows.held_out})
-    assert kept[0] == kept[1] and len(kept[0]) == 3
+def of_videos(count: int, each: int) -> list[dict[str, Any]]:
+    """Rows of as many videos with `each` clips."""
+    return [
+        clip(f"v{n}-{k}", mp4(4), 4, video_id=f"v{n}", start_s=float(k))
+        for n in range(count)
+        for k in range(each)
+    ]
+
+
+def ids_of(rows: Rows, which: Any) -> set[str]:
+    return {rows.fetch(int(row)).clip_id for row in which}
+
+
+def test_no_clip_of_a_held_out_video_is_trained_on(tmp_path: Path) -> None:
+    rows = rows_of(write_dataset(tmp_path / "a", of_videos(12, 3)), held_out=0.3)
+    trained, out = ids_of(rows, rows.trained), ids_of(rows, rows.held_out)
+    videos = [{name.split("-")[0] for name in names} for names in (trained, out)]
+    assert not videos[0] & videos[1] and len(videos[0] | videos[1]) == 12
+    assert len(trained) + len(out) == 36
+    assert videos[1] == {f"v{n}" for n in range(12) if is_held_out(f"v{n}", 0.3)}
+
+
+def test_a_subset_holds_out_what_its_parent_did(tmp_path: Path) -> None:
+    """However it is sharded, and whatever was left out of it."""
+    clips = of_videos(12, 3)
+    parent = rows_of(write_dataset(tmp_path / "parent", clips), held_out=0.3)
+    subset = rows_of(write_dataset(tmp_path / "subset", clips[::-2], 5), held_out=0.3)
+    assert not ids_of(subset, subset.held_out) & ids_of(parent, parent.trained)
+    assert not ids_of(subset, subset.trained) & ids_of(parent, parent.held_out)
+
+
+def test_the_window_of_the_shuffle_follows_the_memory(tmp_path: Path) -> None:
+    folder = write_dataset(tmp_path / "a", of_videos(12, 3), per_commit=3)
+    shapes = [sampling(num_frames=2, stride=1)]
+    # Twelve row groups, one of each video.
+    size = sum(path.stat().st_size for path in (folder / "shards").iterdir()) / 12
+    for groups in (1, 3, 12):
+        rows = open_rows(str(folder), "a", 1, shapes, 2 * size * groups + 1, 0)
+        assert rows.window == groups
+        batches = Batches([rows], config("batch_size=12"))
+        assert all(len(ids_of(rows, [batches.place(12 * step + n)[2] for n in range(12)])) == 12
+                   for step in range(3))  # fmt: skip
+        assert batches.num_videos(3) == 4 if groups == 1 else batches.num_videos(3) >= 4
+    assert batches.num_videos(3) > 7  # of a full shuffle
+
+
+def test_precomputed_rows_are_shuffled_fully(tmp_path: Path) -> None:
+    rows = open_rows(str(write_dataset(tmp_path / "a", of_videos(12, 3), per_commit=3)), "a", 1,
+                     [sampling(num_frames=2, stride=1)], 1, 0)  # fmt: skip
+    assert Batches([rows], config("batch_size=12")).num_videos(3) == 4
+    rows.latents = cast(Any, "precomputed")
+    assert Batches([rows], config("batch_size=12")).num_videos(3) > 7
+
+
+def test_what_is_evaluated_is_of_as_many_videos_as_can_be() -> None:
+    video = np.array([5, 5, 5, 9, 9, 2, 5], np.uint64)
+    assert spread_over_videos(video, 3).tolist() == [0, 3, 5]
+    assert spread_over_videos(video, 4).tolist() == [0, 1, 3, 5]
+    assert spread_over_videos(video, 99).tolist() == list(range(7))
+    assert spread_over_videos(video[:0], 3).tolist() == []
 
 
 def test_a_batch_is_the_same_wherever_reading_begins(tmp_path: Path) -> None:
@@ -154,7 +207,7 @@ def test_two_datasets_have_exact_shares_and_epochs_of_their_own(tmp_path: Path) 
 
 def test_null_captions_are_the_empty_prompt(tmp_path: Path) -> None:
     folder = write_dataset(tmp_path / "a", [clip("x", mp4(4), 4, caption=None)])
-    assert rows_of(folder).fetch(Place(0, 0)).caption == ""
+    assert rows_of(folder).fetch(0).caption == ""
 
 
 def test_images_are_videos_of_one_frame_and_short_clips_are_left_out(tmp_path: Path) -> None:
@@ -206,7 +259,7 @@ def test_no_dataset_and_no_clip_left_are_the_users_to_mend(tmp_path: Path) -> No
     with pytest.raises(ConfigError, match="not a dataset folder"):
         rows_of(tmp_path)
     with pytest.raises(ConfigError, match="no clip to train on: 7 are long enough"):
-        rows_of(small_dataset(tmp_path / "a"), held_out=7)
+        rows_of(small_dataset(tmp_path / "a"), held_out=1.0)
 
 
 def test_windows_are_the_middles_of_equal_parts() -> None:

@@ -211,7 +211,8 @@ def test_a_cosine_schedule_has_one_end(
 
 def test_a_mixture_is_told_by_dataset(data: Path, tmp_path: Path) -> None:
     other = small_dataset(tmp_path / "b", 3, "d")
-    train([f"{data}:0.5", f"{other}:0.5"], tmp_path / "run", "max_steps=3", "evaluate_every=3")
+    train([f"{data}:0.5", f"{other}:0.5"], tmp_path / "run", "max_steps=3", "evaluate_every=3",
+          "held_out=0.5")  # fmt: skip
     for line in lines(tmp_path / "run"):
         assert set(line["loss_by_dataset"]) == {"a", "b"}
         assert line["loss"] == pytest.approx(sum(line["loss_by_dataset"].values()) / 2)

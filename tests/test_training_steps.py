@@ -77,7 +77,7 @@ def fresh(config: Config) -> tuple[State, Objective]:
 
 def batches(config: Config, data: Path, count: int) -> list[list[Sample]]:
     held = config.held_out
-    rows = open_rows(str(data), "a", 1, shapes_of(config), 2 * config.shuffle_window, held)
+    rows = open_rows(str(data), "a", 1, shapes_of(config), config.shuffle_memory_gb * 1e9, held)
     return [b.samples for b in itertools.islice(Batches([rows], config).start_at(0), count)]
 
 
@@ -124,10 +124,10 @@ def test_images_and_videos_train_together(tmp_path: Path) -> None:
 # Keys that change what is trained, each with the smallest change of it.
 CHANGES = [
     *("unet.swap_ffn_ratio=2", "trainable=temporal_and_swap", "num_frames=3", "height=20"),
-    *("width=20", "stride=2", "held_out=3", "prediction_type=epsilon"),
+    *("width=20", "stride=2", "held_out=0.5", "prediction_type=epsilon"),
     *("zero_terminal_snr=true", "min_snr_gamma=0.5", "caption_dropout=1", "dropout=0.3"),
     *("seed=1", "batch_size=3", "learning_rate=3e-3", "schedule=cosine", "warmup_steps=2"),
-    *("weight_decay=0.5", "clip_norm=0.01", "precision=bf16", "shuffle_window=1"),
+    *("weight_decay=0.5", "clip_norm=0.01", "precision=bf16", "shuffle_memory_gb=1e-9"),
 ]
 
 

@@ -387,7 +387,7 @@ def test_one_worker_two_and_one_again(
     assert [line["epoch"] for line in some] == [line["epoch"] for line in every]
     # Six clips, two a step: an epoch is three steps.
     config = load_config("tiny", TINY)
-    rows = open_rows(str(data), "a", 1, shapes_of(config), 16, 1)
+    rows = open_rows(str(data), "a", 1, shapes_of(config), 16, 0.1)
     batches, met = Batches([rows], config), []
     for line in some:
         both = [batches.read(2 * (line["step"] - 1) + n) for n in range(2)]
@@ -407,7 +407,7 @@ def test_mistakes_are_told_before_and_in_workers(
 ) -> None:
     told = refused(capsys, 2, lambda: train(data, tmp_path / "x", workers=3))
     assert "--workers 3: a batch of 2" in told and "--workers 2" in told
-    told = refused(capsys, 2, lambda: train(data, tmp_path / "x", "held_out=9", workers=2))
+    told = refused(capsys, 2, lambda: train(data, tmp_path / "x", "num_frames=99", workers=2))
     assert "no clip to train on" in told and "Traceback" not in told
     monkeypatch.setenv(*PACKAGED_JOB)
     told = refused(capsys, 2, lambda: train(data, Path("runs/x")))

@@ -20,7 +20,7 @@ TINY = [
     "unet.attention_head_dim=4",
     "unet.norm_num_groups=4",
     *("num_frames=2", "height=16", "width=16", "stride=1", "batch_size=2", "warmup_steps=0"),
-    *("num_threads=1", "held_out=1", "timestep_bins=2", "sample_steps=2", "num_samples=0"),
+    *("num_threads=1", "held_out=0.1", "timestep_bins=2", "sample_steps=2", "num_samples=0"),
     *("max_steps=4", "checkpoint_every=2", "evaluate_every=1000", "sample_every=1000"),
     "precision=float32",
 ]

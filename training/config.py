@@ -31,6 +31,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "sample_steps": 12,
         "guidance": 3.0,  # 9 is for models that were trained to the end
         "num_samples": 2,
+        "held_out": 0.1,  # small datasets have few videos
         "num_threads": 2,
         "loader_threads": 1,
     },
@@ -49,7 +50,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "learning_rate": 1e-4,  # Stable Diffusion 2's own
         "warmup_steps": 1000,
         "precision": "bf16",
-        "held_out": 64,
+        "held_out_clips": 64,
     },
     # The paper's: batch 128, about 40k steps, 344x192, 16 frames.
     "videofactory": {
@@ -67,7 +68,6 @@ PRESETS: dict[str, dict[str, Any]] = {
         "warmup_steps": 1000,  # in which Swap-CA's random parts find their size
         "precision": "bf16",
         "activation_checkpointing": True,
-        "held_out": 128,
     },
 }
 
@@ -95,8 +95,12 @@ class Config(BaseModel):
     stride: int | None = Field(None, ge=1)
     # Shapes [num_frames, height, width] that clips are trained in; []: the one above alone.
     buckets: list[tuple[int, int, int]] = []
-    shuffle_window: int = Field(8, ge=1)  # row groups whose rows are shuffled together
-    held_out: int = Field(1, ge=0)  # clips of each dataset that are never trained on
+    # Of each dataset's row groups that a worker holds; the more, the more videos in a batch. Ours:
+    # 8 workers then fit beside their models in 64 GB. Precomputed rows need none.
+    shuffle_memory_gb: float = Field(4, gt=0)
+    # Share of videos that are never trained on, by a hash of their ids: the same in every subset.
+    held_out: float = Field(0.01, ge=0, lt=1)
+    held_out_clips: int = Field(128, ge=0)  # clips of them that are evaluated, of each dataset
     # Places of a clip where a sample may begin. None: anywhere; precomputed, the middle alone.
     windows: int | None = Field(None, ge=1)
     # Train on what vf-precompute wrote: true (DATASET/latents), or its --output.

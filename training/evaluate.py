@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from curation.commands import say, screen, told_errors
-from curation.settings import ConfigError
+from curation.commands import without_stdin
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -62,12 +61,15 @@ def evaluate(
     """FVD, CLIPSIM and temporal measures of a run, by a protocol that is hashed."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is imported
 
+    from curation.settings import ConfigError
+    from training.commands import guarded
+
     def body(console: Console) -> None:
         if compare:
             from training.evaluation import compare as comparing
 
             for text in comparing.compare(*compare):
-                say(console, text)
+                console.print(text, markup=False, highlight=False)
             return
         if protocol is None or reference is None or run is None or output is None:
             raise ConfigError("give --protocol, --reference, --run and --output, or --compare A B")
@@ -75,20 +77,19 @@ def evaluate(
         from training.evaluation.protocols import load_protocol
 
         named = load_protocol(protocol, overrides or [])
-        say(console, str(named))
+        console.print(str(named), markup=False, highlight=False)
         asked = scoring.Asked(
             named, reference, run, output, weights, steps, guidance, i3d, clip, keep_clips
         )
         result = scoring.evaluate(
             asked,
             workers,
-            lambda text: say(console, text),
+            lambda text: console.print(text, markup=False, highlight=False),
             lambda parts, total: shown(parts, total, console),
         )
         tell(result, output, console)
 
-    with told_errors("what was measured stays, and the same command goes on from there"):
-        body(screen())
+    guarded(body)
 
 
 def shown(parts: Iterator[int], total: int, console: Console) -> Iterator[int]:
@@ -99,7 +100,7 @@ def shown(parts: Iterator[int], total: int, console: Console) -> Iterator[int]:
         yield from track(parts, "measuring", total=total, console=console)
         return
     for count, part in enumerate(parts, 1):
-        say(console, f"part {count} of {total} measured")
+        console.print(f"part {count} of {total} measured", highlight=False)
         yield part
 
 
@@ -116,12 +117,13 @@ def tell(result: dict, output: Path, console: Console) -> None:
             text += f"; by N {by_n}; at infinity {score['at_infinity']:.4g}"
         elif "of_real_clips" in score:
             text += f"; real clips {score['of_real_clips']:.4g}"
-        say(console, text)
-    say(console, str(output / "result.json"))
+        console.print(text, markup=False, highlight=False)
+    console.print(f"{output / 'result.json'}", markup=False, highlight=False)
 
 
 def main() -> None:
-    app()
+    with without_stdin():
+        app()
 
 
 if __name__ == "__main__":

@@ -81,24 +81,33 @@ def as_yaml(config: Config) -> str:
 
 def open_all(data: list[str], config: Config, console: Console, workers: int) -> list[Rows]:
     """Index every dataset and say what is trained on, in which shapes."""
-    keep = 2 * config.shuffle_window
+    memory_bytes = config.shuffle_memory_gb * 1e9
     shapes = shapes_of(config)
     out = []
     for location, name, weight in parse_data(data):
-        rows = open_rows(location, name, weight, shapes, keep, config.held_out)
+        out_of = config.held_out, config.held_out_clips
+        rows = open_rows(location, name, weight, shapes, memory_bytes, *out_of)
         if config.precomputed:
-            rows.use(open_latents(rows.dataset, config, rows.keep))
-        short = f", {rows.too_short} too short" if rows.too_short else ""
-        small = f", {rows.too_small} enlarged" if rows.too_small else ""
-        console.print(
-            f"{name}: {rows.num_trained} clips, {len(rows.held_out)} held out{short}{small}",
-            markup=False,
-            highlight=False,
-        )
+            rows.use(open_latents(rows.dataset, config))
+        console.print(described(rows), markup=False, highlight=False)
         out.append(rows)
     for line in bucket_table(out, config, workers):
         console.print(line, markup=False, highlight=False)
     return out
+
+
+def described(rows: Rows) -> str:
+    """How many rows of a dataset are trained on, and what becomes of the others."""
+    told = [f"{rows.num_trained} clips"]
+    only = f", {len(rows.held_out)} of them evaluated"
+    told.append(
+        f"{rows.num_held_out} of held-out videos" + only * (len(rows.held_out) < rows.num_held_out)
+        if rows.num_held_out
+        else "no video held out, so no held-out loss"
+    )
+    told += [f"{rows.too_short} too short"] * bool(rows.too_short)
+    told += [f"{rows.num_enlarged} enlarged"] * bool(rows.num_enlarged)
+    return f"{rows.name}: {', '.join(told)}"
 
 
 def is_run(folder: Path) -> bool:
@@ -220,7 +229,7 @@ def facts_of(datasets: list[Rows]) -> dict[str, Any]:
             "weight": rows.weight,
             "fingerprint": rows.fingerprint,
             "clips": rows.num_trained,
-            "held_out": len(rows.held_out),
+            "held_out": rows.num_held_out,
         }
         for rows in datasets
     }

@@ -17,7 +17,7 @@ import typer
 
 from curation.commands import without_stdin
 from curation.settings import ConfigError
-from training.upscale import WEIGHTS_HELP, ready, size_of, told
+from training.upscale import WEIGHTS_HELP
 
 if TYPE_CHECKING:  # a command line that is wrong, or --help, needs no torch
     import torch
@@ -49,8 +49,9 @@ def sample(
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is imported
     from training.commands import guarded
 
+    wanted = (upscale, size) if upscale else None
     asked = {"prompt": prompt, "num_inference_steps": steps, "guidance_scale": guidance}
-    guarded(lambda console: write_sample(console, run, output, weights, seed, asked, upscale, size))
+    guarded(lambda console: write_sample(console, run, output, weights, seed, asked, wanted))
 
 
 def write_sample(
@@ -60,20 +61,20 @@ def write_sample(
     weights: str,
     seed: int,
     asked: dict[str, Any],
-    upscale: str | None = None,
-    size: str = "1376x768",
+    upscale: tuple[str, str] | None,
 ) -> None:
     """Sample as asked of the pipeline, and write the clip and its contact sheet.
 
-    upscale: weights that enlarge the clip to `size`, WIDTHxHEIGHT; the sheet shows it as sampled.
+    `upscale`: the weights and the size, WIDTHxHEIGHT, that the clip is enlarged with and to.
     """
     import torch
 
     from training.reports import contact_sheet
+    from training.upscale import ready, size_of, told
 
     started = time.monotonic()
     check_mp4(output)
-    upscaler, wanted = (ready(upscale), size_of(size)) if upscale else (None, (0, 0))
+    upscaler, size = (ready(upscale[0]), size_of(upscale[1])) if upscale else (None, (0, 0))
     origin, config, pipe = load(run, weights)
     bf16 = config.precision == "bf16"
     generator = torch.Generator().manual_seed(seed)
@@ -84,10 +85,10 @@ def write_sample(
         raise ConfigError(str(error)) from None
     contact_sheet(clips.frames, output.with_suffix(".png"))
     enlarged = ""
-    if upscaler:
-        frames = told(upscaler(iter(clips.frames[0]), wanted), config.num_frames, console)
+    if upscale and upscaler:
+        frames = told(upscaler(iter(clips.frames[0]), size), config.num_frames, console)
         clips = replace(clips, frames=torch.stack(list(frames))[None])
-        enlarged = f", enlarged to {size} by {upscaler.label}"
+        enlarged = f", enlarged to {upscale[1]} by {upscaler.label}"
     clips.save(output)
     count = asked["num_inference_steps"] or config.sample_steps
     console.print(

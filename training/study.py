@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from curation.commands import say, screen, told_errors
-from curation.settings import ConfigError
+from curation.commands import without_stdin
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -38,31 +37,33 @@ def study(
     score: Annotated[bool, typer.Option("--score", help="Score answers.")] = False,
 ) -> None:
     """One page on which people say which of two clips is better, and what they said."""
+    from curation.settings import ConfigError
+    from training.commands import guarded
     from training.evaluation import studies
 
     def body(console: Console) -> None:
+        def say(text: str) -> None:
+            console.print(text, markup=False, highlight=False)
+
         if score:
             found = studies.read_answers(answers or [])
-            say(console, f"{len(found)} raters of study {found[0]['study']}")
+            say(f"{len(found)} raters of study {found[0]['study']}")
             for question in studies.QUESTIONS:
-                say(console, str(studies.outcome(found, question)))
+                say(str(studies.outcome(found, question)))
             return
         if a is None or b is None or output is None or answers:
             raise ConfigError("give --a, --b and --output, or --score and the files raters saved")
         pairs = studies.find_pairs(a, b, prompts)
         output.parent.mkdir(parents=True, exist_ok=True)
         output.write_text(studies.page(pairs), encoding="utf-8")
-        say(
-            console,
-            f"{output}: {len(pairs)} pairs, {output.stat().st_size / 1e6:.1f} MB, clips included",
-        )
+        say(f"{output}: {len(pairs)} pairs, {output.stat().st_size / 1e6:.1f} MB, clips included")
 
-    with told_errors():
-        body(screen())
+    guarded(body)
 
 
 def main() -> None:
-    app()
+    with without_stdin():
+        app()
 
 
 if __name__ == "__main__":

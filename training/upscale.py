@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from curation.commands import say, screen, told_errors
-from curation.settings import ConfigError
+from curation.commands import without_stdin
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -49,6 +48,8 @@ def upscale(
 
     import torch
 
+    from curation.settings import ConfigError
+    from training.commands import guarded
     from training.data.videos import BadVideoError, header_of, rewrite
 
     def body(console: Console) -> None:
@@ -68,15 +69,17 @@ def upscale(
             count = rewrite(source, output, wanted, change)
         except BadVideoError as error:
             raise ConfigError(str(error)) from None
+        except KeyboardInterrupt:
+            raise SystemExit("stopped; nothing was written") from None
         lost = "" if header.audio is None else lost_sound(header.audio)
-        say(
-            console,
+        console.print(
             f"{output}: {count} frames, {header.width}x{header.height} to {wanted[1]}x{wanted[0]} "
             f"by {upscaler.label}{lost}",
+            markup=False,
+            highlight=False,
         )
 
-    with told_errors("nothing was written"):
-        body(screen())
+    guarded(body)
 
 
 def lost_sound(codec: str) -> str:
@@ -87,6 +90,8 @@ def lost_sound(codec: str) -> str:
 
 def size_of(text: str) -> tuple[int, int]:
     """(height, width) of WIDTHxHEIGHT; ConfigError unless both are even."""
+    from curation.settings import ConfigError
+
     width, _, height = text.partition("x")
     if not (width.isdigit() and height.isdigit()) or int(width) * int(height) == 0:
         raise ConfigError(f"--size {text}: give WIDTHxHEIGHT, such as 1376x768")
@@ -99,6 +104,7 @@ def ready(weights: str, **options: float) -> Upscaler:
     """The upscaler of a command, on the GPU where there is one; raises ConfigError."""
     import torch
 
+    from curation.settings import ConfigError
     from model.superresolution import load_upscaler
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -122,12 +128,14 @@ def told(frames: Iterable[Tensor], total: int, console: Console) -> Iterator[Ten
         yield frame
         if (now := time.monotonic()) - told_at >= 10:
             told_at = now
-            pace = (now - started) / count
-            say(console, f"frame {count} of {total or '?'}: {pace:.1f} s a frame")
+            console.print(
+                f"frame {count} of {total or '?'}: {(now - started) / count:.1f} s a frame",
+                markup=False, highlight=False)  # fmt: skip
 
 
 def main() -> None:
-    app()
+    with without_stdin():
+        app()
 
 
 if __name__ == "__main__":

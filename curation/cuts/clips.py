@@ -19,7 +19,7 @@ import imageio_ffmpeg
 
 from curation.cuts.joins import join
 from curation.cuts.packets import mux, read_runs, read_source
-from curation.cuts.plans import plan
+from curation.cuts.planner import plan
 from curation.frames import (
     MediaError,
     Probe,

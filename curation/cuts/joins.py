@@ -1,6 +1,6 @@
 """Clips of which most pictures are the source's own: copied packets between encoded ends, in H.264.
 
-The ends are the few frames that the body leaves over (see plans), encoded with an IDR picture first
+The ends are the few frames that the body leaves over (see planner.py), encoded with an IDR picture first
 and with parameter sets of their own ids, so that both kinds stand beside each other in the mp4's
 header. What is not proven from the headers is not joined.
 """
@@ -19,7 +19,7 @@ from av.video.frame import PictureType
 from curation.cuts import parameter_sets
 from curation.cuts.packets import Sample, Source
 from curation.cuts.parameter_sets import IDR, SLICE, split
-from curation.cuts.plans import Plan, Run
+from curation.cuts.planner import Plan, Run
 from curation.cuts.slices import Headers, is_idr
 from curation.frames import Probe, Timeline
 from curation.pipelines import Cut

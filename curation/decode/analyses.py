@@ -1,13 +1,16 @@
-"""The one decode of a video: cuts, stillness, bars, overlays and caption frames together."""
+"""The one decode of a video: cuts, stillness, bars, overlays, tracks and kept frames together.
+
+A source goes through it once, and so does a stored clip, of which less is asked.
+"""
 
 from __future__ import annotations
 
 import bisect
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 
 import av
 import cv2
@@ -24,88 +27,39 @@ from curation.decode.samples import (
     overlay_luma,
 )
 from curation.decode.scenes import CutFinder, analysis_size, build_detector
+from curation.decode.tracks import ClipScores, MakeTrack, Tracks, build_tracks
 from curation.frames import MediaError, Probe, Timeline, decode, small_bgr
-from curation.pipelines import Pipeline
+from curation.pipelines import Pipeline, Scorers
+from curation.records import Beat
 from curation.scores import headers
 from curation.scores.burnt_in_text import TEXT_SIDE_PX, text_times_s
-from curation.scores.motions import MotionTrack
-from curation.scores.quality import LookTrack
 from curation.scores.watermarks import Watermark, watermark_evidence
 from curation.sources import Source, Span
 
 # Bars are looked for this often, and in every frame that differs much from the one before, so
-# that a scene of any length has a look of its own. Ours; a bar stays for a whole scene.
+# that a scene of any length has a line of its own. Ours; a bar stays for a whole scene.
 BAR_STEP_S = 0.25
 BAR_CHANGE = 8.0  # grey levels, mean over the picture
 
 
-@dataclass
-class Analysis:
-    """What the one decode of a video found."""
-
-    timeline: Timeline
-    spans: list[tuple[int, int]]  # frames [first, last) of every scene or given span
-    outside: list[Span]  # given spans that hold no frame of the video
-    steps: np.ndarray  # [T - 1] mean absolute luma step to the next frame, grey levels
-    line_max: list[tuple[float, np.ndarray, np.ndarray]]  # time, brightest of each row and column
-    watermark: Watermark
-    caption_frames: ClipFrames
-    model_frames: ClipFrames  # for the models that score clips
-    previews: Previews
-    motion: MotionTrack | None
-    look: LookTrack | None
-
-    def black_bars(self, start_s: float, end_s: float) -> float | None:
-        """The black_bars score of a stretch, from the looks inside it; None without a look."""
-        inside = [look for look in self.line_max if start_s - 1e-6 <= look[0] < end_s]
-        if not inside:
-            return None
-        rows = np.max([look[1] for look in inside], axis=0)
-        columns = np.max([look[2] for look in inside], axis=0)
-        return headers.black_bars(rows, columns)
+# -- what a source's pictures are like
 
 
-@contextmanager
-def scoring() -> Iterator[None]:
-    """Whatever goes wrong in a scorer fails what it scores, as MediaError scorer, and no more."""
-    try:
-        yield
-    except Exception as error:
-        raise MediaError("scorer", f"{type(error).__name__}: {error}") from error
+class Overview:
+    """Takes every frame of a source: stillness, bars, samples for overlays, previews."""
 
-
-class Analyser:
-    """Takes every frame of a video in order and adds up what there is to know."""
-
-    def __init__(self, source: Source, probe: Probe, pipeline: Pipeline) -> None:
-        settings = pipeline.scenes
-        self.source = source
-        self.rotation = probe.rotation
-        turned = probe.rotation in (90, 270)
-        stored = (probe.height, probe.width) if turned else (probe.width, probe.height)
-        self.size = analysis_size(*stored)
-        detector = build_detector(settings.detector, settings.threshold, settings.min_scene_s)
-        self.finder = CutFinder(detector, probe.fps)
-        end_s = math.inf if probe.duration_s is None else probe.duration_s
-        spans = [replace(span, end_s=min(span.end_s, end_s)) for span in source.spans]
-        times_s = partial(caption_times_s, pipeline.captions.num_frames)
-        self.for_captions = ClipFrames(times_s, CAPTION_SIDE_PX, probe.rotation, spans)
-        self.for_models = ClipFrames(text_times_s, TEXT_SIDE_PX, probe.rotation, spans)
-        self.takers = [self.for_captions] * (pipeline.captions.model != SOURCE_TEXT)
-        self.takers += [self.for_models] * bool(pipeline.late_scores)
-        self.scorers = pipeline.scorers
-        self.overlays: Spread[np.ndarray] = Spread(OVERLAY_STEP_S)
-        self.previews = Previews(probe.rotation)
-        self.steps: list[float] = []
+    def __init__(self, rotation: int, scorers: Scorers) -> None:
+        self.rotation = rotation
+        self.scorers = scorers
+        self.steps: list[float] = []  # mean absolute luma step to the next frame, grey levels
+        # Time, brightest of each row and column.
         self.line_max: list[tuple[float, np.ndarray, np.ndarray]] = []
+        self.overlays: Spread[np.ndarray] = Spread(OVERLAY_STEP_S)
+        self.previews = Previews(rotation)
         self.last_gray: np.ndarray | None = None
-        self.motion = MotionTrack() if pipeline.scorers.motion else None
-        self.look = LookTrack() if pipeline.scorers.look else None
 
-    def add(self, timeline: Timeline, frame: av.VideoFrame) -> None:
-        now_s = timeline.time_s(timeline.num_frames - 1)
-        small = small_bgr(frame, self.size)
-        gray = cv2.cvtColor(small, cv2.COLOR_BGR2GRAY)
+    def add(self, now_s: float, frame: av.VideoFrame, small: np.ndarray, gray: np.ndarray) -> bool:
+        """Take the next frame; returns whether it differs much from the one before."""
         if self.last_gray is not None:
             self.steps.append(cv2.norm(gray, self.last_gray, cv2.NORM_L1) / gray.size)
         self.last_gray = gray
@@ -115,42 +69,20 @@ class Analyser:
         if changed or not self.line_max or now_s - self.line_max[-1][0] >= BAR_STEP_S:
             self.line_max.append((now_s, gray.max(axis=1), gray.max(axis=0)))
         self.previews.add(now_s, small, changed)
-        if not self.source.spans:
-            for cut_s in self.finder.add(timeline, small):
-                self.close_scene(cut_s)
-        for taker in self.takers:
-            taker.add(now_s, frame, changed)
-        with scoring():
-            if self.motion is not None:
-                self.motion.add(now_s, gray)
-            if self.look is not None:
-                self.look.add(now_s, frame, small)
+        return changed
 
-    def close_scene(self, cut_s: float) -> None:
-        for taker in self.takers:
-            taker.close_scene(cut_s)
+    def static(self, first: int, last: int) -> float | None:
+        """The static score of frames [first, last)."""
+        return headers.static(np.array(self.steps[first : last - 1]))
 
-    def finish(self, timeline: Timeline) -> Analysis:
-        outside: list[Span] = []
-        if self.source.spans:
-            spans, outside = self.given_spans(timeline)
-        else:
-            spans = self.found_spans(timeline)
-        for taker in self.takers:
-            taker.finish(timeline.duration_s)
-        return Analysis(
-            timeline,
-            spans,
-            outside,
-            np.array(self.steps),
-            self.line_max,
-            self.watermark(),
-            self.for_captions,
-            self.for_models,
-            self.previews,
-            self.motion,
-            self.look,
-        )
+    def black_bars(self, start_s: float, end_s: float) -> float | None:
+        """The black_bars score of a stretch, from the lines inside it; None without one."""
+        inside = [lines for lines in self.line_max if start_s - 1e-6 <= lines[0] < end_s]
+        if not inside:
+            return None
+        rows = np.max([lines[1] for lines in inside], axis=0)
+        columns = np.max([lines[2] for lines in inside], axis=0)
+        return headers.black_bars(rows, columns)
 
     def watermark(self) -> Watermark:
         """What the network tells, or no score when a model is to tell or the evidence is thin."""
@@ -159,40 +91,173 @@ class Analyser:
         found = watermark_evidence(np.stack([picture for _, picture in self.overlays.items]))
         return found if self.scorers.watermark_unsure == "drop" else found.or_clean()
 
-    def found_spans(self, timeline: Timeline) -> list[tuple[int, int]]:
-        known = len(self.finder.cut_times_s)
-        cuts = self.finder.finish(timeline)
-        for cut_s in self.finder.cut_times_s[known:]:
-            self.close_scene(cut_s)
-        return list(zip(cuts, [*cuts[1:], timeline.num_frames], strict=True))
 
-    def given_spans(self, timeline: Timeline) -> tuple[list[tuple[int, int]], list[Span]]:
-        """The source's own cuts as frames, and those that hold no frame of the video."""
-        stamps = [timeline.time_s(i) for i in range(timeline.num_frames)]
-        spans, outside = [], []
-        for span in self.source.spans:
-            first, last = (bisect.bisect_left(stamps, t - 5e-7) for t in (span.start_s, span.end_s))
-            if first < last:
-                spans.append((first, last))
-            else:
-                outside.append(span)
-        return spans, outside
+# -- the engine
 
 
-def analyse(
-    source: Source, probe: Probe, pipeline: Pipeline, beat: Callable[[float], None]
-) -> Analysis:
-    """Decode a source's video once; `beat` gets the position in seconds about once a second.
+class Analyser:
+    """Takes every frame of a video in order and shows it to everything that was asked for.
 
-    Raises MediaError corrupt or truncated, as frames.decode does, and scorer.
+    tracks: scorers of frames. takers: what keeps frames for models. overview and finder: of a
+    source alone; a finder ends the scenes that the takers sample. size: of the small pictures,
+    px; None: by the first frame.
     """
-    assert source.path is not None
-    analyser = Analyser(source, probe, pipeline)
+
+    def __init__(
+        self,
+        tracks: Tracks,
+        takers: list[ClipFrames],
+        overview: Overview | None = None,
+        finder: CutFinder | None = None,
+        size: tuple[int, int] | None = None,
+    ) -> None:
+        self.tracks = tracks
+        self.takers = takers
+        self.overview = overview
+        self.finder = finder
+        self.size = size
+
+    def add(self, timeline: Timeline, frame: av.VideoFrame) -> None:
+        now_s = timeline.time_s(timeline.num_frames - 1)
+        changed = False
+        if self.overview or self.tracks:
+            self.size = self.size or analysis_size(frame.width, frame.height)
+            small = small_bgr(frame, self.size)
+            gray = cv2.cvtColor(small, cv2.COLOR_BGR2GRAY)
+            if self.overview:
+                changed = self.overview.add(now_s, frame, small, gray)
+            if self.finder:
+                self.close_scenes(self.finder.add(timeline, small))
+            self.tracks.add(now_s, frame, small, gray)
+        for taker in self.takers:
+            taker.add(now_s, frame, changed)
+
+    def close_scenes(self, cuts_s: list[float]) -> None:
+        for cut_s in cuts_s:
+            for taker in self.takers:
+                taker.close_scene(cut_s)
+
+    def finish(self, timeline: Timeline) -> list[tuple[int, int]]:
+        """End the video; the scenes that were found, as frames [first, last)."""
+        scenes: list[tuple[int, int]] = []
+        if self.finder:
+            known = len(self.finder.cut_times_s)
+            cuts = self.finder.finish(timeline)
+            self.close_scenes(self.finder.cut_times_s[known:])
+            scenes = list(zip(cuts, [*cuts[1:], timeline.num_frames], strict=True))
+        for taker in self.takers:
+            taker.finish(timeline.duration_s)
+        return scenes
+
+
+def run(
+    path: str | Path, analyser: Analyser, num_threads: int, beat: Callable[[float], None]
+) -> tuple[Timeline, list[tuple[int, int]]]:
+    """Decode a file once; its timeline and the scenes found.
+
+    `beat` gets the position in seconds about once a second. Raises MediaError as frames.decode
+    does, and scorer where tracks are strict.
+    """
     next_beat_s = 0.0
-    for timeline, frame in decode(source.path, num_threads=pipeline.media.num_threads):
+    for timeline, frame in decode(path, num_threads=num_threads):
         analyser.add(timeline, frame)
         now_s = timeline.time_s(timeline.num_frames - 1)
         if now_s >= next_beat_s:
             beat(now_s)
             next_beat_s = now_s + 1.0
-    return analyser.finish(timeline)
+    return timeline, analyser.finish(timeline)
+
+
+# -- a source
+
+
+@dataclass
+class Analysis:
+    """What the one decode of a source found."""
+
+    timeline: Timeline
+    spans: list[tuple[int, int]]  # frames [first, last) of every scene or given span
+    outside: list[Span]  # given spans that hold no frame of the video
+    overview: Overview
+    watermark: Watermark
+    tracks: Tracks
+    caption_frames: ClipFrames  # empty where no model captions
+    model_frames: ClipFrames  # for the models that score clips; empty where there is none
+
+
+def analyse(
+    source: Source, probe: Probe, pipeline: Pipeline, beat: Callable[[float], None]
+) -> Analysis:
+    """Decode a source's video once; `beat` as `run` has it.
+
+    Raises MediaError corrupt or truncated, as frames.decode does, and scorer.
+    """
+    assert source.path is not None
+    end_s = math.inf if probe.duration_s is None else probe.duration_s
+    spans = [replace(span, end_s=min(span.end_s, end_s)) for span in source.spans]
+    times_s = partial(caption_times_s, pipeline.captions.num_frames)
+    captions = ClipFrames(times_s, CAPTION_SIDE_PX, probe.rotation, spans)
+    models = ClipFrames(text_times_s, TEXT_SIDE_PX, probe.rotation, spans)
+    takers = [captions] * (pipeline.captions.model != SOURCE_TEXT)
+    takers += [models] * bool(pipeline.late_scores)
+    makers = build_tracks(pipeline.scorers)
+    makers.pop("aesthetic", None)  # technical_quality: videos.py makes it of the look, seen once
+    tracks = Tracks(makers, strict=True)
+    overview = Overview(probe.rotation, pipeline.scorers)
+    finder = None
+    if not spans:
+        scenes = pipeline.scenes
+        detector = build_detector(scenes.detector, scenes.threshold, scenes.min_scene_s)
+        finder = CutFinder(detector, probe.fps)
+    turned = probe.rotation in (90, 270)
+    stored = (probe.height, probe.width) if turned else (probe.width, probe.height)
+    analyser = Analyser(tracks, takers, overview, finder, analysis_size(*stored))
+    timeline, scenes_found = run(source.path, analyser, pipeline.media.num_threads, beat)
+    given, outside = given_spans(source, timeline)
+    watermark = overview.watermark()
+    return Analysis(
+        timeline, scenes_found or given, outside, overview, watermark, tracks, captions, models
+    )
+
+
+def given_spans(source: Source, timeline: Timeline) -> tuple[list[tuple[int, int]], list[Span]]:
+    """The source's own cuts as frames, and those that hold no frame of the video."""
+    stamps = [timeline.time_s(i) for i in range(timeline.num_frames)] if source.spans else []
+    spans, outside = [], []
+    for span in source.spans:
+        first, last = (bisect.bisect_left(stamps, t - 5e-7) for t in (span.start_s, span.end_s))
+        if first < last:
+            spans.append((first, last))
+        else:
+            outside.append(span)
+    return spans, outside
+
+
+# -- a stored clip
+
+
+def score_clip(
+    data: bytes,
+    duration_s: float,
+    tracks: dict[str, MakeTrack],
+    wants_pictures: bool,
+    folder: Path,
+    beat: Beat,
+) -> ClipScores:
+    """Decode a stored clip once for all its scorers; a track that raises fails alone.
+
+    A clip is one span that is known beforehand. Its pictures are those shown at the times that
+    text is looked for at.
+    """
+    path = folder / "clip.mp4"
+    path.write_bytes(data)
+    running = Tracks(tracks, strict=False)
+    whole = Span(0.0, duration_s)
+    pictures = ClipFrames(text_times_s, TEXT_SIDE_PX, 0, [whole], as_shown=True)
+    analyser = Analyser(running, [pictures] * wants_pictures)
+    try:
+        timeline, _ = run(path, analyser, 1, lambda at_s: beat("score", at_s))
+    except MediaError as error:
+        return ClipScores(error=str(error))
+    rows = {key: running.row(key, 0.0, timeline.duration_s) for key in tracks}
+    return ClipScores(rows, [jpeg for _, jpeg in pictures.of_clip(0.0, duration_s)])

@@ -58,8 +58,15 @@ class Spread(Generic[T]):
         self.step_s = step_s
         return before
 
-    def nearest(self, time_s: float) -> tuple[float, T] | None:
-        return min(self.items, key=lambda i: abs(i[0] - time_s)) if self.items else None
+
+def nearest(items: Sequence[tuple[float, T]], time_s: float) -> tuple[float, T]:
+    """Of some frames by time, at least one, that whose time is closest."""
+    return min(items, key=lambda item: abs(item[0] - time_s))
+
+
+def shown_at(items: Sequence[tuple[float, T]], time_s: float) -> tuple[float, T]:
+    """Of some frames by time, in order, the last that is not later; the first where all are."""
+    return next((item for item in reversed(items) if item[0] <= time_s + 1e-6), items[0])
 
 
 def caption_times_s(num_frames: int, start_s: float, end_s: float) -> list[float]:
@@ -71,9 +78,10 @@ class ClipFrames:
     """Takes, while a video is decoded, the frames of its clips that models will see.
 
     `times_s` tells of a clip's start and end, seconds, which times are wanted; the nearest frames
-    are taken, short side at most `side_px`. Where clips are known beforehand their times are simply
-    waited for; where scenes are being found, samples of the current scene are held until its end
-    is known.
+    are taken, once each, short side at most `side_px`. Where clips are known beforehand their times
+    are simply waited for; where scenes are being found, samples of the current scene are held until
+    its end is known. `as_shown`, for spans alone: for each time the frame that is on the screen
+    then, so that a frame that stays for long counts for every time that it is there.
     """
 
     def __init__(
@@ -82,8 +90,12 @@ class ClipFrames:
         side_px: int,
         rotation: int,
         spans: Sequence[Span],
+        *,
+        as_shown: bool = False,
     ) -> None:
         self.times_s = times_s
+        self.as_shown = as_shown
+        self.pick = shown_at if as_shown else nearest
         self.side_px = side_px
         self.rotation = rotation
         self.waiting = sorted(
@@ -108,10 +120,10 @@ class ClipFrames:
             self.take(*self.waiting.pop(0))
 
     def take(self, ideal_s: float, start_s: float, end_s: float) -> None:
-        """Of the frames held inside a given span, take the one nearest to a time."""
+        """Of the frames held inside a given span, take the one for a time."""
         inside = [h for h in self.held if start_s - 5e-7 <= h[0] < end_s - 5e-7]
         if inside:
-            time_s, frame = min(inside, key=lambda h: abs(h[0] - ideal_s))
+            time_s, frame = self.pick(inside, ideal_s)
             if not any(time_s == known for known, _ in self.taken[-2 * MAX_SAMPLES :]):
                 self.taken.append((time_s, jpeg(shrink(frame, self.side_px), self.rotation)))
 
@@ -133,7 +145,7 @@ class ClipFrames:
                 for t, f in sorted(held, key=lambda h: abs(h[0] - middle_s))[:1]
             ]
         ideal = self.times_s(self.start_s, end_s)
-        chosen = dict(s for t in ideal if (s := scene.nearest(t)) is not None)
+        chosen = dict(nearest(scene.items, t) for t in ideal if scene.items)
         self.taken += [(t, jpeg(f, self.rotation)) for t, f in chosen.items()]
         self.start_s = end_s
 
@@ -142,9 +154,8 @@ class ClipFrames:
         inside = [t for t in self.taken if start_s - 1e-6 <= t[0] < end_s]
         if not inside:
             return []
-        found = Spread(CAPTION_STEP_S, inside)
-        chosen = {found.nearest(t) for t in self.times_s(start_s, end_s)}
-        return sorted(frame for frame in chosen if frame)
+        chosen = [self.pick(inside, t) for t in self.times_s(start_s, end_s)]
+        return chosen if self.as_shown else sorted(set(chosen))
 
 
 def shrink(frame: av.VideoFrame, side_px: int) -> av.VideoFrame:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+from collections.abc import Sequence
 from fractions import Fraction
 
 import cv2
@@ -10,26 +11,34 @@ import numpy as np
 from scenedetect import FrameTimecode
 from scenedetect.common import Timecode
 from scenedetect.detector import SceneDetector
-from scenedetect.detectors import (
-    AdaptiveDetector,
-    ContentDetector,
-    ThresholdDetector,
-    content_detector,
-)
+from scenedetect.detectors import AdaptiveDetector, ContentDetector, ThresholdDetector
 
 from curation.frames import Timeline
 
 
-def mean_pixel_distance(left: np.ndarray, right: np.ndarray) -> float:
-    """PySceneDetect's mean absolute difference of two 8-bit planes, to the last bit.
+class QuickScore:
+    """PySceneDetect's score of a frame with its default weights, to the last bit, in less time.
 
-    Its own takes 0.08 ms a plane of 256x144 in numpy; OpenCV adds up the same integers in 0.007 ms.
+    It is the mean over hue, saturation and value of the mean absolute difference from the frame
+    before. PySceneDetect adds up a plane of 256x144 in numpy in 0.08 ms, OpenCV the same integers
+    in 0.007 ms. In front of a detector's class this takes the place of its method; a release
+    without a method of this name only goes slower (a test tells).
     """
-    return cv2.norm(left, right, cv2.NORM_L1) / left.size
+
+    planes: Sequence[np.ndarray] = ()  # of the frame before
+
+    def _calculate_frame_score(self, timecode: FrameTimecode, frame_img: np.ndarray) -> float:
+        before, self.planes = self.planes, cv2.split(cv2.cvtColor(frame_img, cv2.COLOR_BGR2HSV))
+        pairs = zip(self.planes, before, strict=bool(before))
+        means = [cv2.norm(now, then, cv2.NORM_L1) / now.size for now, then in pairs]
+        return sum(means) / len(self.planes)
 
 
-# PySceneDetect has no other way in. A release that no longer has this name only goes slower.
-content_detector._mean_pixel_distance = mean_pixel_distance
+class QuickContentDetector(QuickScore, ContentDetector): ...
+
+
+class QuickAdaptiveDetector(QuickScore, AdaptiveDetector): ...
+
 
 # Width of the picture that detectors see. 256x144 gave the same cuts as PySceneDetect's own
 # full path on two real films, at 0.8 of its CPU (measured).
@@ -45,9 +54,9 @@ def build_detector(name: str, threshold: float | None, min_scene_s: float) -> Sc
     given = {} if threshold is None else {"threshold": threshold}
     if name == "adaptive":
         ratio = {} if threshold is None else {"adaptive_threshold": threshold}
-        return AdaptiveDetector(min_scene_len=scene_len, **ratio)
+        return QuickAdaptiveDetector(min_scene_len=scene_len, **ratio)
     if name == "content":
-        return ContentDetector(min_scene_len=scene_len, **given)
+        return QuickContentDetector(min_scene_len=scene_len, **given)
     if name == "threshold":
         return ThresholdDetector(min_scene_len=scene_len, **given)
     raise ValueError(f"scenes.detector is {name!r}; allowed: adaptive, content, threshold")

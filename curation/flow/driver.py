@@ -17,6 +17,7 @@ import os
 import pickle
 import time
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -25,6 +26,7 @@ from ray.data import DataContext
 
 from curation.captions import SOURCE_TEXT
 from curation.commands import code_version
+from curation.downloads import id_in
 from curation.flow.actors import start_models
 from curation.flow.holdings import Holdings
 from curation.flow.stages import TASK_RETRIES, Captioner, Models, commit, curate_batch
@@ -35,6 +37,7 @@ from curation.scores.table import keys_where
 from curation.settings import RunError
 from curation.shards import Dataset
 from curation.sources import Source, content_id
+from curation.sources.source import fingerprinted, join
 
 MAX_COMMITS_IN_FLIGHT = 4
 MAX_TASKS = 10_000  # videos beyond this many share tasks
@@ -45,10 +48,15 @@ MAX_TASKS = 10_000  # videos beyond this many share tasks
 
 @ray.remote(max_retries=TASK_RETRIES)
 def identify(sources: list[Source]) -> list[Source]:
-    """Give local files the id of their content; what cannot be read is left for the media stage."""
+    """Give local files the id of their content and URLs the one that they name.
+
+    What cannot be read is left for the media stage.
+    """
     out = []
     for source in sources:
-        if source.path and source.id is None and os.access(source.path, os.R_OK):
+        if source.path is None:
+            source = replace(source, id=source.id or id_in(source.url))
+        elif source.id is None and Path(source.path).is_file() and os.access(source.path, os.R_OK):
             with contextlib.suppress(OSError):
                 source = replace(source, id=content_id(source.path))
         out.append(source)
@@ -56,21 +64,24 @@ def identify(sources: list[Source]) -> list[Source]:
 
 
 def identify_all(sources: list[Source]) -> tuple[list[Source], int]:
-    """The sources with ids where content gives one, without copies; and how many were copies."""
+    """The sources with ids where content or URL give one; and how many were copies of others.
+
+    Copies become one source: the first one, with the cuts and captions of all.
+    """
     size = max(1, min(64, len(sources) // 16))
     chunks = [sources[i : i + size] for i in range(0, len(sources), size)]
     found = [s for chunk in ray.get([identify.remote(c) for c in chunks]) for s in chunk]
     distinct: dict[str, Source] = {}
     for source in found:
-        distinct.setdefault(source.id or source.url, source)
-    return list(distinct.values()), len(found) - len(distinct)
+        known = distinct.setdefault(source.id or source.url, source)
+        if known is not source:
+            distinct[source.id or source.url] = join(known, source)
+    return list(fingerprinted(distinct.values())), len(found) - len(distinct)
 
 
 def todo(sources: list[Source], holdings: Holdings) -> list[Source]:
-    """The sources that are not decided yet."""
-    return [
-        s for s in sources if s.id not in holdings.decided and (s.id or s.url not in holdings.urls)
-    ]
+    """The sources that are not decided yet, or were when lists said other things of them."""
+    return [source for source in sources if not holdings.holds(source)]
 
 
 # -- the flow

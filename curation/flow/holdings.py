@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from curation.pipelines import Pipeline, Rule
 from curation.records import decided
 from curation.rules import judge, judge_headers, video_verdict
-from curation.shards import FAILED, KEPT, Dataset, own_scores, write_commit
+from curation.shards import (
+    FAILED,
+    KEPT,
+    LEDGER_SCHEMA,
+    Dataset,
+    own_scores,
+    with_own,
+    write_commit,
+)
+from curation.sources import Source
 
 
 @dataclass
@@ -19,10 +30,38 @@ class Holdings:
     """What a dataset already holds for a pipeline."""
 
     decided: set[str] = field(default_factory=set)  # video ids that need no more work
-    urls: set[str] = field(default_factory=set)  # their source URLs
+    urls: dict[str, str] = field(default_factory=dict)  # their ids by source URL
+    fingerprints: dict[str, str | None] = field(default_factory=dict)  # of their sources, by id
     redecided: int = 0  # videos whose decisions were derived anew from stored scores
     redo: int = 0  # videos whose commit no longer holds
     changed: set[str] = field(default_factory=set)  # stages whose config changed
+
+    def holds(self, source: Source) -> bool:
+        """Whether a source is decided, from what its lists say of it now.
+
+        What was decided of a file that cannot be read any more stands.
+        """
+        video_id = source.id or self.urls.get(source.url)
+        if video_id not in self.decided:
+            return False
+        gone = source.path is not None and source.id is None
+        return gone or self.fingerprints.get(video_id) == source.fingerprint
+
+    def outdated(self, sources: Iterable[Source]) -> set[str]:
+        """Ids of decided videos whose place those take that are not held.
+
+        They were decided from another list, or at the same URL from other bytes or none.
+        """
+        sources = list(sources)
+        ids = {s.id or self.urls.get(s.url) for s in sources if self.holds(s)}
+        left = [s for s in sources if not self.holds(s)]
+        found = {each for s in left for each in (s.id, self.urls.get(s.url)) if each}
+        return (found & self.decided) - ids
+
+    def unnamed(self, sources: Iterable[Source]) -> set[str]:
+        """Ids of decided videos that no source names any more."""
+        named = {each for s in sources for each in (s.id, self.urls.get(s.url))}
+        return self.decided - named
 
 
 def is_subset(commit: Mapping[str, Any]) -> bool:
@@ -40,6 +79,10 @@ def take_over(dataset: Dataset, pipeline: Pipeline, *, dry_run: bool = False) ->
     holdings = Holdings()
     wanted = pipeline.fingerprints()
     commits = dataset.commits()
+    for commit in half_replaced(commits):
+        commits.remove(commit)
+        if not dry_run:
+            dataset.delete_commit(commit["name"])
     for commit in commits:
         if commit["fingerprints"] == wanted:
             holdings.decided |= set(commit["video_ids"])
@@ -56,8 +99,60 @@ def take_over(dataset: Dataset, pipeline: Pipeline, *, dry_run: bool = False) ->
         holdings.redo += len(stale) - len(kept)
         if not dry_run:
             dataset.delete_commit(commit["name"])
-    holdings.urls = {url for video_id, url in dataset.decided() if video_id in holdings.decided}
+    for table in dataset.ledgers(["level", "video_id", "source_url", "source_fingerprint"]):
+        for row in table.filter(pc.equal(table["level"], "video")).to_pylist():
+            if row["video_id"] in holdings.decided:
+                holdings.urls[row["source_url"]] = row["video_id"]
+                holdings.fingerprints[row["video_id"]] = row["source_fingerprint"]
     return holdings
+
+
+def half_replaced(commits: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Commits of which another is the rest: `forget` was killed before it deleted them."""
+    smallest: dict[tuple[str, str], int] = {}
+    for commit in commits:
+        for key in keys_of(commit):
+            size = len(commit["video_ids"])
+            smallest[key] = min(size, smallest.get(key, size))
+    return [c for c in commits if any(smallest[k] < len(c["video_ids"]) for k in keys_of(c))]
+
+
+def keys_of(commit: dict[str, Any]) -> list[tuple[str, str]]:
+    prints = json.dumps(commit["fingerprints"], sort_keys=True)
+    return [(prints, video_id) for video_id in commit["video_ids"]]
+
+
+def forget(dataset: Dataset, video_ids: set[str]) -> None:
+    """Take videos out of a dataset, so that they can be decided anew.
+
+    A commit that has others too is written again without them before it is deleted.
+    """
+    for commit in dataset.commits():
+        rest = [v for v in commit["video_ids"] if v not in video_ids]
+        if len(rest) == len(commit["video_ids"]):
+            continue
+        if rest:
+            own = own_scores(commit)
+            rows = dataset.ledger_of(commit["name"], with_own(LEDGER_SCHEMA, own).names)
+            ledger = [row for row in rows.to_pylist() if row["video_id"] in rest]
+            media = media_of(dataset, commit, kept_ids(ledger))
+            write_commit(dataset, media, ledger, commit["fingerprints"], own)
+        dataset.delete_commit(commit["name"])
+
+
+def kept_ids(ledger: list[dict[str, Any]]) -> set[str]:
+    return {r["clip_id"] for r in ledger if r["level"] == "clip" and r["decision"] == KEPT}
+
+
+def media_of(dataset: Dataset, commit: dict[str, Any], clip_ids: set[str]) -> list[dict[str, Any]]:
+    """The shard rows of some clips of a commit, with their media."""
+    media: list[dict[str, Any]] = []
+    if clip_ids:
+        with dataset.open_shard(commit["name"]) as shard:
+            for group in range(shard.num_row_groups):
+                found = shard.read_row_group(group).to_pylist()
+                media += [row for row in found if row["clip_id"] in clip_ids]
+    return media
 
 
 def redecide(
@@ -74,13 +169,7 @@ def redecide(
         carried += redecide_video(video, clips, pipeline.rules) or []
     if not carried or dry_run:
         return [row["video_id"] for row in carried if row["level"] == "video"]
-    kept = {r["clip_id"] for r in carried if r["level"] == "clip" and r["decision"] == KEPT}
-    media: list[dict[str, Any]] = []
-    if kept:
-        with dataset.open_shard(commit["name"]) as shard:
-            for group in range(shard.num_row_groups):
-                found = shard.read_row_group(group).to_pylist()
-                media += [row for row in found if row["clip_id"] in kept]
+    media = media_of(dataset, commit, kept_ids(carried))
     prints, own = pipeline.fingerprints(), own_scores(commit)
     return write_commit(dataset, media, carried, prints, own)["video_ids"]
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("svg")  # no display is asked for
-import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -29,20 +27,21 @@ STYLE: Any = {
 }
 NUM_BINS = 40
 
-matplotlib.rcParams.update(STYLE)
-
 
 def svg(figure: Figure) -> str:
     sink = io.StringIO()
     said = dict.fromkeys(("Date", "Creator", "Format", "Type"))  # nothing but the picture
     figure.savefig(sink, format="svg", metadata=said, bbox_inches="tight")
-    plt.close(figure)
     text = sink.getvalue()
     return text[text.index("<svg") :]
 
 
-def chart(width: float, height: float) -> tuple[Figure, Axes]:
-    return plt.subplots(figsize=(width, height))
+@contextmanager
+def chart(width: float, height: float) -> Iterator[tuple[Figure, Axes]]:
+    """An empty chart, in inches, that is drawn and written inside; pyplot does not know of it."""
+    with rc_context(STYLE):
+        figure = Figure(figsize=(width, height))
+        yield figure, figure.subplots()
 
 
 def edges_of(values: np.ndarray) -> np.ndarray:
@@ -55,13 +54,13 @@ def edges_of(values: np.ndarray) -> np.ndarray:
 
 def histogram(values: np.ndarray, label: str) -> str:
     """One set of values; the two end bins hold what lies beyond them."""
-    figure, axes = chart(4.2, 2.2)
-    edges = edges_of(values)
-    axes.hist(np.clip(values, edges[0], edges[-1]), bins=edges.tolist(), color=KEPT_COLOUR)
-    axes.set_xlabel(label)
-    axes.set_ylabel("clips")
-    axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
-    return svg(figure)
+    with chart(4.2, 2.2) as (figure, axes):
+        edges = edges_of(values)
+        axes.hist(np.clip(values, edges[0], edges[-1]), bins=edges.tolist(), color=KEPT_COLOUR)
+        axes.set_xlabel(label)
+        axes.set_ylabel("clips")
+        axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
+        return svg(figure)
 
 
 def score_chart(
@@ -74,60 +73,62 @@ def score_chart(
     """A score over all candidate clips, kept and not; its bounds; and the share that is kept as
     the bound moves."""
     low, high = bounds
-    figure, axes = chart(4.6, 2.6)
-    marks = np.array([b for b in (low, high) if b is not None])
-    edges = edges_of(np.concatenate([values, marks]))
-    shown = np.clip(values, edges[0], edges[-1])
-    axes.hist(
-        [shown[kept], shown[~kept]],
-        bins=edges.tolist(),
-        stacked=True,
-        color=[KEPT_COLOUR, DROPPED_COLOUR],
-        label=["kept", "dropped, by any rule"],
-    )
-    axes.set_xlabel(f"{name} ({unit})" if unit else name)
-    axes.set_ylabel("clips")
-    axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
-    for bound, side in ((low, "min"), (high, "max")):
-        if bound is not None:
-            axes.axvline(bound, color=LINE_COLOUR, linewidth=1.2)
-            axes.annotate(
-                f"{side} {bound:g}", (bound, 1.0), xycoords=("data", "axes fraction"),
-                color=LINE_COLOUR, fontsize=8, ha="left", va="bottom",
-            )  # fmt: skip
-    if len(marks):
-        curve = axes.twinx()
-        curve.plot(edges, kept_share(values, edges, keep_above=low is not None), "k", lw=0.9)
-        curve.set_ylim(0, 1.05)
-        curve.set_ylabel(f"share kept by {'min' if low is not None else 'max'}")
-    axes.legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(0, -0.22), ncols=2)
-    return svg(figure)
+    with chart(4.6, 2.6) as (figure, axes):
+        marks = np.array([b for b in (low, high) if b is not None])
+        edges = edges_of(np.concatenate([values, marks]))
+        shown = np.clip(values, edges[0], edges[-1])
+        axes.hist(
+            [shown[kept], shown[~kept]],
+            bins=edges.tolist(),
+            stacked=True,
+            color=[KEPT_COLOUR, DROPPED_COLOUR],
+            label=["kept", "dropped, by any rule"],
+        )
+        axes.set_xlabel(f"{name} ({unit})" if unit else name)
+        axes.set_ylabel("clips")
+        axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
+        for bound, side in ((low, "min"), (high, "max")):
+            if bound is not None:
+                axes.axvline(bound, color=LINE_COLOUR, linewidth=1.2)
+                axes.annotate(
+                    f"{side} {bound:g}", (bound, 1.0), xycoords=("data", "axes fraction"),
+                    color=LINE_COLOUR, fontsize=8, ha="left", va="bottom",
+                )  # fmt: skip
+        if len(marks):
+            curve = axes.twinx()
+            curve.plot(edges, kept_share(values, edges, keep_above=low is not None), "k", lw=0.9)
+            curve.set_ylim(0, 1.05)
+            curve.set_ylabel(f"share kept by {'min' if low is not None else 'max'}")
+        axes.legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(0, -0.22), ncols=2)
+        return svg(figure)
 
 
 def bars(counts: Sequence[tuple[str, int]], label: str) -> str:
     """Counts by name, the largest on top."""
-    figure, axes = chart(4.2, 0.5 + 0.24 * len(counts))
-    names = [name if len(name) <= 32 else name[:31] + "…" for name, _ in counts]
-    drawn = axes.barh(range(len(counts)), [n for _, n in counts], color=KEPT_COLOUR)
-    axes.set_yticks(range(len(counts)), names)
-    axes.bar_label(drawn, fontsize=8, padding=2)
-    axes.invert_yaxis()
-    axes.set_xlabel(label)
-    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-    return svg(figure)
+    with chart(4.2, 0.5 + 0.24 * len(counts)) as (figure, axes):
+        names = [name if len(name) <= 32 else name[:31] + "…" for name, _ in counts]
+        drawn = axes.barh(range(len(counts)), [n for _, n in counts], color=KEPT_COLOUR)
+        axes.set_yticks(range(len(counts)), names)
+        axes.bar_label(drawn, fontsize=8, padding=2)
+        axes.invert_yaxis()
+        axes.set_xlabel(label)
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        return svg(figure)
 
 
 def overlaid(name: str, a: np.ndarray, b: np.ndarray, labels: tuple[str, str]) -> str:
     """One score of two runs, each as a share of its own clips."""
-    figure, axes = chart(4.6, 2.4)
-    edges = edges_of(np.concatenate([a, b]))
-    for values, label, colour in zip((a, b), labels, (DROPPED_COLOUR, KEPT_COLOUR), strict=True):
-        if len(values):
-            weights = np.full(len(values), 1 / len(values))
-            shown = np.clip(values, edges[0], edges[-1])
-            axes.hist(shown, bins=edges.tolist(), weights=weights, histtype="step", lw=1.5,
-                      color=colour, label=f"{label} ({len(values)})")  # fmt: skip
-    axes.set_xlabel(name)
-    axes.set_ylabel("share of scored clips")
-    axes.legend(fontsize=8, frameon=False)
-    return svg(figure)
+    with chart(4.6, 2.4) as (figure, axes):
+        edges = edges_of(np.concatenate([a, b]))
+        for values, label, colour in zip(
+            (a, b), labels, (DROPPED_COLOUR, KEPT_COLOUR), strict=True
+        ):
+            if len(values):
+                weights = np.full(len(values), 1 / len(values))
+                shown = np.clip(values, edges[0], edges[-1])
+                axes.hist(shown, bins=edges.tolist(), weights=weights, histtype="step", lw=1.5,
+                          color=colour, label=f"{label} ({len(values)})")  # fmt: skip
+        axes.set_xlabel(name)
+        axes.set_ylabel("share of scored clips")
+        axes.legend(fontsize=8, frameon=False)
+        return svg(figure)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from curation.pipelines import Scorers
-from curation.scores.image_text import Clip, check_clip, how
+from curation.scores.image_text import Clip, check_clip, clip_weights
 from curation.scores.models import Means
+from curation.scores.weights import first_line
 from curation.settings import ConfigError
 
 # LAION's heads were trained on embeddings of OpenAI's ViT-L/14.
@@ -21,14 +23,17 @@ OTHERWISE = (
     "(github.com/LAION-AI/aesthetic-predictor), "
     "or --set scorers.aesthetic=technical_quality for a score without weights"
 )
-HOW = how("aesthetic", OTHERWISE)
+# Without the other one each is of no use, so that both say how to give both.
+HEAD = replace(
+    clip_weights("aesthetic", OTHERWISE), what="aesthetic head", key="scorers.aesthetic_head"
+)
 
 
 def check_aesthetic(scorers: Scorers) -> None:
     """Raise ConfigError unless the weights that laion needs are there or can be had."""
     check_clip("aesthetic", scorers.aesthetic_checkpoint, OTHERWISE)
     if scorers.aesthetic_head is None:
-        raise ConfigError(f"scorers.aesthetic_head is not set; {HOW}")
+        raise HEAD.not_set()
     load_head(scorers.aesthetic_head)
 
 
@@ -54,10 +59,7 @@ def load_head(name: str) -> list[tuple[Any, Any]]:
         if not sizes or not joined or sizes[-1][0] != 1:
             raise ValueError(f"its layers {sizes} do not lead from an embedding to one score")
     except (OSError, ValueError, KeyError, AttributeError, pickle.UnpicklingError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ConfigError(
-            f"the aesthetic head {name!r} cannot be loaded: {reason}; {HOW}"
-        ) from None
+        raise HEAD.unfit(name, f"cannot be loaded: {first_line(error)}") from None
     return layers
 
 

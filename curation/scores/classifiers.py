@@ -8,10 +8,18 @@ from typing import Any
 
 import numpy as np
 
-from curation.captions import missing_weights
 from curation.pipelines import Scorers
 from curation.scores.models import Means
+from curation.scores.weights import Weights, missing_file
 from curation.settings import ConfigError
+
+CLASSIFIER = Weights(
+    "watermark classifier",
+    "scorers.watermark_checkpoint",
+    "a hub id or a folder of an image-classification model, such as "
+    "--set scorers.watermark_checkpoint=/models/watermarks",
+    "or --set scorers.watermark=network, which needs no download",
+)
 
 
 def check_classifier(settings: Scorers) -> None:
@@ -21,28 +29,19 @@ def check_classifier(settings: Scorers) -> None:
     on a hub that answers. One label must say watermark.
     """
     name = settings.watermark_checkpoint
-    other = "or --set scorers.watermark=network, which needs no download"
     if not name:
-        raise ConfigError(
-            "scorers.watermark is classifier but scorers.watermark_checkpoint is not set; give a "
-            "hub id or a folder of an image-classification model, such as "
-            f"--set scorers.watermark_checkpoint=/models/watermarks, {other}"
-        )
+        raise CLASSIFIER.not_set("scorers.watermark is classifier but ")
     from transformers import AutoConfig, AutoImageProcessor
 
     try:
-        marked_labels(name, AutoConfig.from_pretrained(name).id2label)
+        labels = AutoConfig.from_pretrained(name).id2label
         AutoImageProcessor.from_pretrained(name)
-        if missing := missing_weights(name):
-            raise OSError(f"it has no {missing}")
-    except ConfigError:
-        raise
+        missing = missing_file(name)
     except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"the watermark classifier {name!r} cannot be loaded: {str(error).splitlines()[0]} "
-            f"Download it where there is a network (hf download {name} --local-dir FOLDER) and "
-            f"give --set scorers.watermark_checkpoint=FOLDER, {other}"
-        ) from None
+        raise CLASSIFIER.not_had(name, error) from None
+    marked_labels(name, labels)
+    if missing:
+        raise CLASSIFIER.not_had(name, f"it has no {missing}")
 
 
 DENIED = re.compile(r"(?:^|[^a-z])(?:no|not|non|un|without)(?=[^a-z]|watermark)")

@@ -12,6 +12,7 @@ import numpy as np
 
 from curation.pipelines import Scorers
 from curation.scores.models import Row, Seen, by_clip, pictures_of
+from curation.scores.weights import Weights
 from curation.settings import ConfigError
 
 # What a file alone is taken for: OpenAI's ViT-L/14, whose GELU is the quick one. With the other
@@ -22,19 +23,24 @@ WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 BATCH_SIZE = 32
 
 
-def how(key: str, otherwise: str) -> str:
-    """The end of an error message: what to give as the CLIP of a scorer."""
-    return (
-        "give a file (ViT-L-14.pt of OpenAI), a folder or a hub id, such as --set "
-        f"scorers.{key}_checkpoint=timm/vit_large_patch14_clip_224.openai, {otherwise}"
+def clip_weights(key: str, otherwise: str) -> Weights:
+    """What scorers.<key>_checkpoint names; `otherwise` is what else the user may do."""
+    setting = f"scorers.{key}_checkpoint"
+    return Weights(
+        "CLIP checkpoint",
+        setting,
+        "a file (ViT-L-14.pt of OpenAI), a folder or a hub id, such as "
+        f"--set {setting}=timm/vit_large_patch14_clip_224.openai",
+        otherwise,
     )
 
 
 def check_clip(key: str, name: str | None, otherwise: str) -> None:
     """Raise ConfigError unless scorers.<key>_checkpoint, `name`, is a file, a whole folder or a
     hub id that can be had; `otherwise` is what else the user may do."""
+    weights = clip_weights(key, otherwise)
     if name is None:
-        raise ConfigError(f"scorers.{key}_checkpoint is not set; {how(key, otherwise)}")
+        raise weights.not_set()
     path = Path(name)
     if path.is_file():
         return
@@ -43,8 +49,7 @@ def check_clip(key: str, name: str | None, otherwise: str) -> None:
         if not any((path / file).is_file() for file in WEIGHTS):
             missing.append(WEIGHTS[0])
         if missing:
-            lacks = " and no ".join(missing)
-            raise ConfigError(f"the CLIP folder {name!r} has no {lacks}; {how(key, otherwise)}")
+            raise weights.not_had(name, f"it has no {' and no '.join(missing)}")
         return
     from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
 
@@ -54,11 +59,7 @@ def check_clip(key: str, name: str | None, otherwise: str) -> None:
         if constants.HF_HUB_OFFLINE and not there:
             raise OSError(f"its {WEIGHTS[0]} is not in the local cache.")
     except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"the CLIP checkpoint {name!r} cannot be had: {str(error).splitlines()[0]} "
-            f"Download it where there is a network (hf download {name} --local-dir FOLDER) and "
-            f"give --set scorers.{key}_checkpoint=FOLDER, {otherwise}"
-        ) from None
+        raise weights.not_had(name, error) from None
 
 
 class Clip:

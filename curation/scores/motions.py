@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import math
 from array import array
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import cv2
 import numpy as np
+
+if TYPE_CHECKING:
+    import av
 
 # Two frames are compared this far apart: one frame at 12 fps, two at 24 and 25, five at 60.
 # Ours: over less a slow motion is smaller than the error of flow.
@@ -112,14 +115,16 @@ class MotionTrack:
         self.measured = self.wants_long = False
         self.reach = 0.0  # of zoom and roll: root mean square distance to the centre, sides
 
-    def add(self, now_s: float, gray: np.ndarray) -> None:
-        """Take the next frame: uint8 [H, W] at analysis size, its time in seconds."""
-        small = cv2.resize(gray, SMALL, interpolation=cv2.INTER_AREA)
-        self.add_light(now_s, small)
+    def add(
+        self, now_s: float, frame: av.VideoFrame | None, small: np.ndarray | None, gray: np.ndarray
+    ) -> None:
+        """Take the next frame, as decode.tracks.Track has it; only its brightness is looked at."""
+        tiny = cv2.resize(gray, SMALL, interpolation=cv2.INTER_AREA)
+        self.add_light(now_s, tiny)
         if self.first is None:
             height, width = gray.shape
             self.reach = math.hypot(width, height) / math.sqrt(12) / max(width, height)
-            self.first, self.held = (now_s, gray), [small]
+            self.first, self.held = (now_s, gray), [tiny]
             return
         start_s, first = self.first
         passed_s = now_s - start_s + LATE_S
@@ -132,13 +137,13 @@ class MotionTrack:
             self.pairs.extend(self.compare(first, gray, start_s, now_s)[0])
             self.wants_long = False
         if len(self.held) == 1 and passed_s >= STEP_S / 2:
-            self.held.append(small)
+            self.held.append(tiny)
         if passed_s >= STEP_S:
-            change = turn(self.held[0], self.held[1], small, start_s, now_s)
+            change = turn(self.held[0], self.held[1], tiny, start_s, now_s)
             if change.replaces and self.leads(first, gray):
                 change = change._replace(changed=0.0)
             self.turns.extend(change)
-            self.first, self.held = (now_s, gray), [small]
+            self.first, self.held = (now_s, gray), [tiny]
             self.measured = self.wants_long = False
 
     def add_light(self, now_s: float, small: np.ndarray) -> None:

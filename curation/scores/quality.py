@@ -43,15 +43,14 @@ class LookTrack:
         self.looks = array("d")  # rows of Look
         self.next_s = 0.0
 
-    def add(self, now_s: float, frame: av.VideoFrame, small_bgr: np.ndarray) -> None:
-        """Take the next frame: as decoded, and small as uint8 BGR [H, W, 3]; its time in s."""
+    def add(self, now_s: float, frame: av.VideoFrame, small: np.ndarray, gray: np.ndarray) -> None:
+        """Take the next frame, as decode.tracks.Track has it."""
         if now_s < self.next_s - LATE_S:
             return
         self.next_s = now_s + STEP_S
         full = luma(frame)
-        gray = cv2.cvtColor(small_bgr, cv2.COLOR_BGR2GRAY)
         self.looks.extend(
-            Look(now_s, sharpness(full), exposure(gray), colourfulness(small_bgr), blockiness(full))
+            Look(now_s, sharpness(full), exposure(gray), colourfulness(small), blockiness(full))
         )
 
     def between(self, start_s: float, end_s: float) -> dict[str, float | None]:
@@ -145,8 +144,8 @@ class TechnicalQuality:
     def __init__(self) -> None:
         self.track = LookTrack()
 
-    def add(self, now_s: float, frame: av.VideoFrame, small: np.ndarray) -> None:
-        self.track.add(now_s, frame, small)
+    def add(self, now_s: float, frame: av.VideoFrame, small: np.ndarray, gray: np.ndarray) -> None:
+        self.track.add(now_s, frame, small, gray)
 
     def between(self, start_s: float, end_s: float) -> dict[str, float | None]:
         return {"aesthetic": technical_quality(self.track.between(start_s, end_s))}

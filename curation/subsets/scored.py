@@ -16,7 +16,7 @@ import pyarrow.fs as pafs
 import ray
 from rich.console import Console
 
-from curation.decode.tracks import ClipScores, Scoring, Tracks
+from curation.decode.tracks import ClipScores, MakeTrack, Scoring
 from curation.flow.actors import Shown, ask, start_models
 from curation.flow.media_processes import Job, MediaWorker, WorkerDiedError, attempt
 from curation.flow.progress import Count
@@ -79,10 +79,12 @@ def score_group(
     return found
 
 
-def score_stored(row: Row, tracks: Tracks, wants_pictures: bool, limits: Media) -> ClipScores:
+def score_stored(
+    row: Row, tracks: dict[str, MakeTrack], wants_pictures: bool, limits: Media
+) -> ClipScores:
     """One stored clip through the media worker; if that dies, every scorer of the clip fails."""
     arguments = (row["clip"]["bytes"], row["duration_s"], tracks, wants_pictures)
-    job = Job("curation.decode.tracks:score_clip", arguments)
+    job = Job("curation.decode.analyses:score_clip", arguments)
     result, _ = attempt(media_worker_for(limits), job, lambda stage, at_s: None)
     if isinstance(result, WorkerDiedError):
         return ClipScores(error=f"{result.error_class}: {result.message}")

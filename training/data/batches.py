@@ -13,13 +13,14 @@ from torch import Tensor
 
 from curation.settings import RunError
 from training.config import Config
-from training.data.orders import Draws, Mixture, Place, deal, draw
+from training.data.orders import Draws, Mixture, deal, draw
 from training.data.rows import Rows
 from training.data.shapes import shapes_of
 from training.data.videos import BadVideoError, read_frames
 from training.parallel import ALONE, Team
 
 PLANNED_STEPS = 50  # that the mean of micro-batches a step is taken over
+VARIETY_STEPS = 4  # that the mean of distinct videos in a batch is taken over
 HANDFUL = 5  # bad rows never stop a run
 MAX_BAD_SHARE = 0.01  # of the rows seen; more than that is a broken dataset, not an accident
 
@@ -105,18 +106,17 @@ class Batches:
     def __init__(self, datasets: list[Rows], config: Config, team: Team = ALONE) -> None:
         self.datasets, self.config, self.team = datasets, config, team
         self.mixture = Mixture([rows.weight for rows in datasets])
-        self.orders = [rows.order(config.seed, config.shuffle_window) for rows in datasets]
+        self.orders = [rows.order(config.seed) for rows in datasets]
 
-    def place(self, n: int) -> tuple[Rows, int, Place]:
+    def place(self, n: int) -> tuple[Rows, int, int]:
         """Dataset, epoch and row of the n-th sample of the run."""
         which, count = self.mixture.at(n)
-        epoch, place = self.orders[which].at(count)
-        return self.datasets[which], epoch, place
+        return self.datasets[which], *self.orders[which].at(count)
 
     def shape(self, n: int) -> tuple[int, int, int]:
         """(T, H, W) of the n-th sample, from columns alone."""
-        rows, _, place = self.place(n)
-        shape = rows.shape(place)
+        rows, _, row = self.place(n)
+        shape = rows.shape(row)
         return shape.num_frames, shape.height, shape.width
 
     def dealt(self, step: int, world: int) -> list[list[int]]:
@@ -135,18 +135,8 @@ class Batches:
 
     def read(self, n: int) -> Sample | BadRow:
         """The n-th sample of the run, or why there is none."""
-        rows, epoch, place = self.place(n)
-        clip_id = f"row {place.row} of group {place.group}"
-        try:
-            if rows.latents:
-                return encoded_sample(rows, place, self.config.seed, epoch, epoch)
-            row = rows.fetch(place)
-            clip_id = row.clip_id
-            draws = draw(self.config.seed, rows.name, epoch, clip_id)
-            frames = read_frames(row.media, rows.shape(place), draws.start)
-        except (BadVideoError, pa.ArrowException, ValueError, OSError) as error:
-            return BadRow(rows.name, clip_id, str(error))
-        return Sample(rows.name, clip_id, epoch, row.caption, torch.from_numpy(frames), draws)
+        rows, epoch, row = self.place(n)
+        return read_sample(rows, row, self.config.seed, epoch, epoch)
 
     def epochs(self, step: int) -> dict[str, int]:
         """The epoch that the last sample of each dataset up to and with a step belongs to."""
@@ -163,12 +153,21 @@ class Batches:
             min(self.mixture.count(which, n), order.size) for which, order in enumerate(self.orders)
         )
 
+    def num_videos(self, num_steps: int) -> float:
+        """Distinct videos in a batch, the mean over the first steps; no media are read."""
+        found = 0
+        for step in range(num_steps):
+            numbers = range(step * self.config.batch_size, (step + 1) * self.config.batch_size)
+            places = [self.place(n) for n in numbers]
+            found += len({(rows.name, int(rows.index.video[row])) for rows, _, row in places})
+        return found / num_steps
+
     def first_captions(self, count: int) -> list[str]:
         """The captions of the first samples of a run, without those that have none."""
         found: list[str] = []
         for n in range(4 * count):
-            rows, _, place = self.place(n)
-            caption = rows.caption(place)
+            rows, _, row = self.place(n)
+            caption = rows.caption(row)
             if caption and caption not in found:
                 found.append(caption)
         return found[:count]
@@ -193,7 +192,8 @@ class Batches:
 
 
 def bucket_table(datasets: list[Rows], config: Config, workers: int) -> list[str]:
-    """How many clips each shape has, the empty ones of the preset named; and what shapes cost."""
+    """How many clips each shape has, the empty ones of the preset named; what shapes cost; how
+    varied a batch is."""
     counts = [sum(each) for each in zip(*(rows.num_in_buckets() for rows in datasets), strict=True)]
     told = len(config.buckets) or 1  # what follows them is for images, where there are any
     lines = [
@@ -201,8 +201,11 @@ def bucket_table(datasets: list[Rows], config: Config, workers: int) -> list[str
         for n, (shape, count) in enumerate(zip(shapes_of(config), counts, strict=True))
         if count or n < told
     ]
+    batches = Batches(datasets, config)
+    lines.append(
+        f"{batches.num_videos(VARIETY_STEPS):g} distinct videos in a batch of {config.batch_size}"
+    )
     if sum(count > 0 for count in counts) > 1:
-        batches = Batches(datasets, config)
         mean = sum(batches.num_parts(step, workers) for step in range(PLANNED_STEPS))
         most, share = config.micro_batch_size, -(-config.batch_size // workers)
         lines.append(
@@ -212,33 +215,41 @@ def bucket_table(datasets: list[Rows], config: Config, workers: int) -> list[str
     return lines
 
 
+def read_sample(
+    rows: Rows, row: int, seed: int, drawn_for: int | str, epoch: int
+) -> Sample | BadRow:
+    """One row as a sample with the draws of an epoch, or of what else it is drawn for; or why it
+    is none."""
+    clip_id = f"row {row}"
+    try:
+        if rows.latents:
+            return encoded_sample(rows, row, seed, drawn_for, epoch)
+        found = rows.fetch(row)
+        clip_id = found.clip_id
+        draws = draw(seed, rows.name, drawn_for, clip_id)
+        frames = read_frames(found.media, rows.shape(row), draws.start)
+    except (BadVideoError, pa.ArrowException, ValueError, OSError) as error:
+        return BadRow(rows.name, clip_id, str(error))
+    return Sample(rows.name, clip_id, epoch, found.caption, torch.from_numpy(frames), draws)
+
+
 def encoded_sample(
-    rows: Rows, place: Place, seed: int, drawn_for: int | str, epoch: int
+    rows: Rows, row: int, seed: int, drawn_for: int | str, epoch: int
 ) -> Sample | BadRow:
     """A sample that was precomputed, in the window of the clip that its own draw falls into."""
-    row = rows.encoded(place)
-    if row.latents is None or row.states is None:
-        return BadRow(rows.name, row.clip_id, row.reason or "it was not precomputed")
-    draws = draw(seed, rows.name, drawn_for, row.clip_id)
-    latents = row.latents[int(draws.start * len(row.latents))]
-    return Sample(rows.name, row.clip_id, epoch, row.caption or "", None, draws, latents,
-                  row.states)  # fmt: skip
+    found = rows.encoded(row)
+    if found.latents is None or found.states is None:
+        return BadRow(rows.name, found.clip_id, found.reason or "it was not precomputed")
+    draws = draw(seed, rows.name, drawn_for, found.clip_id)
+    latents = found.latents[int(draws.start * len(found.latents))]
+    return Sample(rows.name, found.clip_id, epoch, found.caption or "", None, draws, latents,
+                  found.states)  # fmt: skip
 
 
 def held_out_samples(
     datasets: list[Rows], config: Config, team: Team = ALONE
 ) -> Iterator[Sample | BadRow]:
     """This rank's part of the held-out clips of every dataset, their draws always the same."""
-    every = [(each, place) for each in datasets for place in each.held_out]
-    for rows, place in team.share(every):
-        if rows.latents:
-            yield encoded_sample(rows, place, config.seed, "held-out", 0)
-            continue
-        row = rows.fetch(place)
-        draws = draw(config.seed, rows.name, "held-out", row.clip_id)
-        try:
-            frames = read_frames(row.media, rows.shape(place), draws.start)
-        except BadVideoError as error:
-            yield BadRow(rows.name, row.clip_id, str(error))
-            continue
-        yield Sample(rows.name, row.clip_id, 0, row.caption, torch.from_numpy(frames), draws)
+    every = [(rows, row) for rows in datasets for row in rows.held_out]
+    for rows, row in team.share(every):
+        yield read_sample(rows, row, config.seed, "held-out", 0)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -83,25 +82,22 @@ class Mixture:
         return dataset, self.count(dataset, n)
 
 
-@dataclass(frozen=True)
-class Place:
-    """A row of a dataset: row group (counted over all shards) and row in it."""
-
-    group: int
-    row: int
-
-
 class Order:
     """One permutation per epoch: row groups are shuffled, then rows inside windows of groups.
 
     A reader therefore holds `window` row groups at a time, whatever the size of the dataset.
 
-    rows: for each row group the rows that are trained on.
+    rows: those that are trained on, ascending. group_first: the row that each group begins with,
+    and the number of all rows.
     """
 
-    def __init__(self, seed: int, dataset: str, rows: Sequence[Sequence[int]], window: int) -> None:
+    def __init__(
+        self, seed: int, dataset: str, rows: np.ndarray, group_first: np.ndarray, window: int
+    ) -> None:
         self.seed, self.dataset, self.rows, self.window = seed, dataset, rows, window
-        self.size = sum(len(group) for group in rows)
+        self.size = len(rows)
+        # Where in `rows` each group begins and ends.
+        self.bounds = np.searchsorted(rows, group_first)
         # Two epochs meet in a batch, and the reader is a few batches ahead.
         self.groups = lru_cache(2)(self._groups)
         self.window_rows = lru_cache(4)(self._window_rows)
@@ -110,26 +106,24 @@ class Order:
         key = digest(self.seed, self.dataset, "order", *parts)
         return np.random.Generator(np.random.Philox(int.from_bytes(key[:8], "little")))
 
-    def _groups(self, epoch: int) -> tuple[list[int], list[int]]:
+    def _groups(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """Row groups of an epoch in order, and the place where each window of them begins."""
-        order = self.random(epoch).permutation(len(self.rows)).tolist()
-        starts = [0]
-        for n in range(0, len(order), self.window):
-            starts.append(starts[-1] + sum(len(self.rows[g]) for g in order[n : n + self.window]))
-        return order, starts
+        order = self.random(epoch).permutation(len(self.bounds) - 1)
+        ends = np.cumsum(np.diff(self.bounds)[order])
+        return order, np.r_[0, ends[self.window - 1 :: self.window]]
 
-    def _window_rows(self, epoch: int, number: int) -> list[Place]:
+    def _window_rows(self, epoch: int, number: int) -> np.ndarray:
         order, _ = self.groups(epoch)
         groups = order[number * self.window : (number + 1) * self.window]
-        places = [Place(group, row) for group in groups for row in self.rows[group]]
-        return [places[n] for n in self.random(epoch, number).permutation(len(places))]
+        rows = [self.rows[self.bounds[group] : self.bounds[group + 1]] for group in groups]
+        return self.random(epoch, number).permutation(np.concatenate(rows))
 
-    def at(self, count: int) -> tuple[int, Place]:
+    def at(self, count: int) -> tuple[int, int]:
         """(epoch, row) of the dataset's count-th sample."""
         epoch, n = divmod(count, self.size)
         _, starts = self.groups(epoch)
-        number = bisect_right(starts, n) - 1
-        return epoch, self.window_rows(epoch, number)[n - starts[number]]
+        number = int(np.searchsorted(starts, n, side="right")) - 1
+        return epoch, int(self.window_rows(epoch, number)[n - starts[number]])
 
 
 def deal(shapes: Sequence[tuple[int, ...]], world: int) -> list[list[int]]:

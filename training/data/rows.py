@@ -3,28 +3,31 @@
 from __future__ import annotations
 
 import hashlib
-import heapq
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from curation.settings import ConfigError
 from curation.shards import Dataset, DatasetError
-from training.data.orders import Order, Place, digest
+from training.data.indexes import (
+    Index,
+    open_shard,
+    read_index,
+    shapes_of_rows,
+    spread_over_videos,
+)
+from training.data.orders import Order
 from training.data.reads import Kept, retried
-from training.data.shapes import best_fit, enlarges
 from training.data.videos import SampleShape
 
 if TYPE_CHECKING:  # latents/ reads rows; here its words are types alone
     from training.latents.files import Encoded, Latents
 
 COLUMNS = ["clip_id", "caption", "clip"]
-FACTS = ["num_frames", "duration_s", "width", "height"]  # what a row's shape depends on
 
 
 @dataclass(frozen=True)
@@ -36,21 +39,14 @@ class Row:
     media: memoryview
 
 
-class Group(NamedTuple):
-    """A row group: its shard, its number there, and the row of the shard that it begins with."""
-
-    shard: str
-    number: int
-    first_row: int
-
-
 @dataclass
 class Rows:
     """The rows of one dataset. Nothing of the media is in memory but a few row groups.
 
-    name: what the draws of its samples depend on; the folder may move.
-    fingerprint: of the bytes of every shard, and of what was precomputed from them.
-    buckets: for each row group, which of `shapes` each row is trained in; -1 where too short.
+    A row is its number over all shards. name: what the draws of its samples depend on; the folder
+    may move. fingerprint: of the bytes of every shard, and of what was precomputed from them.
+    trained: rows to train on. held_out: rows to evaluate on, of videos that are never trained on.
+    fits: which of `shapes` each row is trained in; -1 where none fits.
     latents: what was precomputed, where a run trains on that.
     """
 
@@ -58,18 +54,19 @@ class Rows:
     dataset: Dataset
     weight: float
     fingerprint: str
-    groups: list[Group]
-    trained: list[list[int]]  # rows of each group
-    held_out: list[Place]
+    index: Index
+    trained: np.ndarray
+    held_out: list[int]
+    num_held_out: int  # rows of held-out videos, evaluated or not
     shapes: Sequence[SampleShape]
-    buckets: list[np.ndarray]
-    too_short: int
-    too_small: int  # trained enlarged
-    keep: int  # row groups in memory
+    fits: np.ndarray
+    num_enlarged: int
+    window: int  # row groups whose rows are shuffled together, where media are read
     latents: Latents | None = None
 
     def __post_init__(self) -> None:
-        self.tables: Kept[int, pa.Table] = Kept(self.read_group, self.keep)
+        # Two windows: while the last rows of one are read, the next one has begun.
+        self.tables: Kept[int, pa.Table] = Kept(self.read_group, 2 * self.window)
 
     def use(self, latents: Latents) -> None:
         """Train on these values instead of the media."""
@@ -78,133 +75,97 @@ class Rows:
 
     @property
     def num_trained(self) -> int:
-        return sum(len(rows) for rows in self.trained)
+        return len(self.trained)
 
-    def bucket(self, place: Place) -> int:
-        return int(self.buckets[place.group][place.row])
+    @property
+    def too_short(self) -> int:
+        return int((self.fits < 0).sum())
 
-    def shape(self, place: Place) -> SampleShape:
-        return self.shapes[self.bucket(place)]
+    def shape(self, row: int) -> SampleShape:
+        return self.shapes[int(self.fits[row])]
 
     def num_in_buckets(self) -> list[int]:
         """How many trained rows each shape has."""
-        counts = np.zeros(len(self.shapes), dtype=int)
-        for rows, buckets in zip(self.trained, self.buckets, strict=True):
-            counts += np.bincount(buckets[rows], minlength=len(counts))
-        return counts.tolist()
+        return np.bincount(self.fits[self.trained], minlength=len(self.shapes)).tolist()
 
-    def order(self, seed: int, window: int) -> Order:
-        return Order(seed, self.name, self.trained, window)
+    def order(self, seed: int) -> Order:
+        """Any row that was precomputed costs one read, so all of them are shuffled together."""
+        window = len(self.index.group_shard) if self.latents else self.window
+        return Order(seed, self.name, self.trained, self.index.group_first, window)
 
-    def fetch(self, place: Place) -> Row:
+    def fetch(self, row: int) -> Row:
         """One row; its media is a view into its row group."""
-        table = self.tables.get(place.group)
-        clip = table["clip"].chunk(0)
-        media = clip.field("bytes")[place.row].as_buffer()
+        group, n = self.index.place(row)
+        table = self.tables.get(group)
+        media = table["clip"].chunk(0).field("bytes")[n].as_buffer()
         if media is None:
             raise DatasetError(f"{self.dataset.uri}: a row without media")
-        caption = table["caption"][place.row].as_py()
-        return Row(table["clip_id"][place.row].as_py(), caption or "", memoryview(media))
+        caption = table["caption"][n].as_py()
+        return Row(table["clip_id"][n].as_py(), caption or "", memoryview(media))
 
-    def encoded(self, place: Place) -> Encoded:
+    def encoded(self, row: int) -> Encoded:
         """One row as it was precomputed; nothing else of the dataset is read."""
         assert self.latents is not None
-        group = self.groups[place.group]
-        return self.latents.row(group.shard, group.first_row + place.row)
+        return self.latents.row(*self.index.place_in_shard(row))
 
-    def caption(self, place: Place) -> str:
+    def caption(self, row: int) -> str:
         """The caption of one row."""
         if self.latents is None:
-            return self.fetch(place).caption
-        group = self.groups[place.group]
-        return self.latents.caption(group.shard, group.first_row + place.row) or ""
+            return self.fetch(row).caption
+        return self.latents.caption(*self.index.place_in_shard(row)) or ""
 
     def read_group(self, number: int) -> pa.Table:
-        group = self.groups[number]
+        shard, group = self.index.group_in_shard(number)
 
         def read() -> pa.Table:
-            with open_shard(self.dataset, group.shard) as file:
-                return file.read_row_group(group.number, columns=COLUMNS).combine_chunks()
+            with open_shard(self.dataset, shard) as file:
+                return file.read_row_group(group, columns=COLUMNS).combine_chunks()
 
         return retried(read)
 
 
-def open_shard(dataset: Dataset, name: str) -> pq.ParquetFile:
-    # Mapped, a row group costs no copy: the media column is stored uncompressed.
-    path = dataset.path("shards", f"{name}.parquet")
-    return pq.ParquetFile(path, filesystem=dataset.filesystem, memory_map=dataset.is_local)
+def open_rows(
+    location: str,
+    name: str,
+    weight: float,
+    shapes: Sequence[SampleShape],
+    memory_bytes: float,
+    held_out: float,
+    held_out_clips: int = 128,
+) -> Rows:
+    """Index a dataset: in which shape each row is trained, and which ones are held out.
 
-
-def open_rows(location: str, name: str, weight: float, shapes: Sequence[SampleShape], keep: int,
-              held_out: int) -> Rows:  # fmt: skip
-    """Index a dataset: which rows are long enough, in which shape, and which are held out.
-
-    Held out are the `held_out` clips with the smallest hash of their id: the same ones after
-    the dataset moved or was put into other shards. Raises ConfigError.
+    memory_bytes: of row groups in memory, which the window of the shuffle follows.
+    held_out: the share of videos that are (curation.shards.held_out_hash), the same ones in every
+        dataset; held_out_clips: at most so many of their clips are evaluated. Raises ConfigError.
     """
     try:
         dataset = Dataset.at(location).require()
         commits = dataset.commits()
     except (DatasetError, pa.ArrowException, OSError) as error:
         raise ConfigError(f"--data {location}: {error}") from None
-    groups, fits, buckets, too_short, too_small = index(dataset, commits, shapes)
-    kept = smallest_hashes(fits, held_out)
-    trained = [
-        [row for row in rows if Place(group, row) not in kept] for group, rows in enumerate(fits)
-    ]
-    if not any(trained):
+    index = read_index(dataset, commits)
+    fits, num_enlarged = shapes_of_rows(index, shapes)
+    out = index.video < np.uint64(min(held_out * 2**64, 2**64 - 1))
+    rows = np.arange(index.num_rows, dtype=np.uint32)
+    trained, kept = rows[~out & (fits >= 0)], rows[out & (fits >= 0)]
+    if not len(trained):
         raise ConfigError(
-            f"--data {location}: no clip to train on: {sum(map(len, fits))} are long enough, "
-            f"{too_short} too short for {shapes[0].num_frames} frames, {held_out} held out; "
-            "use --set num_frames=, buckets=, fps= or held_out="
+            f"--data {location}: no clip to train on: {int((fits >= 0).sum())} are long enough, "
+            f"{int((fits < 0).sum())} too short for {shapes[0].num_frames} frames, {len(kept)} of "
+            "held-out videos; use --set num_frames=, buckets=, fps= or held_out="
         )
-    return Rows(name, dataset, weight, fingerprint(commits), groups, trained, sorted_places(kept),
-                shapes, buckets, too_short, too_small, keep)  # fmt: skip
+    evaluated = kept[spread_over_videos(index.video[kept], held_out_clips)].tolist()
+    window = window_of(index, commits, memory_bytes)
+    return Rows(name, dataset, weight, fingerprint(commits), index, trained, evaluated, len(kept),
+                shapes, fits, num_enlarged, window)  # fmt: skip
 
 
-def index(
-    dataset: Dataset, commits: list[dict[str, Any]], shapes: Sequence[SampleShape]
-) -> tuple[list[Group], list[dict[int, str]], list[np.ndarray], int, int]:
-    """Every row group, the clip ids of its rows that are long enough, the shape of every row,
-    and how many are too short and too small; no media are read."""
-    groups: list[Group] = []
-    fits: list[dict[int, str]] = []  # clip ids of the rows of each group
-    buckets: list[np.ndarray] = []
-    too_short = too_small = 0
-    for commit in commits:
-        if not commit["num_clips"]:
-            continue
-        first_row = 0
-        with open_shard(dataset, commit["name"]) as file:
-            for group in range(file.num_row_groups):
-                rows = file.read_row_group(group, ["clip_id", *FACTS]).to_pylist()
-                fit = [best_fit(shapes, *(row[name] for name in FACTS)) for row in rows]
-                long = {n: row["clip_id"] for n, row in enumerate(rows) if fit[n] is not None}
-                too_short += len(rows) - len(long)
-                too_small += sum(
-                    enlarges(shapes[k], row["width"], row["height"])
-                    for row, k in zip(rows, fit, strict=True)
-                    if k is not None
-                )
-                groups.append(Group(commit["name"], group, first_row))
-                first_row += len(rows)
-                fits.append(long)
-                buckets.append(np.array([-1 if k is None else k for k in fit], dtype=np.int16))
-    return groups, fits, buckets, too_short, too_small
-
-
-def smallest_hashes(fits: list[dict[int, str]], count: int) -> set[Place]:
-    """The places of the `count` rows whose ids have the smallest hashes."""
-    every = (
-        (digest("held-out", clip_id), group, row)
-        for group, rows in enumerate(fits)
-        for row, clip_id in rows.items()
-    )
-    return {Place(group, row) for _, group, row in heapq.nsmallest(count, every)}
-
-
-def sorted_places(places: set[Place]) -> list[Place]:
-    return sorted(places, key=lambda place: (place.group, place.row))
+def window_of(index: Index, commits: list[dict[str, Any]], memory_bytes: float) -> int:
+    """Row groups in a window, of which two are in memory at a time; at least one."""
+    shard_bytes = sum(c["files"]["shards"]["bytes"] for c in commits if c["num_clips"])
+    fitting = int(memory_bytes * len(index.group_shard) / (2 * shard_bytes))
+    return max(1, min(fitting, len(index.group_shard)))
 
 
 def fingerprint(commits: list[dict[str, Any]]) -> str:

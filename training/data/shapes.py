@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
+
+import numpy as np
 
 from training.config import Config
 from training.data.videos import CROP, SampleShape
@@ -30,10 +31,14 @@ def transform_of(config: Config) -> dict[str, Any]:
     return {"shapes": shapes, **pace, "windows": config.num_windows, "crop": CROP}
 
 
-def best_fit(
-    shapes: Sequence[SampleShape], num_frames: int, duration_s: float, width: int, height: int
-) -> int | None:
-    """Which shape a row of this size (px, as displayed) is trained in; None: it is too short.
+def best_fits(
+    shapes: Sequence[SampleShape],
+    num_frames: np.ndarray,
+    duration_s: np.ndarray,
+    width: np.ndarray,
+    height: np.ndarray,
+) -> np.ndarray:
+    """Which shape each row of this size (px, as displayed) is trained in, int16; -1: none fits.
 
     Of the shapes that it is long enough for and large enough for (of all the former if it is too
     small for each: then it is enlarged), the one of the nearest aspect; of equally near ones that
@@ -41,20 +46,33 @@ def best_fit(
     there is no other. The order is ours: what a crop takes is lost for good, while fewer frames or
     pixels lose only detail; and motion is what a video has over an image.
     """
-    stills = [n for n, shape in enumerate(shapes) if shape.num_frames == 1]
-    moving = [n for n, shape in enumerate(shapes) if shape.num_frames > 1]
-    pool = stills if num_frames == 1 else moving or stills
-    long = [n for n in pool if shapes[n].fits(num_frames, duration_s)]
-    large = [n for n in long if not enlarges(shapes[n], width, height)]
-
-    def fit(n: int) -> tuple[float, int, int]:
+    moving = any(shape.num_frames > 1 for shape in shapes)
+    best = np.full(len(num_frames), -1, np.int16)
+    nearest = np.full(len(num_frames), np.inf)
+    # Of equally near shapes the first one stays.
+    order = sorted(range(len(shapes)), key=lambda n: (-shapes[n].num_frames, -shapes[n].num_px, n))
+    for n in order:
         shape = shapes[n]
-        aspect = abs(math.log(width * shape.height / (height * shape.width)))
-        return (-round(aspect, 6), shape.num_frames, shape.height * shape.width)
+        still = num_frames == 1
+        asked = still if shape.num_frames == 1 and moving else ~still | (shape.num_frames == 1)
+        fits = asked & shape.fits(num_frames, duration_s)
+        aspect = np.round(np.abs(np.log(width * shape.height / (height * shape.width))), 6)
+        # Any that is large enough comes before any that is not.
+        distance = aspect + 1e6 * enlarges(shape, width, height)
+        better = fits & (distance < nearest)
+        best[better], nearest[better] = n, distance[better]
+    return best
 
-    return max(large or long, key=fit, default=None)
+
+def best_fit(
+    shapes: Sequence[SampleShape], num_frames: int, duration_s: float, width: int, height: int
+) -> int | None:
+    """`best_fits` of one row; None: none fits."""
+    facts = (np.array([fact]) for fact in (num_frames, duration_s, width, height))
+    found = int(best_fits(shapes, *facts)[0])
+    return None if found < 0 else found
 
 
-def enlarges(shape: SampleShape, width: int, height: int) -> bool:
-    """Whether a row of this size has to be scaled up to fill a shape."""
-    return width < shape.width or height < shape.height
+def enlarges(shape: SampleShape, width: np.ndarray, height: np.ndarray) -> np.ndarray:
+    """Whether rows of these sizes have to be scaled up to fill a shape."""
+    return (width < shape.width) | (height < shape.height)

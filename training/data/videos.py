@@ -52,13 +52,17 @@ class SampleShape:
         frames = f"{self.num_frames} frame{'s' * (self.num_frames != 1)}"
         return f"{frames} of {self.width}x{self.height}"
 
-    def fits(self, num_frames: int, duration_s: float) -> bool:
-        """Whether a clip is long enough; one of a single frame is an image, and always is."""
-        if num_frames == 1:
-            return True
+    @property
+    def num_px(self) -> int:
+        return self.height * self.width
+
+    def fits(self, num_frames: np.ndarray, duration_s: np.ndarray) -> np.ndarray:
+        """Whether clips are long enough; one of a single frame is an image, and always is."""
         if self.stride:
-            return num_frames > (self.num_frames - 1) * self.stride
-        return num_frames >= self.num_frames and duration_s >= self.num_frames / self.fps
+            long = num_frames > (self.num_frames - 1) * self.stride
+        else:
+            long = (num_frames >= self.num_frames) & (duration_s >= self.num_frames / self.fps)
+        return long | (num_frames == 1)
 
 
 def read_frames(media: bytes | memoryview, shape: SampleShape, start: float) -> np.ndarray:
@@ -260,7 +264,7 @@ def as_rgb(frame: VideoFrame) -> np.ndarray:
     return np.ascontiguousarray(np.rot90(picture, turns))
 
 
-def fits(media: bytes, shape: SampleShape) -> bool:
+def fits(media: bytes, sampling: SampleShape) -> bool:
     """Whether a video is long enough for a sample; nothing is decoded. Raises BadVideoError."""
     try:
         with av.open(io.BytesIO(media), "r") as container:
@@ -269,12 +273,12 @@ def fits(media: bytes, shape: SampleShape) -> bool:
     except (av.FFmpegError, IndexError) as error:
         raise BadVideoError(f"does not open: {error}") from None
     try:
-        return len(wanted_times(times, shape, 0.0, time_base)) == shape.num_frames
+        return len(wanted_times(times, sampling, 0.0, time_base)) == sampling.num_frames
     except BadVideoError:  # too short is all that it can say of times that are there
         return False
 
 
-def brought_to(frames: np.ndarray, shape: SampleShape) -> np.ndarray:
+def brought_to(frames: np.ndarray, sampling: SampleShape) -> np.ndarray:
     """Frames uint8 [T, H, W, 3] scaled and cut as those of a sample are."""
     pictures = (VideoFrame.from_ndarray(np.ascontiguousarray(f), format="rgb24") for f in frames)
-    return np.stack([resize_and_crop(picture, shape) for picture in pictures])
+    return np.stack([resize_and_crop(picture, sampling) for picture in pictures])

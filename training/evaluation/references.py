@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from curation.settings import ConfigError
-from training.data.orders import Place, digest, draw
+from training.data.orders import digest, draw
 from training.data.rows import Rows
 from training.data.videos import BadVideoError, SampleShape, fits
 from training.evaluation.protocols import Protocol
@@ -59,7 +59,7 @@ class Reference:
     too_short: int
 
 
-def shape_of(protocol: Protocol) -> SampleShape:
+def sampling_of(protocol: Protocol) -> SampleShape:
     return SampleShape(protocol.num_frames, protocol.height, protocol.width, protocol.fps)
 
 
@@ -83,7 +83,7 @@ def reference(
         if len(chosen) == protocol.num_samples:
             break
         try:
-            long = fits(each.read(), shape_of(protocol))
+            long = fits(each.read(), sampling_of(protocol))
         except BadVideoError as error:
             raise ConfigError(f"--reference {folder}: {each.id} {error}") from None
         too_short += not long
@@ -193,13 +193,13 @@ def from_webvid(folder: Path, protocol: Protocol) -> list[Found]:
 def from_rows(rows: Rows) -> list[Found]:
     """The clips that a run held out, in the order of their hashes."""
 
-    def media_of(place: Place) -> bytes:
-        return bytes(rows.fetch(place).media)
+    def media_of(row: int) -> bytes:
+        return bytes(rows.fetch(row).media)
 
     found = []
-    for place in rows.held_out:
-        row = rows.fetch(place)
-        found.append(Found(row.clip_id, [row.caption], partial(media_of, place)))
+    for number in rows.held_out:
+        row = rows.fetch(number)
+        found.append(Found(row.clip_id, [row.caption], partial(media_of, number)))
     return sorted(found, key=lambda each: digest("held-out", each.id))
 
 

@@ -21,10 +21,12 @@ from training.evaluation.clipsim import Clip, load_clip, similarity
 from training.evaluation.fvd import bootstrap, extrapolate, fvd, mean_interval
 from training.evaluation.i3d import Features, load_i3d, to_i3d, untrained_i3d
 from training.evaluation.protocols import Protocol
-from training.evaluation.references import Item, checksum, reference, shape_of
+from training.evaluation.references import Item, checksum, reference, sampling_of
 from training.evaluation.temporal import measures
 
-PART = 4  # clips that are generated together and kept together. Ours
+# Clips that are generated together and kept together. Ours: what a killed run loses at most.
+PART = 4
+MEMORY_BYTES = 1e9  # of row groups that are held while references are read
 UNTRAINED, NONE = "untrained", "none"
 
 
@@ -76,10 +78,10 @@ class Measurer:
     def measure(self, part: int) -> dict[str, np.ndarray]:
         """Features and measures of the real and the generated clips of a part, in its order."""
         protocol, items = self.asked.protocol, self.items(part)
-        shape = shape_of(protocol)
+        sampling = sampling_of(protocol)
         media = [item.read() for item in items]
         try:
-            real = [read_frames(data, shape, item.start)
+            real = [read_frames(data, sampling, item.start)
                     for data, item in zip(media, items, strict=True)]  # fmt: skip
         except BadVideoError as error:
             raise ConfigError(f"a clip of {self.asked.reference} {error}") from None
@@ -88,7 +90,7 @@ class Measurer:
             self.keep(items, made)
         both = {"real": torch.from_numpy(np.stack(real)),
                 "generated": torch.from_numpy(
-                    np.stack([brought_to(clip.numpy(), shape) for clip in made]))}  # fmt: skip
+                    np.stack([brought_to(clip.numpy(), sampling) for clip in made]))}  # fmt: skip
         out = {"media": np.array([hashlib.sha256(data).hexdigest() for data in media])}
         prompts = self.clip.of_texts([item.prompt for item in items]) if self.clip else None
         for side, clips in both.items():
@@ -153,11 +155,16 @@ class Measurer:
 
 def load_run(asked: Asked) -> tuple[Any, VideoFactoryPipeline, dict[str, Any]]:
     """The config of a run or export, its pipeline, and what says which weights these are."""
-    from training.sample import load
+    from model.pipelines import is_export
+    from training.sample import check_checkpoint, load_export, load_pipeline
 
-    folder, config, pipe = load(asked.run, asked.weights)
-    ema = asked.weights == "ema" and folder != asked.run  # an export holds one set of weights
-    subfolder = "unet_ema" if ema else "unet"
+    if is_export(asked.run):
+        folder, subfolder = asked.run, "unet"
+        config, pipe = load_export(asked.run)
+    else:
+        folder = check_checkpoint(asked.run, asked.weights)
+        subfolder = {"ema": "unet_ema", "raw": "unet"}[asked.weights]
+        config, pipe = load_pipeline(folder, asked.weights)
     sums = [hashlib.sha256(p.read_bytes()).hexdigest()
             for p in sorted((folder / subfolder).glob("*.safetensors"))]  # fmt: skip
     told = {"path": str(asked.run), "checkpoint": folder.name, "weights": asked.weights,
@@ -170,13 +177,16 @@ def held_out_rows(asked: Asked, config: Any) -> Any:
     from training.data.rows import open_rows
     from training.data.shapes import shapes_of
 
-    if config.held_out < asked.protocol.num_samples:
+    wanted = asked.protocol.num_samples
+    place, shapes = str(asked.reference), shapes_of(config)
+    rows = open_rows(place, "reference", 1.0, shapes, MEMORY_BYTES, config.held_out, wanted)
+    if rows.num_held_out < wanted:
         raise ConfigError(
-            f"{asked.run} held out {config.held_out} clips and {asked.protocol} takes "
-            f"{asked.protocol.num_samples}, of which it would have trained on some: "
-            f"--set num_samples={config.held_out} (another hash)"
+            f"{place} has {rows.num_held_out} clips of videos that {asked.run} held out and "
+            f"{asked.protocol} takes {wanted}, of which it would have trained on some: "
+            f"--set num_samples={rows.num_held_out} (another hash)"
         )
-    return open_rows(str(asked.reference), "reference", 1.0, shapes_of(config), 2, config.held_out)
+    return rows
 
 
 def part_path(output: Path, part: int) -> Path:

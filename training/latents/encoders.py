@@ -25,8 +25,8 @@ from curation.shards import Dataset
 from model.latents import to_pixels
 from model.texts import CONTEXT
 from training.config import Config
+from training.data.indexes import FACTS, open_shard
 from training.data.reads import retried
-from training.data.rows import FACTS, open_shard
 from training.data.shapes import best_fit, shapes_of, transform_of
 from training.data.videos import BadVideoError, SampleShape, read_frames
 from training.latents.files import (

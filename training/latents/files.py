@@ -35,6 +35,7 @@ from training.data.shapes import transform_of
 from training.latents.fingerprints import differences, renewing, sources_of
 
 MADE_WITH, EMPTY = "made_with.json", "empty"
+OPEN_FILES = 256  # of a dataset, last used: 200 MB where each holds 5000 rows
 # Rows of a row group. Readers that can take only whole groups then read four times what they need.
 GROUP_ROWS = 4
 SMALL = ("clip_id", "caption", "reason", "latents_column")
@@ -178,10 +179,9 @@ class File:
         path = folder.path(f"{name}.parquet")
         with pq.ParquetFile(path, filesystem=folder.filesystem) as file:
             metadata = file.metadata
-            small = file.read(columns=list(SMALL))
-        self.ids, self.captions, self.reasons, self.stored_in = (
-            small[name].to_pylist() for name in SMALL
-        )
+            # As Arrow keeps it: strings of Python would take four times the memory.
+            self.small = file.read(columns=list(SMALL)).combine_chunks()
+        self.stored_in = self.small["latents_column"].to_pylist()
         layout = json.loads(metadata.metadata[b"layout"])
         self.columns = {c: Stored(tuple(shape), dtype) for c, (shape, dtype) in layout.items()}
         self.offsets = {
@@ -201,9 +201,10 @@ class File:
         return stored.unpack(self.read(offset, stored.num_bytes))
 
     def row(self, n: int) -> Encoded:
-        clip_id, caption, column = self.ids[n], self.captions[n], self.stored_in[n]
+        clip_id, caption, reason = (self.small[name][n].as_py() for name in SMALL[:3])
+        column = self.stored_in[n]
         if column is None:
-            return Encoded(clip_id, caption, self.reasons[n] or "it was not precomputed")
+            return Encoded(clip_id, caption, reason or "it was not precomputed")
         return Encoded(clip_id, caption, None, self.value(column, n), self.value(STATES, n))
 
 
@@ -246,16 +247,16 @@ def reader_of(folder: Dataset, path: str) -> Callable[[int, int], np.ndarray]:
 class Latents:
     """The stored values of one dataset."""
 
-    def __init__(self, folder: Dataset, fingerprint: str, keep: int) -> None:
+    def __init__(self, folder: Dataset, fingerprint: str) -> None:
         self.folder, self.fingerprint = folder, fingerprint
-        self.files: Kept[str, File] = Kept(partial(File, folder), keep)
+        self.files: Kept[str, File] = Kept(partial(File, folder), OPEN_FILES)
         self.empty = File(folder, EMPTY).value(STATES, 0)[None]  # [1, L, D]
 
     def row(self, shard: str, n: int) -> Encoded:
         return self.files.get(shard).row(n)
 
     def caption(self, shard: str, n: int) -> str | None:
-        return self.files.get(shard).captions[n]
+        return self.files.get(shard).small["caption"][n].as_py()
 
 
 def location_of(dataset: Dataset, config: Config) -> str:
@@ -275,7 +276,7 @@ def made_here(location: str) -> Iterator[tuple[Dataset, dict[str, Any]]]:
                 yield folder, json.loads(folder.read_bytes(MADE_WITH))
 
 
-def open_latents(dataset: Dataset, config: Config, keep: int) -> Latents:
+def open_latents(dataset: Dataset, config: Config) -> Latents:
     """The stored values that a run needs; ConfigError unless they are all there and up to date."""
     location = location_of(dataset, config)
     renew = f"run: {renewing(dataset.uri, config)}"
@@ -301,4 +302,4 @@ def open_latents(dataset: Dataset, config: Config, keep: int) -> Latents:
             f"{dataset.uri}: of its {sum(c['num_clips'] > 0 for c in commits)} shards "
             f"{len(problems)} are not precomputed as they are now ({some}); {renew}"
         )
-    return Latents(folder, made["fingerprint"], keep)
+    return Latents(folder, made["fingerprint"])

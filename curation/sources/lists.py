@@ -1,0 +1,234 @@
+"""A list file -> its rows, one after another: .txt, .csv, .tsv, .jsonl and .parquet."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import json
+import math
+import re
+from collections.abc import Callable, Iterator
+from itertools import count
+from pathlib import Path
+from typing import Any, TextIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from curation.settings import ConfigError
+from curation.sources.columns import squeezed
+from curation.sources.notes import Notes
+
+Row = tuple[str, dict[str, Any]]  # where it is, as a user would look for it; cells by column name
+
+BOMS = {
+    codecs.BOM_UTF8: "utf-8-sig",
+    codecs.BOM_UTF32_LE: "utf-32",  # begins like UTF-16's, so it is looked for first
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+DELIMITERS = ",;\t|"
+BATCH_ROWS = 1024  # of a Parquet list in memory. Ours
+COMMENT_SIGNS = ("#", ";", "]")  # yt-dlp's, for files of URLs
+INLINE_COMMENT = re.compile(r"\s#")  # likewise: a # without a blank before it is a URL's
+
+
+def read_rows(path: Path, notes: Notes) -> Iterator[Row]:
+    """The rows of a list; those that are blank are counted and left out.
+
+    Raises ConfigError, with the row, for a list that cannot be read.
+    """
+    suffix = path.suffix.lower()
+    try:
+        for where, row in READERS[suffix](path):
+            notes.count("rows")
+            if all(is_blank(cell) for cell in row.values()):
+                notes.leave_out("blank rows skipped", where)
+            else:
+                yield where, row
+    except (csv.Error, ValueError, OSError, RecursionError, pa.ArrowException) as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(f"{path} is not a readable {suffix} list: {error}") from None
+
+
+def is_blank(cell: Any) -> bool:
+    """Whether a cell holds nothing: null, NaN, or white space."""
+    if isinstance(cell, float):
+        return math.isnan(cell)
+    return cell is None or (isinstance(cell, str) and not cell.strip())
+
+
+def open_text(path: Path) -> TextIO:
+    """A text file in the encoding of its byte order mark, else UTF-8.
+
+    Bytes that are not UTF-8 come as lone surrogates, so that file names with them stay what
+    they are. Lines end where they do in the file.
+    """
+    with path.open("rb") as file:
+        head = file.read(4096)
+    encoding = next((name for mark, name in BOMS.items() if head.startswith(mark)), "utf-8")
+    if encoding == "utf-8" and b"\0" in head:
+        raise ValueError("it holds zero bytes; save it as UTF-8 text")
+    errors = "surrogateescape" if encoding.startswith("utf-8") else "replace"
+    return path.open(encoding=encoding, errors=errors, newline="")
+
+
+def text_rows(path: Path) -> Iterator[Row]:
+    """A URL or path a line. Comments as in yt-dlp, unless a file has the whole line as its name."""
+    with open_text(path) as file:
+        for number, line in enumerate(lines(file), 1):
+            url = line.strip()
+            if (url.startswith(COMMENT_SIGNS) or INLINE_COMMENT.search(url)) and not (
+                "\0" not in url and (path.parent / url).is_file()
+            ):
+                if url.startswith(COMMENT_SIGNS):
+                    continue
+                url = INLINE_COMMENT.split(url, maxsplit=1)[0].rstrip()
+            if url:
+                yield f"line {number}", {"url": url}
+
+
+def lines(file: TextIO) -> Iterator[str]:
+    """Lines that end in \\n, \\r\\n or \\r, and in no other character."""
+    for line in file:
+        yield line.rstrip("\r\n")
+
+
+def csv_rows(path: Path) -> Iterator[Row]:
+    """Rows of a .csv or .tsv, numbered as a spreadsheet shows them: the header is row 1."""
+    with open_text(path) as file:
+        first = file.readline()
+        if found := re.match(r'"?sep=(.)"?\s*$', first):  # what Excel writes before the header
+            delimiter, first = found[1], file.readline()
+        else:
+            delimiter = delimiter_of(first, path)
+        rest = csv.reader(chain_lines(first, file), delimiter=delimiter, **DIALECT)
+        names = [name.strip() for name in next(rest, [])]
+        if not any(names):
+            raise ValueError("it has no header")
+        check_header(names)
+        for where, cells in numbered(rest):
+            surplus = [cell for cell in cells[len(names) :] if cell.strip()]
+            if surplus:
+                raise ConfigError(
+                    f"{path}: {where} has {len(cells)} cells and the header names {len(names)} "
+                    f"columns ({', '.join(names)}); the surplus is {surplus[0][:60]!r}. Put text "
+                    f"that holds {delimiter!r} between double quotes"
+                )
+            row = dict(zip(names, cells, strict=False))
+            yield where, {name: cell for name, cell in row.items() if name or cell.strip()}
+
+
+def numbered(rows: Iterator[list[str]]) -> Iterator[tuple[str, list[str]]]:
+    """The rows after a header, each with its number; ValueError with it for one that is broken."""
+    for number in count(2):
+        try:
+            yield f"row {number}", next(rows)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            hint = "; is a quote left open?" if "limit" in str(error) else ""
+            raise ValueError(f"row {number}: {error}{hint}") from None
+
+
+# Strict: a quote that is never closed would take the rest of the file into one cell.
+DIALECT: dict[str, Any] = {"strict": True, "skipinitialspace": True}
+
+
+def chain_lines(first: str, file: TextIO) -> Iterator[str]:
+    yield first
+    yield from file
+
+
+def delimiter_of(header: str, path: Path) -> str:
+    """What stands between the cells: that which makes one of the header's names `url`."""
+    if path.suffix.lower() == ".tsv":
+        return "\t"
+    for mark in DELIMITERS:
+        names = next(csv.reader([header], delimiter=mark, skipinitialspace=True), [])
+        if "url" in map(squeezed, names):
+            return mark
+    return ","
+
+
+def check_header(names: list[str]) -> None:
+    """Raise ValueError where two columns have one name."""
+    seen: dict[str, str] = {}
+    for name in filter(None, names):
+        if squeezed(name) in seen:
+            raise ValueError(f"two columns are named {name!r}; rename one")
+        seen[squeezed(name)] = name
+
+
+def jsonl_rows(path: Path) -> Iterator[Row]:
+    with open_text(path) as file:
+        for number, line in enumerate(lines(file), 1):
+            where = f"line {number}"
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except ValueError as error:
+                raise ConfigError(
+                    f"{path} is not a readable .jsonl list: {where}: {error}"
+                ) from None
+            if not isinstance(row, dict):
+                raise ConfigError(
+                    f"{path} is not a readable .jsonl list: {where} is not an object of columns"
+                )
+            yield where, row
+
+
+def parquet_rows(path: Path) -> Iterator[Row]:
+    number = 0
+    with pq.ParquetFile(path) as file:
+        check_header(file.schema_arrow.names)
+        for batch in file.iter_batches(BATCH_ROWS):
+            columns = [cells(column) for column in batch.columns]
+            for values in zip(*columns, strict=True):
+                number += 1
+                yield f"row {number}", dict(zip(batch.schema.names, values, strict=True))
+
+
+def cells(column: pa.Array) -> list[Any]:
+    """A Parquet column as Python values; text that is not UTF-8 as `open_text` has it."""
+    kind = column.type
+    if pa.types.is_dictionary(kind):
+        return cells(column.dictionary_decode())
+    if is_text(kind):
+        return [None if each is None else unicode_of(each) for each in as_bytes(column)]
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        values = cells(column.flatten())
+        lengths = column.value_lengths().to_pylist()
+        found, at = [], 0
+        for length in lengths:
+            found.append(None if length is None else values[at : at + length])
+            at += length or 0
+        return found
+    return column.to_pylist()
+
+
+def is_text(kind: pa.DataType) -> bool:
+    kinds = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
+    others = (pa.types.is_binary, pa.types.is_large_binary)
+    return any(check(kind) for check in (*kinds, *others))
+
+
+def as_bytes(column: pa.Array) -> list[bytes | None]:
+    return column.cast(pa.large_binary()).to_pylist()
+
+
+def unicode_of(data: bytes) -> str:
+    return data.decode("utf-8", "surrogateescape")
+
+
+READERS: dict[str, Callable[[Path], Iterator[Row]]] = {
+    ".txt": text_rows,
+    ".csv": csv_rows,
+    ".tsv": csv_rows,
+    ".jsonl": jsonl_rows,
+    ".ndjson": jsonl_rows,
+    ".parquet": parquet_rows,
+}

@@ -1,0 +1,192 @@
+"""One video to curate and what is said of it, before any of it is read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from urllib.parse import quote
+
+# What lists and sites may say of a video, beside captions and cuts.
+FACTS = ("title", "category", "uploader", "license", "upload_date")
+# Code points that are no characters. Python writes a byte that is not UTF-8 as U+DC80..U+DCFF.
+SURROGATES = re.compile("[\ud800-\udfff]")
+HALVES = re.compile("[\ud800-\udc7f\udd00-\udfff]")  # those that stand for no byte
+
+
+@dataclass(frozen=True)
+class Span:
+    """A cut that came with the source, in seconds, with its captions in list order."""
+
+    start_s: float
+    end_s: float
+    caption: str | None = None  # the first one
+    other_captions: tuple[str, ...] = ()
+
+    @property
+    def captions(self) -> tuple[str, ...]:
+        return all_of(self.caption, self.other_captions)
+
+
+@dataclass(frozen=True)
+class Source:
+    """One video to curate: where it is and what is already known of it; None = not given.
+
+    Every text can be stored as UTF-8, but for `path`, which is as the system gives it.
+    """
+
+    url: str  # as recorded: the URL, or the path as it was given
+    path: str | None = None  # absolute, for a local file
+    id: str | None = None  # given by a list, or found from the content
+    title: str | None = None
+    caption: str | None = None  # of the whole video; the first one
+    category: str | None = None
+    uploader: str | None = None
+    license: str | None = None
+    upload_date: str | None = None
+    spans: tuple[Span, ...] = ()  # sorted, none twice; empty: find the scenes
+    other_captions: tuple[str, ...] = ()
+    fingerprint: str | None = None  # of what was said of it: `fingerprint`; None: nothing was
+
+    @property
+    def captions(self) -> tuple[str, ...]:
+        return all_of(self.caption, self.other_captions)
+
+    def captions_at(self, start_s: float, end_s: float) -> tuple[str, ...]:
+        """What was said of [start_s, end_s): the captions of its span, else the video's own."""
+        touching = [s for s in self.spans if s.start_s < end_s and s.end_s > start_s]
+        if touching:  # given spans may overlap: a clip's own is the one with its ends
+            own = min(touching, key=lambda s: abs(s.start_s - start_s) + abs(s.end_s - end_s))
+            return own.captions or self.captions
+        return self.captions
+
+
+def all_of(first: str | None, others: tuple[str, ...]) -> tuple[str, ...]:
+    return others if first is None else (first, *others)
+
+
+def with_captions(source: Source, captions: Iterable[str]) -> Source:
+    """A source with these captions of the whole video, each once."""
+    first, *others = dict.fromkeys(captions) or (None,)
+    return replace(source, caption=first, other_captions=tuple(filter(None, others)))
+
+
+def span_of(start_s: float, end_s: float, captions: Iterable[str] = ()) -> Span:
+    """A span with its captions, each once."""
+    first, *others = dict.fromkeys(captions) or (None,)
+    return Span(start_s, end_s, first, tuple(filter(None, others)))
+
+
+# -- what can be stored
+
+
+def is_storable(text: str) -> bool:
+    """Whether a text is Unicode throughout, as UTF-8 needs it."""
+    return SURROGATES.search(text) is None
+
+
+def storable(text: str) -> str:
+    r"""A text with U+FFFD for what is no character: bytes that are not UTF-8, half characters.
+
+    >>> storable("cat \ud83d")
+    'cat \ufffd'
+    """
+    return SURROGATES.sub("\ufffd", text)
+
+
+def storable_path(path: str) -> str:
+    r"""A path as it is recorded: bytes that are not UTF-8 as \xNN, so that two stay two.
+
+    >>> storable_path("caf\udce9.mp4")
+    'caf\\xe9.mp4'
+    """
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+# -- where it is
+
+
+def is_url(text: str) -> bool:
+    return text.lower().startswith(("http://", "https://"))
+
+
+def remote(url: str) -> Source:
+    """The source at a URL; bytes in it that are not UTF-8 are percent-encoded, as in RFC 3986."""
+    escaped = SURROGATES.sub(lambda found: quote(os.fsencode(found[0])), HALVES.sub("\ufffd", url))
+    return Source(url=escaped)
+
+
+def local(given: str | Path, folder: Path) -> Source:
+    """The source at a path below `folder`, recorded as it was given."""
+    path = HALVES.sub("\ufffd", str(given))  # no file's name has them
+    return Source(url=storable_path(path), path=str((folder / path).absolute()))
+
+
+def place(source: Source) -> str:
+    """Where a source is, whatever way it was spelled: a file's real path, or the URL."""
+    return os.path.realpath(source.path) if source.path else source.url
+
+
+def content_id(path: str) -> str:
+    """The video id of a file: the first 20 hex digits of its content's SHA-256."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:20]
+
+
+# -- one source from several
+
+
+def join(known: Source, other: Source) -> Source:
+    """Two mentions of one video: the first one's facts, what it lacks from the other, all spans.
+
+    Captions of one span, and those of the whole video, are put behind one another.
+    """
+    facts = {f: getattr(known, f) or getattr(other, f) for f in ("id", *FACTS)}
+    joined = replace(known, spans=join_spans([*known.spans, *other.spans]), **facts)
+    return with_captions(joined, [*known.captions, *other.captions])
+
+
+def join_spans(spans: Iterable[Span]) -> tuple[Span, ...]:
+    """Spans by time; those that are the same to the millisecond, as clip ids are, become one."""
+    found: dict[tuple[int, int], Span] = {}
+    for span in spans:
+        ends = round(span.start_s * 1000), round(span.end_s * 1000)
+        known = found.setdefault(ends, span)
+        if known is not span:
+            found[ends] = span_of(known.start_s, known.end_s, [*known.captions, *span.captions])
+    return tuple(sorted(found.values(), key=lambda s: (s.start_s, s.end_s)))
+
+
+def contradicts(known: Source, other: Source) -> bool:
+    """Whether two mentions of one video give it another id, title and so on."""
+    pairs = [(getattr(known, name), getattr(other, name)) for name in ("id", *FACTS)]
+    return any(a is not None and b is not None and a != b for a, b in pairs)
+
+
+# -- what a decision was made from
+
+
+def fingerprint(source: Source) -> str | None:
+    """A hash of the cuts and one of the texts that a source came with; None when it has none.
+
+    Where only the second differs the pictures of a decided video still hold.
+    """
+    cuts = [[span.start_s, span.end_s] for span in source.spans]
+    texts = [getattr(source, name) for name in FACTS]
+    captions = [source.captions, *[span.captions for span in source.spans]]
+    if not cuts and not any(texts) and not any(captions):
+        return None
+    return "-".join(short_hash(each) for each in (cuts, [texts, captions]))
+
+
+def short_hash(value: object) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:12]
+
+
+def fingerprinted(sources: Iterable[Source]) -> Iterator[Source]:
+    for source in sources:
+        yield replace(source, fingerprint=fingerprint(source))

@@ -1,0 +1,126 @@
+"""What is known of every row of a dataset without its media, as columns: 28 bytes a row."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from curation.shards import Dataset, held_out_hash
+from training.data.reads import retried
+from training.data.shapes import best_fits, enlarges
+from training.data.videos import SampleShape
+
+FACTS = ["num_frames", "duration_s", "width", "height"]  # what a row's shape depends on
+
+
+@dataclass(frozen=True)
+class Index:
+    """N rows in G row groups, in the order of the commits. Rows are counted over all shards.
+
+    shards: names. group_shard: which of them each group is in, [G].
+    group_first: the row that each group begins with, [G + 1], the last entry being N.
+    video: `held_out_hash` of each row's video, [N]. The other columns are those of the shards.
+    """
+
+    shards: list[str]
+    group_shard: np.ndarray
+    group_first: np.ndarray
+    video: np.ndarray
+    num_frames: np.ndarray
+    duration_s: np.ndarray
+    width: np.ndarray
+    height: np.ndarray
+
+    @property
+    def num_rows(self) -> int:
+        return len(self.video)
+
+    def place(self, row: int) -> tuple[int, int]:
+        """(row group, row in it) of a row."""
+        group = int(np.searchsorted(self.group_first, row, side="right")) - 1
+        return group, row - int(self.group_first[group])
+
+    def place_in_shard(self, row: int) -> tuple[str, int]:
+        """(shard, row in it) of a row."""
+        group, _ = self.place(row)
+        shard = int(self.group_shard[group])
+        return self.shards[shard], row - int(self.group_first[self.first_group(shard)])
+
+    def group_in_shard(self, group: int) -> tuple[str, int]:
+        """(shard, row group in it) of a row group."""
+        shard = int(self.group_shard[group])
+        return self.shards[shard], group - self.first_group(shard)
+
+    def first_group(self, shard: int) -> int:
+        return int(np.searchsorted(self.group_shard, shard))
+
+
+def open_shard(dataset: Dataset, name: str) -> pq.ParquetFile:
+    # Mapped, a row group costs no copy: the media column is stored uncompressed.
+    path = dataset.path("shards", f"{name}.parquet")
+    return pq.ParquetFile(path, filesystem=dataset.filesystem, memory_map=dataset.is_local)
+
+
+def read_index(dataset: Dataset, commits: list[dict[str, Any]]) -> Index:
+    """The index of the commits that hold clips, from the small columns of their shards."""
+    shards = [commit["name"] for commit in commits if commit["num_clips"]]
+    parts = [retried(partial(read_shard, dataset, name)) for name in shards]
+    sizes = [size for part in parts for size in part["sizes"]]
+    return Index(
+        shards,
+        np.repeat(np.arange(len(parts), dtype=np.int32), [len(part["sizes"]) for part in parts]),
+        np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64),
+        *(joined([part[key] for part in parts]) for key in ("video", *FACTS)),
+    )
+
+
+def joined(parts: list[np.ndarray]) -> np.ndarray:
+    return np.concatenate(parts) if parts else np.zeros(0)
+
+
+def read_shard(dataset: Dataset, name: str) -> dict[str, Any]:
+    """The columns of one shard, and the rows of each of its row groups."""
+    with open_shard(dataset, name) as file:
+        table = file.read(["video_id", *FACTS])
+        sizes = [file.metadata.row_group(n).num_rows for n in range(file.num_row_groups)]
+    ids = pc.dictionary_encode(table["video_id"].combine_chunks())
+    if isinstance(ids, pa.ChunkedArray):
+        ids = ids.combine_chunks()
+    hashes = np.array([held_out_hash(each) for each in ids.dictionary.to_pylist()], np.uint64)
+    facts = {key: table[key].to_numpy() for key in FACTS}
+    return {"sizes": sizes, "video": hashes[ids.indices.to_numpy()], **facts}
+
+
+def shapes_of_rows(
+    index: Index, shapes: Sequence[SampleShape], chunk: int = 1 << 20
+) -> tuple[np.ndarray, int]:
+    """Which shape each row is trained in, int16 [N], -1 where none fits; and how many rows are
+    enlarged. chunk: rows at once, so that memory does not grow with the dataset."""
+    fits = np.empty(index.num_rows, np.int16)
+    num_enlarged = 0
+    for n in range(0, index.num_rows, chunk):
+        width, height = index.width[n : n + chunk], index.height[n : n + chunk]
+        pace = index.num_frames[n : n + chunk], index.duration_s[n : n + chunk]
+        fit = fits[n : n + chunk] = best_fits(shapes, *pace, width, height)
+        for k, shape in enumerate(shapes):
+            num_enlarged += int((enlarges(shape, width, height) & (fit == k)).sum())
+    return fits, num_enlarged
+
+
+def spread_over_videos(video: np.ndarray, count: int) -> np.ndarray:
+    """At most `count` places among rows of these videos: the first of each, then the second ...
+
+    So they are of as many videos as can be, and, as a video's rows stay in order, the same ones
+    however its dataset is cut into shards.
+    """
+    order = np.argsort(video, kind="stable")
+    begins = np.flatnonzero(np.r_[True, np.diff(video[order].view(np.int64)) != 0][: len(order)])
+    number = np.arange(len(order)) - np.repeat(begins, np.diff(np.r_[begins, len(order)]))
+    return np.sort(order[np.lexsort((video[order], number))][:count])
