@@ -21,10 +21,10 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from curation.scenes import CutFinder, analysis_size, build_detector
 from scene_cases import DISTURBANCES
 from scene_videos import KINDS, Case, film_cases, made_cases
 
+from curation.decode.scenes import CutFinder, analysis_size, build_detector
 from curation.decode.transitions import TransitionFinder
 from curation.frames import Timeline, decode, small_bgr
 

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
-import pyarrow as pa
+import pyarrow as pafrom typing import Any
+
 import torch
 from torch import Tensor
 
@@ -64,7 +65,8 @@ class Sample:
     def pin(self) -> Sample:
         """The same in pinned memory."""
         named = {"raw": self.raw, "latents": self.latents, "states": self.states}
-        return replace(self, **{k: x.pin_memory() for k, x in named.items() if x is not None})
+        pinned: dict[str, Any] = {k: x.pin_memory() for k, x in named.items() if x is not None}
+        return replace(self, **pinned)
 
 
 @dataclass(frozen=True)
