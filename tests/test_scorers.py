@@ -355,7 +355,9 @@ def test_a_run_scores_looks_before_captions_and_captions_behind_them(
         path = make_video(f"{colour}.mp4", [Shot(f"color={colour}:s={{size}}:r={{fps}}", 1.0)])
         (tmp_path / "videos" / path.name).write_bytes(path.read_bytes())
         pictures.append(read_frames(path, "rgb24")[12].picture)
-    plan = make_plan([str(tmp_path / "videos")], "web", CONFIG, str(tmp_path), models, None)
+    plan = make_plan(
+        [str(tmp_path / "videos")], "web", CONFIG, str(tmp_path / "none"), models, None
+    )
     looks = Laion(plan.pipeline.scorers)([picture[..., ::-1] for picture in pictures])
     texts = Blip2(plan.pipeline.captions).caption(pictures)
     fits = cosines(clip, [[picture] for picture in pictures], texts).diagonal()

@@ -7,9 +7,9 @@ from collections import Counter, deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from typing import Any
 
-import pyarrow as pafrom typing import Any
-
+import pyarrow as pa
 import torch
 from torch import Tensor
 
