@@ -341,7 +341,7 @@ def test_encoders_without_weights_or_with_others_are_refused(local_ray: None) ->
 def stale(folder: Path, *overrides: str) -> str:
     wanted = config("precomputed=true", *overrides)
     with pytest.raises(ConfigError) as error:
-        open_latents(Dataset.at(folder), wanted, 8)
+        open_latents(Dataset.at(folder), wanted)
     return str(error.value)
 
 
@@ -378,7 +378,7 @@ def test_weights_that_changed_are_refused(tmp_path: Path, monkeypatch: pytest.Mo
     assert "weights at latents_path" in stale(folder, *sd, f"latents_path={tmp_path / 'other'}")
     assert "latents_path was" in stale(folder, *sd, "latents_path=some/hub-id")
     moved = config("precomputed=true", *sd, f"latents_path={tmp_path / 'same'}")
-    open_latents(Dataset.at(folder), moved, 8)
+    open_latents(Dataset.at(folder), moved)
 
     def vae(_: Any) -> None:
         raise FileNotFoundError("no autoencoder at all")
