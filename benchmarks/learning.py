@@ -50,6 +50,7 @@ from training.data.batches import Batches, Sample
 from training.data.orders import draw
 from training.data.rows import open_rows
 from training.data.shapes import shapes_of
+from training.evaluation.temporal import motion_slope
 from training.loop import State, make_state, train_step
 from training.losses import Objective
 from training.reports import contact_sheet
@@ -236,19 +237,8 @@ def moving(shape: str, color: str, direction: int, config: Config) -> Tensor:
 
 
 def speed_px(clip: Tensor) -> float:
-    """Horizontal speed in px a frame, left negative: the slope of the path of the centroid.
-
-    The centroid is of what differs from the clip's median colour by more than 30 levels.
-    """
-    pixels = clip.double()
-    background = pixels.flatten(0, 2).median(0).values
-    weight = ((pixels - background).abs().amax(-1) - 30).clamp(min=0)
-    x = torch.arange(clip.shape[2], dtype=torch.float64)
-    path = (weight.sum(1) * x).sum(1) / weight.sum((1, 2)).clamp(min=1e-9)
-    if bool((weight.sum((1, 2)) == 0).any()):
-        return 0.0  # a frame with nothing in it moves nowhere
-    t = torch.arange(len(clip), dtype=torch.float64) - (len(clip) - 1) / 2
-    return float((path * t).sum() / t.square().sum())
+    """Horizontal speed in px a frame, left negative."""
+    return motion_slope(clip)[0]
 
 
 def share_right(clips: Tensor, directions: list[int]) -> float:

@@ -12,8 +12,10 @@ import logging
 import os
 import re
 import shutil
+import signal
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -83,6 +85,31 @@ def without_stdin() -> Iterator[None]:
     finally:
         os.dup2(before, 0)
         os.close(before)
+
+
+@contextmanager
+def interruptible() -> Iterator[threading.Event]:
+    """Inside, Ctrl-C and SIGTERM raise KeyboardInterrupt, and set an event that is to be looked at.
+
+    Raised while Ray calls back into Python, the interrupt is lost there: a run went on to its end.
+    """
+    stop = threading.Event()
+
+    def interrupt(number: int, frame: Any) -> None:
+        stop.set()
+        signal.default_int_handler(number, frame)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    before = {
+        number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 # -- errors

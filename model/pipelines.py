@@ -126,8 +126,10 @@ class VideoFactoryPipeline:
         f, unet = self.codec.factor, self.unet
         shape = (self.codec.channels, use.num_frames, use.height // f, use.width // f)
         noise = draw_noise(shape, len(prompts), generator).to(unet.device)
-        wanted = self.text.encode(prompts).to(unet.device, unet.dtype)
-        unwanted = self.text.encode([negative_prompt]).to(wanted).expand_as(wanted)
+        # Under autocast the U-Net alone is: in training too, its encoders compute as they are.
+        with torch.autocast(unet.device.type, enabled=False):
+            wanted = self.text.encode(prompts).to(unet.device, unet.dtype)
+            unwanted = self.text.encode([negative_prompt]).to(wanted).expand_as(wanted)
         rate = {"fps": use.fps} if unet.config["fps_conditioning"] else {}
 
         def denoise(x: Tensor, steps: Tensor) -> Tensor:
@@ -147,7 +149,9 @@ class VideoFactoryPipeline:
         count = use.num_inference_steps
         latents = SAMPLERS[sampler](denoise, noise, self.schedule, count, bar)
         unet.train(was_training)
-        return VideoOutput(to_raw(self.codec.decode(latents)).cpu(), use.fps)
+        with torch.autocast(unet.device.type, enabled=False):
+            pixels = self.codec.decode(latents)
+        return VideoOutput(to_raw(pixels).cpu(), use.fps)
 
     def save_pretrained(self, folder: str | Path, about: Mapping[str, Any] | None = None) -> None:
         """Write model_index.json, unet/, scheduler/, codec/ and text/, as diffusers lays them out.

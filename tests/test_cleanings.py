@@ -465,7 +465,7 @@ def test_a_killed_run_goes_on(
     # Now as if it had been killed while it wrote the subset.
     lost = subset.commits()[0]["name"]
     subset.delete("manifest", f"{lost}.json")
-    (Path(subset.root) / "shards/.tmp-1-left.parquet").write_bytes(b"half written")
+    (Path(subset.root) / f"shards/.tmp-{'0' * 32}-{'f' * 16}.parquet").write_bytes(b"half written")
     said = run(dataset, recipe="sharp")
     assert (
         "removed 3 files" in said

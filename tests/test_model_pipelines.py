@@ -111,3 +111,24 @@ def test_what_does_not_fit_is_refused(pipe):
         pipe("a", sampler="euler")
     with pytest.raises(ValueError, match="Give those it was trained with"):
         VideoFactoryPipeline(pipe.unet, SpaceToDepth(8), pipe.text, pipe.schedule)
+
+
+def test_under_autocast_the_unet_alone_is(pipe, monkeypatch):
+    """As in training: text encoder and codec compute as they are."""
+    seen = {}
+
+    def watch(owner, name, key):
+        plain = getattr(owner, name)
+
+        def watched(*given, **named):
+            seen[key] = torch.is_autocast_enabled("cpu")
+            return plain(*given, **named)
+
+        monkeypatch.setattr(owner, name, watched)
+
+    watch(pipe.text, "encode", "text")
+    watch(pipe.codec, "decode", "codec")
+    watch(pipe.unet, "forward", "unet")
+    with torch.autocast("cpu", torch.bfloat16):
+        pipe("a red ball", **SHORT)
+    assert seen == {"text": False, "codec": False, "unet": True}

@@ -274,7 +274,7 @@ def test_a_killed_run_goes_on_to_the_same_rows_and_media(
     _, alive = psutil.wait_procs(marked(mark), timeout=60)
     assert alive == []
     (output / "shards").mkdir(exist_ok=True)
-    (output / "shards" / ".tmp-0-left.parquet").write_bytes(b"half written")
+    (output / "shards" / f".tmp-{'0' * 32}-{'f' * 16}.parquet").write_bytes(b"half written")
     said = run(inputs, output)
     assert "removed" in said and "already decided" in said
     dataset = Dataset.at(output)

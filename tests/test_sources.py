@@ -118,6 +118,7 @@ def test_given_cuts_and_captions_are_used(make_video: MakeVideo, tmp_path: Path)
     source = expand(["list.csv"], tmp_path)[0]
     result = curate_video(source, Pipeline(), tmp_path, lambda stage, at_s: None)
     rows = [clip.row for clip in result.clips]
+    rows = [clip.row for clip in result.clips]
     clips = [(r["start_s"], r["end_s"], r["caption"], r["num_frames"]) for r in rows]
     assert clips == [
         (pytest.approx(0), pytest.approx(1.52), "red", 38),  # the first frame at or after 1.5 s

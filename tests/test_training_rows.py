@@ -17,7 +17,7 @@ from training_media import FPS, TINY, clip, level, mp4, small_dataset, write_dat
 from curation.settings import ConfigError
 from curation.shards import is_held_out
 from training.config import Config, load_config
-from training.data import reads
+from training.data import indexes, reads
 from training.data import rows as training_rows
 from training.data.batches import HANDFUL, BadRow, BadRows, Batches, Sample, TooManyBadError
 from training.data.batches import held_out_samples as held_out_of
@@ -319,3 +319,42 @@ def test_a_group_is_read_once_however_many_threads_ask() -> None:
     assert made == [7, 8, 9]
     kept.get(8)
     assert made == [7, 8, 9, 8]
+
+
+def test_an_index_is_read_once_and_mapped_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_dataset(tmp_path / "a", of_videos(5, 3), per_commit=6)
+    shapes = [sampling(num_frames=2, stride=1)]
+
+    def opened(run: Path | None) -> Rows:
+        return open_rows(str(folder), "a", 1, shapes, 1e9, 0.3, run=run)
+
+    plain = opened(None)
+    assert not (folder / "index").exists()
+    first = opened(tmp_path / "run")
+
+    def read_shard(*_: Any) -> None:
+        raise AssertionError("the shards need not be read")
+
+    monkeypatch.setattr(indexes, "read_shard", read_shard)
+    again = opened(tmp_path / "other run")
+    assert isinstance(again.index.video, np.memmap)
+    for rows in (first, again):
+        assert rows.trained.tolist() == plain.trained.tolist()
+        assert rows.held_out == plain.held_out and rows.fits.tolist() == plain.fits.tolist()
+        assert [rows.index.place_in_shard(n) for n in range(15)] == [
+            plain.index.place_in_shard(n) for n in range(15)
+        ]
+    monkeypatch.undo()
+    write_dataset(folder, [clip("more", mp4(4), 4)])  # another dataset, another index
+    assert opened(tmp_path / "run").index.num_rows == 16
+
+
+def test_where_a_dataset_cannot_be_written_the_run_keeps_its_index(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_dataset(tmp_path / "a", of_videos(2, 2))
+    monkeypatch.setattr(indexes.os, "access", lambda *_: False)
+    open_rows(str(folder), "a", 1, [sampling(num_frames=2, stride=1)], 1e9, 0, run=tmp_path / "run")
+    assert (tmp_path / "run" / ".index").is_dir() and not (folder / "index").exists()

@@ -109,9 +109,10 @@ def test_accumulation_is_the_big_batch(data: Path, size: int) -> None:
 
 def test_micro_batches_hold_one_number_of_frames() -> None:
     def sample(frames: int) -> Sample:
-        return Sample("a", str(frames), 0, "", torch.zeros(frames, 1, 1, 3), None)  # type: ignore[arg-type]
+        return Sample("a", str(frames), 0, "", torch.zeros(frames, 4, 4, 3), None)  # type: ignore[arg-type]
 
-    parts = list(micro_batches([sample(n) for n in (8, 1, 8, 8, 1)], 2))
+    settings = config("num_frames=8", "height=4", "width=4", "micro_batch_size=2")
+    parts = list(micro_batches([sample(n) for n in (8, 1, 8, 8, 1)], settings, 4))
     assert [[len(s.raw) for s in part] for part in parts] == [[8, 8], [8], [1, 1]]
 
 

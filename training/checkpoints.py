@@ -205,6 +205,7 @@ def make_card(
     data: dict[str, Any],
     init: str | None,
     noise: dict[str, Any],
+    draw_seed: int,
     device: torch.device,
     workers: int = 1,
 ) -> dict[str, Any]:
@@ -214,6 +215,7 @@ def make_card(
         "data": data,
         "init": init,
         "noise": noise,
+        "draw_seed": draw_seed,
         "code": code_version(),
         "torch": torch.__version__,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from curation.settings import ConfigError, explain, nearest, set_path
 from model.weights import STABLE_DIFFUSION
@@ -93,6 +100,8 @@ class Config(BaseModel):
     width: int = Field(gt=0)  # px
     fps: float = Field(8, gt=0)
     stride: int | None = Field(None, ge=1)
+    # With unet.fps_conditioning: a sample's rate is drawn from those that its clip has frames for.
+    fps_choices: list[float] = []
     # Shapes [num_frames, height, width] that clips are trained in; []: the one above alone.
     buckets: list[tuple[int, int, int]] = []
     # Of each dataset's row groups that a worker holds; the more, the more videos in a batch. Ours:
@@ -119,17 +128,25 @@ class Config(BaseModel):
     # The optimiser: AdamW.
     seed: int = Field(0, ge=0)
     batch_size: int = Field(gt=0)
-    micro_batch_size: int | None = Field(None, gt=0)  # clips at once; None: the whole batch
+    # Clips of the shape below at once, as many pixels of others; None: all of a shape.
+    micro_batch_size: int | None = Field(None, gt=0)
     max_steps: int = Field(gt=0)
     learning_rate: float = Field(gt=0)
     schedule: Literal["constant", "cosine"] = "constant"
     warmup_steps: int = Field(0, ge=0)
-    weight_decay: float = Field(0.01, ge=0)
+    # Of one part's rate over learning_rate: {swap: 5} for Swap-CA, which is random at the start.
+    learning_rate_factors: dict[Literal["spatial", "temporal", "swap"], float] = {}
+    betas: tuple[float, float] = (0.9, 0.999)  # these and eps: torch's
+    eps: float = Field(1e-8, gt=0)
+    weight_decay: float = Field(0.01, ge=0)  # of matrices and kernels; norms and biases have none
     clip_norm: float = Field(1.0, gt=0)
+    max_skipped_steps: int = Field(10, ge=0)  # with a loss that is no number, before a run ends
     ema_decay: float = Field(0.9999, ge=0, lt=1)
 
     # The machine.
     precision: Literal["float32", "bf16", "float64"] = "float32"
+    # Of autoencoder and text encoder; auto: bf16 on a GPU, where they are 30% of a step in fp32.
+    encoder_precision: Literal["auto", "float32", "bf16"] = "auto"
     activation_checkpointing: bool = False
     compile: bool = False  # each block of the U-Net, once for every shape
     parallel: Literal["ddp", "fsdp"] = "ddp"  # with --workers: a copy each, or a share each
@@ -153,8 +170,20 @@ class Config(BaseModel):
     def num_windows(self) -> int | None:
         return self.windows or (1 if self.precomputed else None)
 
+    @field_validator("unet", mode="before")
+    @classmethod
+    def off_is_a_word(cls, unet: Any) -> Any:
+        """YAML reads `swap_attention=off` as False."""
+        if isinstance(unet, dict) and unet.get("swap_attention") is False:
+            return unet | {"swap_attention": "off"}
+        return unet
+
     @model_validator(mode="after")
     def fits_together(self) -> Config:
+        if self.fps_choices and not self.unet.get("fps_conditioning"):
+            raise ValueError("fps_choices needs unet.fps_conditioning=true; leave one out")
+        if self.fps_choices and (self.stride or self.precomputed):
+            raise ValueError("fps_choices needs raw clips read by fps: no stride, no precomputed")
         if self.zero_terminal_snr and self.prediction_type == "epsilon":
             raise ValueError("zero_terminal_snr needs prediction_type=v_prediction; change one")
         factor = 8 if self.latents == "stable_diffusion" else 4
@@ -180,6 +209,7 @@ class Config(BaseModel):
 FREE_KEYS = (
     *("loader_threads", "prefetch", "checkpoint_every", "keep_checkpoints", "evaluate_every"),
     *("timestep_bins", "sample_every", "sample_prompts", "num_samples", "sample_steps"),
+    "max_skipped_steps",
     *("guidance", "parallel"),  # ddp and fsdp agree as two numbers of workers do
 )
 

@@ -16,6 +16,8 @@ from rich.console import Console
 from curation.commands import check_lasting, held
 from curation.settings import ConfigError
 from model import SpaceTimeUNet
+from model.latents import Codec
+from model.texts import TextEncoder
 from training import loop
 from training.checkpoints import compare, latest, make_card, sweep, write_whole
 from training.commands import stop_on_signals
@@ -51,6 +53,16 @@ class Job:
     allowed: list[str]
 
 
+def dry_run(job: Job, console: Console, workers: int) -> None:
+    """Tell what a run would be and check all that it checks; its folder stays as it is."""
+    console.print(as_yaml(job.config), markup=False, highlight=False)
+    check_output(job.output)
+    datasets = open_all(job.data, job.config, console, workers)
+    parts = check(job, datasets, console, device_of(job.config), workers)
+    choose_trained(parts.start.unet, job.config.trainable)
+    console.print(str(parts.start), markup=False, highlight=False)
+
+
 def check_workers(job: Job, workers: int | None) -> None:
     """Refuse what cannot be split, and an output that would be lost."""
     if workers and job.config.batch_size < workers:
@@ -69,7 +81,7 @@ def work(
     device: torch.device | None = None,
 ) -> None:
     """Train: all of it in this process, or the part of one rank of a team."""
-    datasets = open_all(job.data, job.config, console, team.world)
+    datasets = open_all(job.data, job.config, console, team.world, job.output, team)
     run = prepare(job, datasets, console, team, device or device_of(job.config))
     with run.reports or nullcontext(), stop_on_signals() as asked:
         loop.train(run, stop or asked.is_set)
@@ -79,14 +91,24 @@ def as_yaml(config: Config) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
-def open_all(data: list[str], config: Config, console: Console, workers: int) -> list[Rows]:
-    """Index every dataset and say what is trained on, in which shapes."""
+def open_all(
+    data: list[str],
+    config: Config,
+    console: Console,
+    workers: int,
+    run: Path | None = None,
+    team: Team = ALONE,
+) -> list[Rows]:
+    """Index every dataset and say what is trained on, in which shapes.
+
+    run: where an index may be kept; None for a look alone.
+    """
     memory_bytes = config.shuffle_memory_gb * 1e9
     shapes = shapes_of(config)
     out = []
     for location, name, weight in parse_data(data):
         out_of = config.held_out, config.held_out_clips
-        rows = open_rows(location, name, weight, shapes, memory_bytes, *out_of)
+        rows = open_rows(location, name, weight, shapes, memory_bytes, *out_of, run=run, team=team)
         if config.precomputed:
             rows.use(open_latents(rows.dataset, config))
         console.print(described(rows), markup=False, highlight=False)
@@ -116,25 +138,42 @@ def is_run(folder: Path) -> bool:
     return folder.is_dir() and (begun or all(p.name.startswith(".") for p in folder.iterdir()))
 
 
+def check_output(run: Path) -> None:
+    """Refuse an output that is another thing than a run."""
+    if run.exists() and not is_run(run):
+        raise ConfigError(f"--output {run} is not a run: give a new folder or an earlier run")
+
+
 @contextmanager
 def only_trainer(run: Path) -> Iterator[None]:
     """Hold the run folder; ConfigError if it is another thing, or another trainer has it."""
-    if run.exists() and not is_run(run):
-        raise ConfigError(f"--output {run} is not a run: give a new folder or an earlier run")
+    check_output(run)
     with held(run, f"--output {run}: another vf-train is writing there"):
         yield
 
 
-def prepare(
-    job: Job, datasets: list[Rows], console: Console, team: Team, device: torch.device
-) -> loop.Run:
-    """Build everything, from the latest checkpoint if there is one."""
+@dataclass(frozen=True)
+class Parts:
+    """What a run is made of, checked: none of it has changed the folder of the run."""
+
+    start: Start
+    card: dict[str, Any]
+    codec: Codec
+    text: TextEncoder
+    checkpoint: Path | None
+
+
+def check(
+    job: Job, datasets: list[Rows], console: Console, device: torch.device, workers: int
+) -> Parts:
+    """Read and build everything, from the latest checkpoint if there is one; raises ConfigError."""
     config, folder = job.config, job.output
     if config.num_threads:
         torch.set_num_threads(config.num_threads)
     checkpoint = latest(folder)
     start = resumed_start(checkpoint, config) if checkpoint else make_start(config, job.init)
-    card = make_card(config, facts_of(datasets), job.init, start.noise, device, team.world)
+    facts = facts_of(datasets)
+    card = make_card(config, facts, job.init, start.noise, start.draw_seed, device, workers)
     if checkpoint:
         before = json.loads((checkpoint / "card.json").read_text())
         for change in compare(before, card, job.allowed):
@@ -142,6 +181,16 @@ def prepare(
     lazy = bool(config.precomputed)
     codec, text = make_codec(config, device, lazy), make_text(config, device, lazy)
     check_fit(start.unet, config, codec, text)
+    return Parts(start, card, codec, text, checkpoint)
+
+
+def prepare(
+    job: Job, datasets: list[Rows], console: Console, team: Team, device: torch.device
+) -> loop.Run:
+    """Check a job and make it into a run."""
+    config, folder = job.config, job.output
+    parts = check(job, datasets, console, device, team.world)
+    start, card, checkpoint = parts.start, parts.card, parts.checkpoint
     trained = choose_trained(start.unet, config.trainable)
     sizes = sum(p.numel() for p in start.unet.parameters()), trained
     state = loop.make_state(start.unet, config, device, team)
@@ -158,8 +207,8 @@ def prepare(
         config=config,
         card=card,
         state=state,
-        objective=Objective(config, schedule, codec, text, device, dtype, empty),
-        batches=Batches(datasets, config, team),
+        objective=Objective(config, schedule, parts.codec, parts.text, device, dtype, empty),
+        batches=Batches(datasets, config, team, pinned=device.type == "cuda", seed=start.draw_seed),
         reports=Reports(
             folder,
             Display(console, state.step, config.max_steps),
@@ -204,7 +253,7 @@ def resumed_start(checkpoint: Path, config: Config) -> Start:
     unet = SpaceTimeUNet.from_config(SpaceTimeUNet.load_config(str(checkpoint / "unet")))
     report = json.loads((checkpoint.parents[1] / "start.json").read_text())
     as_precise(unet, config)
-    return Start(unet, card["noise"], report)
+    return Start(unet, card["noise"], report, card.get("draw_seed", config.seed))
 
 
 def check_fit(unet: SpaceTimeUNet, config: Config, codec: Any, text: Any) -> None:

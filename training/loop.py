@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from curation.settings import RunError
 from model import SpaceTimeUNet, VideoFactoryPipeline
 from model.pipelines import VideoOutput
+from model.unet import part_of
 from training import checkpoints
 from training.checkpoints import Ema
 from training.commands import StoppedError
@@ -48,15 +49,17 @@ class State:
     model: Any
     team: Team
     step: int = 0
+    num_skipped: int = 0  # steps that changed nothing, as their loss was no number
     bad: BadRows = field(default_factory=BadRows)
 
     def save(self, run: Path, card: dict[str, Any], keep: int) -> None:
-        facts = {"step": self.step, "bad_rows": self.bad.reasons}
+        facts = {"step": self.step, "bad_rows": self.bad.reasons, "skipped": self.num_skipped}
         checkpoints.save(run, self.unet, self.ema, self.optimizer, facts, card, keep, self.team)
 
     def load(self, checkpoint: Path) -> None:
         facts = checkpoints.load(checkpoint, self.unet, self.ema, self.optimizer)
         self.step, self.bad = facts["step"], BadRows(facts["bad_rows"])
+        self.num_skipped = facts["skipped"]
 
 
 def make_state(
@@ -68,11 +71,30 @@ def make_state(
             module.p = config.dropout
     unet.train()
     model = wrap(unet, config, device, team)
-    trained = [parameter for parameter in unet.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(
-        trained, lr=config.learning_rate, weight_decay=config.weight_decay
+    return State(unet, make_optimizer(unet, config), Ema(unet, config.ema_decay), model, team)
+
+
+def make_optimizer(unet: SpaceTimeUNet, config: Config) -> torch.optim.Optimizer:
+    """AdamW over the trained parameters, a group for each part with and without decay.
+
+    Norms and biases have one axis and are not decayed, as in diffusers' and OpenAI's trainers:
+    they hold no more than scale and shift, which decay would pull from where they act.
+    """
+    groups: dict[tuple[str, bool], list[nn.Parameter]] = defaultdict(list)
+    for name, parameter in unet.named_parameters():
+        if parameter.requires_grad:
+            groups[part_of(name), parameter.ndim > 1].append(parameter)
+    every = [
+        {
+            "params": parameters,
+            "weight_decay": config.weight_decay if decayed else 0.0,
+            "factor": config.learning_rate_factors.get(part, 1.0),  # type: ignore[call-overload]
+        }
+        for (part, decayed), parameters in groups.items()
+    ]
+    return torch.optim.AdamW(
+        every, lr=config.learning_rate, betas=config.betas, eps=config.eps, fused=True
     )
-    return State(unet, optimizer, Ema(unet, config.ema_decay), model, team)
 
 
 def learning_rate(config: Config, step: int) -> float:
@@ -96,8 +118,8 @@ def train_step(
     """
     team = state.team
     state.optimizer.zero_grad(set_to_none=True)
-    losses: dict[str, Tensor] = {}
-    parts = list(micro_batches(samples, config.micro_batch_size))
+    losses: list[Tensor] = []
+    parts = list(micro_batches(samples, config, objective.codec.factor))
     counts = team.gather((len(samples), len(parts)))
     total, num_parts = sum(n for n, _ in counts), max(n for _, n in counts)
     for n in range(num_parts):
@@ -111,11 +133,13 @@ def train_step(
             # Gradients are averaged over ranks.
             (loss.sum() * (team.world if own else 0) / total).backward()
         if own:
-            each = loss.detach().double().cpu()
-            losses |= {key_of(s): x for s, x in zip(part, each, strict=True)}
+            losses.append(loss.detach().double())
     trained = [p for p in state.unet.parameters() if p.requires_grad]
-    norm = float(whole(torch.nn.utils.clip_grad_norm_(trained, config.clip_norm)))
-    every = torch.stack([losses[key_of(s)] for s in samples]) if samples else torch.empty(0)
+    gradient = whole(nn.utils.clip_grad_norm_(trained, config.clip_norm))
+    # The one place where the host waits for the device.
+    *found, norm = torch.cat([*losses, gradient.double()[None]]).tolist()
+    by_key = dict(zip((key_of(s) for part in parts for s in part), found, strict=True))
+    every = torch.tensor([by_key[key_of(s)] for s in samples], dtype=torch.float64)
     mean = math.fsum(team.gather(float(every.sum()))) / total
     if not (math.isfinite(norm) and math.isfinite(mean)):
         bad = [s.clip_id for s, x in zip(samples, every, strict=True) if not x.isfinite()]
@@ -123,10 +147,9 @@ def train_step(
         raise DivergedError(
             f"step {state.step + 1}: loss {mean}, gradient norm {norm}"
             + (f"; clips {culprits}" if culprits else "")
-            + "; the last checkpoint is as it was. Lower learning_rate, or use precision=float32"
         )
     for group in state.optimizer.param_groups:
-        group["lr"] = learning_rate(config, state.step)
+        group["lr"] = learning_rate(config, state.step) * group["factor"]
     state.optimizer.step()
     state.ema.update(state.unet, state.step)
     state.step += 1
@@ -157,8 +180,7 @@ class Run:
 def train(run: Run, stop: Callable[[], bool]) -> None:
     """Train to max_steps. Raises StoppedError when asked, DivergedError, TooManyBadError."""
     config, state, team = run.config, run.state, run.state.team
-    every = held_out_samples(run.batches.datasets, config, team)
-    held_out = [each for each in every if isinstance(each, Sample)]
+    held_out = read_held_out(run)
     if team.any(stop()):
         raise StoppedError(f"stopped before step {state.step + 1}")
     if state.step >= config.max_steps:
@@ -171,8 +193,11 @@ def train(run: Run, stop: Callable[[], bool]) -> None:
 
         # One optimiser step.
         started = time.monotonic()
-        losses, norm = train_step(state, run.objective, batch.samples, config)
-        report_step(run, batch, losses, norm, wait_s, time.monotonic() - started)
+        try:
+            losses, norm = train_step(state, run.objective, batch.samples, config)
+            report_step(run, batch, losses, norm, wait_s, time.monotonic() - started)
+        except DivergedError as error:
+            skip_step(run, error)
         done, stopping = state.step == config.max_steps, team.any(stop())
 
         # Look at it: held-out loss, samples.
@@ -190,12 +215,48 @@ def train(run: Run, stop: Callable[[], bool]) -> None:
             raise StoppedError(f"stopped and saved at step {state.step}")
 
 
+def read_held_out(run: Run) -> list[Sample]:
+    """This rank's held-out clips, encoded; those of all ranks that cannot be read are named."""
+    samples, bad = [], []
+    for each in held_out_samples(run.batches.datasets, run.config, run.state.team):
+        if isinstance(each, Sample):
+            samples.append(run.objective.encoded(each))
+        else:
+            bad.append(each)
+    every = run.state.team.gather_lists(bad)
+    for row in every if run.reports else []:
+        assert run.reports is not None
+        named = f"{row.dataset}/{row.clip_id}: {row.reason}"
+        run.reports.display.say(f"held-out clip that is not evaluated, {named}")
+        run.reports.metrics.write(
+            step=run.state.step, bad_row=row.clip_id, dataset=row.dataset, held_out=True,
+            reason=row.reason,
+        )  # fmt: skip
+    return samples
+
+
 def timed(batches: Iterator[Batch]) -> Iterator[tuple[Batch, float]]:
     """Each batch with the seconds it was waited for."""
     while True:
         started = time.monotonic()
         batch = next(batches)
         yield batch, time.monotonic() - started
+
+
+def skip_step(run: Run, error: DivergedError) -> None:
+    """Go on without a step whose loss is no number: one bad clip must not end a run, and would be
+    met again at every resume. DivergedError after max_skipped_steps of them."""
+    state, most = run.state, run.config.max_skipped_steps
+    if state.num_skipped >= most:
+        raise DivergedError(
+            f"{error}; {state.num_skipped} steps were skipped before (max_skipped_steps={most}). "
+            "The last checkpoint is as it was. Lower learning_rate, or use precision=float32"
+        )
+    state.num_skipped += 1
+    state.step += 1
+    if run.reports:
+        run.reports.display.say(f"skipped: {error} ({state.num_skipped} of at most {most})")
+        run.reports.metrics.write(step=state.step, skipped_step=str(error))
 
 
 def note_bad_rows(run: Run, batch: Batch) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -24,7 +24,7 @@ from model.diffusion import (
 from model.latents import Codec, to_pixels
 from model.texts import TextEncoder
 from training.config import Config
-from training.data.batches import Sample
+from training.data.batches import Sample, most_at_once
 from training.data.orders import draw
 from training.data.shapes import shapes_of
 from training.parallel import ALONE, Team
@@ -44,12 +44,15 @@ class Objective:
 
     def __post_init__(self) -> None:
         # [1, L, D], what guidance subtracts
-        self.empty = self.text.encode([""]) if self.stored_empty is None else self.stored_empty
+        empty = self.text.encode([""]) if self.stored_empty is None else self.stored_empty
+        self.empty = self.moved(empty)
+        # Its tables are looked into at every micro-batch.
+        self.schedule.alphas_cumprod = self.moved(self.schedule.alphas_cumprod)
         self.num_timesteps = int(self.schedule.config["num_train_timesteps"])
 
     def losses(self, unet: SpaceTimeUNet, samples: list[Sample]) -> Tensor:
         """The training loss of each sample [B], of samples with equally many frames."""
-        steps = self.timesteps([sample.draws.timestep for sample in samples])
+        steps = self.moved(self.timesteps([sample.draws.timestep for sample in samples]))
         weight = None
         if self.config.min_snr_gamma is not None:
             snr = signal_to_noise(self.schedule, steps)
@@ -68,12 +71,13 @@ class Objective:
     ) -> Tensor:
         """Squared error of the prediction at steps [B], times weight [B]."""
         latents = self.latents_of(samples).to(self.device, self.dtype)
-        noise = torch.stack([s.draws.noise(tuple(latents.shape[1:])) for s in samples]).to(latents)
-        text = drop_captions(self.states_of(samples), self.empty, dropped).to(latents)
-        steps = steps.to(self.device)
+        noise = self.here([s.draws.noise(tuple(latents.shape[1:])) for s in samples]).to(latents)
+        states = self.states_of(samples)
+        text = drop_captions(states, self.empty, self.moved(dropped)).to(latents)
+        steps = self.moved(steps)
         rate: dict[str, Any] = {}
         if unet.config["fps_conditioning"]:
-            rate["fps"] = float(self.config.fps if latents.shape[2] > 1 else 0)
+            rate["fps"] = self.moved(torch.tensor([float(sample.fps) for sample in samples]))
         x = add_noise(self.schedule, latents, noise, steps).to(self.dtype)
         bf16 = self.config.precision == "bf16"
         with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
@@ -85,14 +89,31 @@ class Objective:
         """[B, C, T, h, w], as stored or from the pixels."""
         stored = [sample.latents for sample in samples if sample.latents is not None]
         if stored:
-            return torch.stack(stored)
-        raw = torch.stack([sample.raw for sample in samples if sample.raw is not None])
-        return self.codec.encode(to_pixels(raw))
+            return self.here(stored)
+        raw = self.here([sample.raw for sample in samples if sample.raw is not None])
+        return self.codec.encode(to_pixels(raw))  # bytes travel, floats are made on the device
 
     def states_of(self, samples: list[Sample]) -> Tensor:
         """Text states [B, L, D], as stored or of the captions."""
         stored = [sample.states for sample in samples if sample.states is not None]
-        return torch.stack(stored) if stored else self.text.encode([s.caption for s in samples])
+        if stored:
+            return self.here(stored)
+        return self.moved(self.text.encode([sample.caption for sample in samples]))
+
+    def encoded(self, sample: Sample) -> Sample:
+        """The sample with its latents and text states, so that neither is made again."""
+        latents, states = self.latents_of([sample])[0], self.states_of([sample])[0]
+        return replace(sample, raw=None, latents=latents.cpu(), states=states.cpu())
+
+    def moved(self, tensor: Tensor) -> Tensor:
+        """On the device; from pinned memory, as a copy from any other waits for the device."""
+        if self.device.type == "cuda" and not tensor.is_cuda:
+            tensor = tensor.pin_memory()  # at once where it is pinned already
+        return tensor.to(self.device, non_blocking=True)
+
+    def here(self, tensors: list[Tensor]) -> Tensor:
+        """Tensors of one shape, on the device as a batch."""
+        return torch.stack([self.moved(tensor) for tensor in tensors])
 
     def blank(self) -> Sample:
         """Nothing, in the smallest shape: what a rank computes while it has no sample left."""
@@ -102,14 +123,16 @@ class Objective:
         f = self.codec.factor
         latents = torch.zeros(self.codec.channels, T, H // f, W // f)
         draws = draw(self.config.seed, "", "blank", "")
-        return Sample("", "", 0, "", None, draws, latents, self.empty[0])
+        return Sample("", "", 0, "", None, draws, 0, latents, self.empty[0])
 
     def timesteps(self, uniform: list[float]) -> Tensor:
         return torch.tensor([int(each * self.num_timesteps) for each in uniform])
 
 
-def micro_batches(samples: list[Sample], size: int | None) -> Iterator[list[Sample]]:
-    """Parts of a batch of at most `size` samples, each of one shape, the largest shapes first.
+def micro_batches(samples: list[Sample], config: Config, factor: int) -> Iterator[list[Sample]]:
+    """Parts of a batch, each of one shape and of at most so many pixels, the largest shapes first.
+
+    factor: of the codec, pixels to a latent's side.
 
     Ranks that shard the U-Net wait for each other in every block: equal costs meet this way.
     """
@@ -117,7 +140,7 @@ def micro_batches(samples: list[Sample], size: int | None) -> Iterator[list[Samp
     for sample in samples:
         by_shape[sample.shape].append(sample)
     for same in sorted(by_shape.values(), key=lambda each: -math.prod(each[0].shape)):
-        step = size or len(same)
+        step = most_at_once(config, same[0].num_px(factor)) or len(same)
         for n in range(0, len(same), step):
             yield same[n : n + step]
 
@@ -144,11 +167,10 @@ def held_out_losses(
         steps = objective.timesteps([(n + sample.draws.timestep) / bins for n in range(bins)])
         # One at a time: memory does not grow with the number of bins.
         errors = [
-            objective.errors(unet, [sample], step[None], torch.tensor([False])).item()
-            for step in steps
+            objective.errors(unet, [sample], step[None], torch.tensor([False])) for step in steps
         ]
         if n < len(samples):
-            own.append((sample.dataset, errors))
+            own.append((sample.dataset, torch.cat(errors).tolist()))
     unet.train(was_training)
     rows = team.join(own)
     every = torch.tensor([errors for _, errors in rows], dtype=torch.float64)

@@ -44,13 +44,33 @@ def sample(
     weights: Annotated[str, typer.Option(help="ema, or raw as the last step left them.")] = "ema",
     upscale: Annotated[str | None, typer.Option(help=f"Enlarge it. {WEIGHTS_HELP}")] = None,
     size: Annotated[str, typer.Option(help="WIDTHxHEIGHT to enlarge to.")] = "1376x768",
+    negative: Annotated[str, typer.Option(help="What to steer away from.")] = "",
+    guidance_rescale: Annotated[
+        float, typer.Option(min=0, max=1, help="0.7 with zero_terminal_snr.")
+    ] = 0.0,
+    sampler: Annotated[str, typer.Option(help="dpm or ddim.")] = "dpm",
+    frames: Annotated[int | None, typer.Option(min=1, help="Default: the run's.")] = None,
+    width: Annotated[int | None, typer.Option(min=1, help="px. Default: the run's.")] = None,
+    height: Annotated[int | None, typer.Option(min=1, help="px. Default: the run's.")] = None,
+    fps: Annotated[float | None, typer.Option(help="Default: the run's.")] = None,
 ) -> None:
     """Sample one clip from the latest checkpoint of a run, or from what was exported."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is imported
     from training.commands import guarded
 
     wanted = (upscale, size) if upscale else None
-    asked = {"prompt": prompt, "num_inference_steps": steps, "guidance_scale": guidance}
+    asked = {
+        "prompt": prompt,
+        "negative_prompt": negative,
+        "num_inference_steps": steps,
+        "guidance_scale": guidance,
+        "guidance_rescale": guidance_rescale,
+        "sampler": sampler,
+        "num_frames": frames,
+        "width": width,
+        "height": height,
+        "fps": fps,
+    }
     guarded(lambda console: write_sample(console, run, output, weights, seed, asked, wanted))
 
 
@@ -84,15 +104,16 @@ def write_sample(
     except ValueError as error:
         raise ConfigError(str(error)) from None
     contact_sheet(clips.frames, output.with_suffix(".png"))
+    _, num_frames, height, width, _ = clips.frames.shape
     enlarged = ""
     if upscale and upscaler:
-        frames = told(upscaler(iter(clips.frames[0]), size), config.num_frames, console)
+        frames = told(upscaler(iter(clips.frames[0]), size), num_frames, console)
         clips = replace(clips, frames=torch.stack(list(frames))[None])
         enlarged = f", enlarged to {upscale[1]} by {upscaler.label}"
     clips.save(output)
     count = asked["num_inference_steps"] or config.sample_steps
     console.print(
-        f"{output}: {config.num_frames} frames of {config.width}x{config.height} from "
+        f"{output}: {num_frames} frames of {width}x{height} from "
         f"{origin.name}, {weights} weights, {count} steps{enlarged} "
         f"({time.monotonic() - started:.0f} s); {output.with_suffix('.png')} shows them",
         markup=False,

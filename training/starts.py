@@ -18,6 +18,7 @@ from model.texts import OpenCLIPText, TextEncoder, TinyText, TransformersText
 from model.unet import part_of
 from training.checkpoints import latest
 from training.config import Config
+from training.data.orders import digest
 
 # Of the U-Net's weights; bf16 is autocast's, over weights of 32 bits.
 DTYPES = {"float32": torch.float32, "bf16": torch.float32, "float64": torch.float64}
@@ -29,11 +30,14 @@ class Start:
     """An untrained run: its U-Net, the arguments of its `noise_schedule`, and what came whence.
 
     report: source, and the keys that are copied, new (random) and zero.
+    draw_seed: of order, noise and timesteps; another one where the weights have met those of
+        config.seed.
     """
 
     unet: SpaceTimeUNet
     noise: dict[str, Any]
     report: dict[str, Any]
+    draw_seed: int
 
     def __str__(self) -> str:
         told = ", ".join(
@@ -77,11 +81,18 @@ def with_weights_of(config: Config, init: str | None) -> Config:
     return config.model_copy(update=own)
 
 
+def encoder_dtype(config: Config, device: torch.device) -> torch.dtype:
+    """What autoencoder and text encoder compute in."""
+    bf16 = {"auto": device.type == "cuda", "float32": False, "bf16": True}
+    return torch.bfloat16 if bf16[config.encoder_precision] else torch.float32
+
+
 def make_codec(config: Config, device: torch.device, lazy: bool = False) -> Codec:
     """The codec of a config; lazy: its weights are read when it is first used."""
     if config.latents == "space_to_depth":
         return SpaceToDepth(4)
-    codec = StableDiffusionLatents(config.latents_path, device=device)
+    dtype = encoder_dtype(config, device)
+    codec = StableDiffusionLatents(config.latents_path, device=device, dtype=dtype)
     try:
         if not lazy:
             _ = codec.vae  # before any work, not in its middle
@@ -95,7 +106,7 @@ def make_text(config: Config, device: torch.device, lazy: bool = False) -> TextE
     if config.text == "tiny":
         return TinyText()
     kind = TransformersText if Path(config.text_path).is_dir() else OpenCLIPText
-    text = kind(config.text_path, device=device)
+    text = kind(config.text_path, device=device, dtype=encoder_dtype(config, device))
     try:
         _ = text.width if lazy else text.tower
     except (FileNotFoundError, ValueError) as error:
@@ -134,7 +145,7 @@ def random_start(config: Config) -> Start:
     report = {"source": f"random weights, preset {config.model}, seed {config.seed}"}
     keys = {"copied": [], "new": sorted(unet.state_dict()), "zero": []}
     # v for random starts is ours: its loss is of one size at every timestep.
-    return Start(unet, noise_of(config, None, {}), {**report, **keys})
+    return Start(unet, noise_of(config, None, {}), {**report, **keys}, config.seed)
 
 
 @torch.no_grad()
@@ -174,7 +185,8 @@ def start_from_source(config: Config, kind: str, path: str) -> Start:
         )
     noise = noise_of(config, report.prediction_type, report.scheduler_config)
     facts = asdict(report)
-    return Start(unet, noise, {name: facts[name] for name in ("source", "copied", "new", "zero")})
+    told = {name: facts[name] for name in ("source", "copied", "new", "zero")}
+    return Start(unet, noise, told, config.seed)
 
 
 def start_from_run(config: Config, run: Path) -> Start:
@@ -196,7 +208,9 @@ def start_from_run(config: Config, run: Path) -> Start:
     unet = SpaceTimeUNet.from_pretrained(str(checkpoint / "unet_ema"))
     noise = noise_of(config, card["noise"]["prediction_type"], card["noise"]["source"])
     report = {"source": f"{run}, {checkpoint.name}, EMA", "copied": sorted(unet.state_dict())}
-    return Start(unet, noise, {**report, "new": [], "zero": []})
+    before = card.get("draw_seed", earlier["seed"])
+    seed = int.from_bytes(digest(config.seed, "after", before, checkpoint.name)[:6])
+    return Start(unet, noise, {**report, "new": [], "zero": []}, seed)
 
 
 def noise_of(config: Config, predicted: str | None, source: dict[str, Any]) -> dict[str, Any]:

@@ -54,7 +54,8 @@ def train(
         typer.Option(help="Ray cluster to join; default: RAY_ADDRESS, else a new one here."),
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option(help="Print the resolved config and the shape of each clip, and stop.")
+        bool,
+        typer.Option(help="Check all that a run checks, print its config and shapes, and stop."),
     ] = False,
 ) -> None:
     """Train a model on curated shards. The same command again resumes."""
@@ -82,8 +83,7 @@ def do(
 
     jobs.check_workers(job, workers)
     if dry_run:
-        console.print(jobs.as_yaml(job.config), markup=False, highlight=False)
-        jobs.open_all(job.data, job.config, console, workers or 1)
+        jobs.dry_run(job, console, workers or 1)
         return
     with jobs.only_trainer(job.output), interrupt_on_signals():
         if workers:

@@ -1,7 +1,7 @@
 """Clips of which most pictures are the source's own: copied packets between encoded ends, in H.264.
 
-The ends are the few frames that the body leaves over (see planner.py), encoded with an IDR picture first
-and with parameter sets of their own ids, so that both kinds stand beside each other in the mp4's
+The ends are the few frames that the body leaves over (planner.py), encoded with an IDR picture
+first and with parameter sets of their own ids: both kinds stand beside each other in the mp4's
 header. What is not proven from the headers is not joined.
 """
 

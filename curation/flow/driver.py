@@ -15,6 +15,7 @@ import json
 import logging
 import os
 import pickle
+import threading
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -183,12 +184,16 @@ class Pending:
         )
 
 
-def curate(sources: list[Source], pipeline: Pipeline, dataset: Dataset, tally: Any) -> None:
-    """Run the flow over sources and commit what comes out as it comes."""
+def curate(
+    sources: list[Source], pipeline: Pipeline, dataset: Dataset, tally: Any, stop: threading.Event
+) -> None:
+    """Run the flow over sources and commit what comes out as it comes, until `stop` is set."""
     pending = Pending()
     writing: list[Any] = []
     results = flow(sources, pipeline, tally)  # holds the actors of models while it is read
     for bundle in results.iter_internal_ref_bundles():
+        if stop.is_set():
+            raise KeyboardInterrupt
         for block in bundle.blocks:
             if not pending.refs:
                 pending.since = time.monotonic()

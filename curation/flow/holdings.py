@@ -197,7 +197,7 @@ def rewrite(
     """Put a commit of other ledger rows in the place of one; `columns` change its clips, by id."""
     if ledger:
         media = media_of(dataset, commit, kept_ids(ledger))
-        media = [row | columns.get(row["clip_id"], {}) for row in media]
+        media = [row | dict(columns.get(row["clip_id"], {})) for row in media]
         own, name = own_scores(commit), commit["name"]
         write_commit(dataset, media, ledger, commit["fingerprints"], own, replaces=name)
     dataset.delete_commit(commit["name"])

@@ -15,6 +15,7 @@ from curation.commands import (
     check_reachable,
     check_temp,
     default_output,
+    interruptible,
     only_writer,
     open_output,
     say,
@@ -115,8 +116,8 @@ def execute(plan: Plan, console: Console, started: float) -> None:
         left = todo(sources, holdings)
         if left:
             tally = Tally.remote()  # type: ignore[attr-defined]
-            with Display(tally, len(left), console):
-                run_flow(left, pipeline, dataset, tally)
+            with Display(tally, len(left), console), interruptible() as stop:
+                run_flow(left, pipeline, dataset, tally, stop)
         wall_s = time.time() - started
         facts = {"sources": len(sources), "copies": num_copies, "wall_s": round(wall_s, 2)}
         funnel = write_run(dataset, pipeline, facts)

@@ -84,7 +84,7 @@ def sources_of(text: str, folder: Path, notes: list[Notes]) -> Iterator[Found]:
         notes.append(about := Notes(source.url))
         reader = RowReader(path, about)
         for where, row in read_rows(path, about):
-            if named := reader.source(row, where):
-                yield named, about, where
+            if found := reader.source(row, where):
+                yield found, about, where
     else:
         yield source, None, ""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter, deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-import pyarrow as pa
+import pyarrow as pafrom typing import Any
+
 import torch
 from torch import Tensor
 
@@ -43,15 +45,28 @@ class Sample:
     caption: str
     raw: Tensor | None
     draws: Draws
+    fps: float = 0  # frames a second; 0 for an image
     latents: Tensor | None = None
     states: Tensor | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Samples of one shape can be in one batch."""
+        """Samples of one shape can be in one micro-batch."""
         pixels_or_latents = self.raw if self.latents is None else self.latents
         assert pixels_or_latents is not None
         return tuple(pixels_or_latents.shape)
+
+    def num_px(self, factor: int) -> int:
+        """Pixels over all frames; factor: of the codec that latents were made by."""
+        if self.latents is None:
+            return math.prod(self.shape[:3])
+        return math.prod(self.shape[1:]) * factor**2
+
+    def pin(self) -> Sample:
+        """The same in pinned memory."""
+        named = {"raw": self.raw, "latents": self.latents, "states": self.states}
+        pinned: dict[str, Any] = {k: x.pin_memory() for k, x in named.items() if x is not None}
+        return replace(self, **pinned)
 
 
 @dataclass(frozen=True)
@@ -101,12 +116,23 @@ class Batches:
     """Every batch of a run by its step: which samples are in it depends on nothing else.
 
     Each rank of a team reads its own part of a batch; the whole is the same for every team.
+    pinned: tensors of samples are put into pinned memory, for a GPU.
+    seed: of order and draws; the config's unless the run continues another one's weights.
     """
 
-    def __init__(self, datasets: list[Rows], config: Config, team: Team = ALONE) -> None:
-        self.datasets, self.config, self.team = datasets, config, team
+    def __init__(
+        self,
+        datasets: list[Rows],
+        config: Config,
+        team: Team = ALONE,
+        *,
+        pinned: bool = False,
+        seed: int | None = None,
+    ) -> None:
+        self.datasets, self.config, self.team, self.pinned = datasets, config, team, pinned
+        self.seed = config.seed if seed is None else seed
         self.mixture = Mixture([rows.weight for rows in datasets])
-        self.orders = [rows.order(config.seed) for rows in datasets]
+        self.orders = [rows.order(self.seed) for rows in datasets]
 
     def place(self, n: int) -> tuple[Rows, int, int]:
         """Dataset, epoch and row of the n-th sample of the run."""
@@ -127,16 +153,20 @@ class Batches:
 
     def num_parts(self, step: int, world: int) -> int:
         """Micro-batches of a step on the rank that has most of them."""
-        most = self.config.micro_batch_size
         return max(
-            sum(-(-k // (most or k)) for k in Counter(map(self.shape, numbers)).values())
+            sum(
+                -(-count // (most_at_once(self.config, math.prod(shape)) or count))
+                for shape, count in Counter(map(self.shape, numbers)).items()
+            )
             for numbers in self.dealt(step, world)
         )
 
     def read(self, n: int) -> Sample | BadRow:
         """The n-th sample of the run, or why there is none."""
         rows, epoch, row = self.place(n)
-        return read_sample(rows, row, self.config.seed, epoch, epoch)
+        sample = read_sample(rows, row, self.config, self.seed, epoch, epoch)
+        # In a thread of the loader: from pinned memory a GPU takes what it needs without a wait.
+        return sample.pin() if self.pinned and isinstance(sample, Sample) else sample
 
     def epochs(self, step: int) -> dict[str, int]:
         """The epoch that the last sample of each dataset up to and with a step belongs to."""
@@ -191,6 +221,15 @@ class Batches:
                 pool.shutdown(cancel_futures=True)
 
 
+def most_at_once(config: Config, num_px: int) -> int | None:
+    """Clips of so many pixels, over all frames, in a micro-batch: as many pixels as
+    micro_batch_size clips of the config's own shape have, one clip at least; None: no bound."""
+    if config.micro_batch_size is None:
+        return None
+    own_px = config.num_frames * config.height * config.width
+    return max(1, config.micro_batch_size * own_px // num_px)
+
+
 def bucket_table(datasets: list[Rows], config: Config, workers: int) -> list[str]:
     """How many clips each shape has, the empty ones of the preset named; what shapes cost; how
     varied a batch is."""
@@ -216,25 +255,27 @@ def bucket_table(datasets: list[Rows], config: Config, workers: int) -> list[str
 
 
 def read_sample(
-    rows: Rows, row: int, seed: int, drawn_for: int | str, epoch: int
+    rows: Rows, row: int, config: Config, seed: int, drawn_for: int | str, epoch: int
 ) -> Sample | BadRow:
     """One row as a sample with the draws of an epoch, or of what else it is drawn for; or why it
     is none."""
     clip_id = f"row {row}"
     try:
         if rows.latents:
-            return encoded_sample(rows, row, seed, drawn_for, epoch)
+            return encoded_sample(rows, row, config, seed, drawn_for, epoch)
         found = rows.fetch(row)
         clip_id = found.clip_id
         draws = draw(seed, rows.name, drawn_for, clip_id)
-        frames = read_frames(found.media, rows.shape(row), draws.start)
+        shape = rows.shape_at(row, config.fps_choices, draws.rate)
+        frames = read_frames(found.media, shape, draws.start)
     except (BadVideoError, pa.ArrowException, ValueError, OSError) as error:
         return BadRow(rows.name, clip_id, str(error))
-    return Sample(rows.name, clip_id, epoch, found.caption, torch.from_numpy(frames), draws)
+    raw, fps = torch.from_numpy(frames), shape.fps if len(frames) > 1 else 0
+    return Sample(rows.name, clip_id, epoch, found.caption, raw, draws, fps)
 
 
 def encoded_sample(
-    rows: Rows, row: int, seed: int, drawn_for: int | str, epoch: int
+    rows: Rows, row: int, config: Config, seed: int, drawn_for: int | str, epoch: int
 ) -> Sample | BadRow:
     """A sample that was precomputed, in the window of the clip that its own draw falls into."""
     found = rows.encoded(row)
@@ -242,7 +283,8 @@ def encoded_sample(
         return BadRow(rows.name, found.clip_id, found.reason or "it was not precomputed")
     draws = draw(seed, rows.name, drawn_for, found.clip_id)
     latents = found.latents[int(draws.start * len(found.latents))]
-    return Sample(rows.name, found.clip_id, epoch, found.caption or "", None, draws, latents,
+    fps = config.fps if latents.shape[1] > 1 else 0
+    return Sample(rows.name, found.clip_id, epoch, found.caption or "", None, draws, fps, latents,
                   found.states)  # fmt: skip
 
 
@@ -252,4 +294,4 @@ def held_out_samples(
     """This rank's part of the held-out clips of every dataset, their draws always the same."""
     every = [(rows, row) for rows in datasets for row in rows.held_out]
     for rows, row in team.share(every):
-        yield read_sample(rows, row, config.seed, "held-out", 0)
+        yield read_sample(rows, row, config, config.seed, "held-out", 0)

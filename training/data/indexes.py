@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, fields
 from functools import partial
+from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from curation.shards import Dataset, held_out_hash
+from curation.settings import ConfigError
+from curation.shards import NUM_READERS, Dataset, held_out_hash
 from training.data.reads import retried
 from training.data.shapes import best_fits, enlarges
 from training.data.videos import SampleShape
+from training.parallel import ALONE, Team
 
+FORMAT = 1  # of the files; another one is written beside it
 FACTS = ["num_frames", "duration_s", "width", "height"]  # what a row's shape depends on
 
 
@@ -68,10 +76,69 @@ def open_shard(dataset: Dataset, name: str) -> pq.ParquetFile:
     return pq.ParquetFile(path, filesystem=dataset.filesystem, memory_map=dataset.is_local)
 
 
+def open_index(
+    dataset: Dataset,
+    commits: list[dict[str, Any]],
+    fingerprint: str,
+    run: Path | None = None,
+    team: Team = ALONE,
+) -> Index:
+    """The index of a dataset: read from its shards by one rank, once, and mapped by all after.
+
+    It is kept in DATASET/index, or where that cannot be written to, as on an object store, in
+    RUN/.index. Every rank calls it. run: None where nothing is to be kept.
+    """
+    folder = folder_of(dataset, run)
+    if folder is None:
+        return read_index(dataset, commits)
+    kept = folder / f"{fingerprint}-{FORMAT}"
+    problem = None
+    if team.first and not kept.is_dir():
+        try:
+            write_index(read_index(dataset, commits), kept)
+        except (OSError, pa.ArrowException) as error:
+            problem = str(error)
+    # All ranks hear of it: they would wait for ever for one that has raised.
+    if problem := team.gather(problem)[0]:
+        raise ConfigError(f"--data {dataset.uri}: {problem}")
+    return map_index(kept)
+
+
+def folder_of(dataset: Dataset, run: Path | None) -> Path | None:
+    """Where an index is kept; None: nowhere."""
+    if run is None:
+        return None
+    if dataset.is_local and os.access(dataset.root, os.W_OK):
+        return Path(dataset.root) / "index"
+    return run / ".index"  # of a hidden name: the run may not have begun
+
+
+def write_index(index: Index, folder: Path) -> None:
+    """A file for each column, the whole there or not at all."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    written = folder.with_name(f".tmp-{uuid4().hex}")
+    written.mkdir()
+    for each in fields(Index):
+        np.save(written / f"{each.name}.npy", np.asarray(getattr(index, each.name)))
+    try:
+        written.rename(folder)
+    except OSError:  # another run was faster
+        shutil.rmtree(written)
+
+
+def map_index(folder: Path) -> Index:
+    """Columns of rows stay on the disk until they are looked at, once for all ranks there."""
+    columns = {
+        each.name: np.load(folder / f"{each.name}.npy", mmap_mode="r") for each in fields(Index)
+    }
+    return Index(**columns | {"shards": columns["shards"].tolist()})
+
+
 def read_index(dataset: Dataset, commits: list[dict[str, Any]]) -> Index:
     """The index of the commits that hold clips, from the small columns of their shards."""
     shards = [commit["name"] for commit in commits if commit["num_clips"]]
-    parts = [retried(partial(read_shard, dataset, name)) for name in shards]
+    with ThreadPoolExecutor(NUM_READERS) as pool:
+        parts = list(pool.map(lambda name: retried(partial(read_shard, dataset, name)), shards))
     sizes = [size for part in parts for size in part["sizes"]]
     return Index(
         shards,

@@ -27,8 +27,9 @@ def digest(*parts: str | int) -> bytes:
 
 @dataclass(frozen=True)
 class Draws:
-    """The random numbers of one sample in one epoch; start and timestep are in [0, 1)."""
+    """The random numbers of one sample in one epoch; all but the seed are in [0, 1)."""
 
+    rate: float
     start: float
     timestep: float
     caption: float
@@ -44,32 +45,53 @@ def draw(seed: int, dataset: str, epoch: int | str, sample_id: str) -> Draws:
     """The draws of one sample in one epoch."""
     words = np.frombuffer(digest(seed, dataset, epoch, sample_id), dtype="<u8")
     start, timestep, caption = (float(word >> np.uint64(11)) / 2**53 for word in words[:3])
-    return Draws(start, timestep, caption, int(words[3] >> np.uint64(1)))
+    rate = int.from_bytes(digest(seed, dataset, epoch, sample_id, "rate")[:6]) / 2**48
+    return Draws(rate, start, timestep, caption, int(words[3] >> np.uint64(1)))
+
+
+MAX_PERIOD = 10_000  # samples after which a mixture repeats; a table of them is made at the start
+
+
+def exact_counts(weights: Sequence[float]) -> list[int]:
+    """How many samples of each dataset a period has; its length is their sum.
+
+    The shares as fractions where their common denominator is a period; else the nearest counts of
+    MAX_PERIOD samples (largest remainders), at least one of each: shares within 1 / MAX_PERIOD.
+    """
+    parts = [Fraction(weight).limit_denominator(1000) for weight in weights]
+    shares = [part / sum(parts) for part in parts]
+    period = math.lcm(*(share.denominator for share in shares))
+    if period <= MAX_PERIOD:
+        return [int(share * period) for share in shares]
+    wanted = [weight / sum(weights) * MAX_PERIOD for weight in weights]
+    counts = [max(1, int(each)) for each in wanted]
+    order = sorted(range(len(counts)), key=lambda n: counts[n] - wanted[n])
+    for n in order[: max(0, MAX_PERIOD - sum(counts))]:
+        counts[n] += 1
+    return counts
 
 
 class Mixture:
     """Which dataset each sample of a run comes from: exact shares, spread as evenly as can be.
 
-    weights: relative, one per dataset; rounded to fractions of at most 1/1000. The sequence
-    repeats after as many samples as the shares' common denominator, and in each such period
-    every dataset has exactly its share. Each next sample goes to the dataset furthest behind.
+    weights: relative, one per dataset. The sequence repeats after a period (`exact_counts`), in
+    which every dataset has exactly its share. Each next sample goes to the dataset furthest behind.
     """
 
     def __init__(self, weights: Sequence[float]) -> None:
-        parts = [Fraction(weight).limit_denominator(1000) for weight in weights]
-        self.shares = [part / sum(parts) for part in parts]
-        period = math.lcm(*(share.denominator for share in self.shares))
-        counts = [0] * len(parts)
+        self.counts = tuple(exact_counts(weights))
+        period = sum(self.counts)
+        counts = [0] * len(self.counts)
         self.sequence: list[int] = []
         self.before: list[tuple[int, ...]] = []
         for n in range(period):
             self.before.append(tuple(counts))
             behind = [
-                share * (n + 1) - count for share, count in zip(self.shares, counts, strict=True)
+                share * (n + 1) - count * period
+                for share, count in zip(self.counts, counts, strict=True)
             ]
-            self.sequence.append(max(range(len(parts)), key=behind.__getitem__))
+            self.sequence.append(max(range(len(counts)), key=behind.__getitem__))
             counts[self.sequence[-1]] += 1
-        self.counts = tuple(counts)
 
     def count(self, dataset: int, n: int) -> int:
         """How many of the first n samples of a run are of a dataset."""

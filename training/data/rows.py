@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,14 +16,15 @@ from curation.settings import ConfigError
 from curation.shards import Dataset, DatasetError
 from training.data.indexes import (
     Index,
+    open_index,
     open_shard,
-    read_index,
     shapes_of_rows,
     spread_over_videos,
 )
 from training.data.orders import Order
 from training.data.reads import Kept, retried
 from training.data.videos import SampleShape
+from training.parallel import ALONE, Team
 
 if TYPE_CHECKING:  # latents/ reads rows; here its words are types alone
     from training.latents.files import Encoded, Latents
@@ -84,6 +86,17 @@ class Rows:
     def shape(self, row: int) -> SampleShape:
         return self.shapes[int(self.fits[row])]
 
+    def shape_at(self, row: int, fps_choices: Sequence[float], rate: float) -> SampleShape:
+        """The shape of a row at a frame rate drawn from those that its clip has the frames for.
+
+        rate: in [0, 1), which of them; without any it is the shape's own.
+        """
+        shape = self.shape(row)
+        facts = self.index.num_frames[row], self.index.duration_s[row]
+        paced = [replace(shape, fps=fps) for fps in fps_choices]
+        fitting = [each for each in paced if each.fits(*facts)]
+        return fitting[int(rate * len(fitting))] if fitting else shape
+
     def num_in_buckets(self) -> list[int]:
         """How many trained rows each shape has."""
         return np.bincount(self.fits[self.trained], minlength=len(self.shapes)).tolist()
@@ -132,19 +145,23 @@ def open_rows(
     memory_bytes: float,
     held_out: float,
     held_out_clips: int = 128,
+    *,
+    run: Path | None = None,
+    team: Team = ALONE,
 ) -> Rows:
     """Index a dataset: in which shape each row is trained, and which ones are held out.
 
     memory_bytes: of row groups in memory, which the window of the shuffle follows.
     held_out: the share of videos that are (curation.shards.held_out_hash), the same ones in every
-        dataset; held_out_clips: at most so many of their clips are evaluated. Raises ConfigError.
+        dataset; held_out_clips: at most so many of their clips are evaluated.
+    run, team: as `open_index` takes them. Raises ConfigError.
     """
     try:
         dataset = Dataset.at(location).require()
         commits = dataset.commits()
     except (DatasetError, pa.ArrowException, OSError) as error:
         raise ConfigError(f"--data {location}: {error}") from None
-    index = read_index(dataset, commits)
+    index = open_index(dataset, commits, fingerprint(commits), run, team)
     fits, num_enlarged = shapes_of_rows(index, shapes)
     out = index.video < np.uint64(min(held_out * 2**64, 2**64 - 1))
     rows = np.arange(index.num_rows, dtype=np.uint32)

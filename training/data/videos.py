@@ -17,7 +17,11 @@ from av.video.reformatter import Colorspace, Interpolation
 # What PyAV raises at damaged data: many of Python's errors beside its own.
 DAMAGE = (av.FFmpegError, ValueError, LookupError, TypeError, ArithmeticError, AssertionError)
 # How a picture becomes one of the sample's size; a change here makes precomputed latents stale.
-CROP = "covered, centre kept; area when smaller, else bicubic"
+CROP = "covered, centre kept; area when smaller, else bicubic; untagged HD is BT.709"
+# Of the frames that are taken; 24 a second of a clip of 23.976 are those of it.
+MIN_FRAMES_SHARE = 0.95
+# Pictures that do not say their colours: above this height BT.709, as players have it, else BT.601.
+MAX_SD_HEIGHT = 576
 
 
 class BadVideoError(ValueError):
@@ -57,11 +61,13 @@ class SampleShape:
         return self.height * self.width
 
     def fits(self, num_frames: np.ndarray, duration_s: np.ndarray) -> np.ndarray:
-        """Whether clips are long enough; one of a single frame is an image, and always is."""
+        """Whether clips have the frames, and often enough; an image, of one frame, always has."""
         if self.stride:
             long = num_frames > (self.num_frames - 1) * self.stride
         else:
             long = (num_frames >= self.num_frames) & (duration_s >= self.num_frames / self.fps)
+            # Fewer frames a second than are taken would be shown twice and stutter.
+            long &= num_frames >= MIN_FRAMES_SHARE * self.fps * duration_s
         return long | (num_frames == 1)
 
 
@@ -144,7 +150,11 @@ def resize_and_crop(frame: VideoFrame, shape: SampleShape) -> np.ndarray:
     scale = max(H / frame.height, W / frame.width)
     height, width = max(H, round(frame.height * scale)), max(W, round(frame.width * scale))
     kind = Interpolation.AREA if scale < 1 else Interpolation.BICUBIC
-    picture = frame.reformat(width, height, "rgb24", interpolation=kind).to_ndarray()
+    untagged = frame.colorspace not in tuple(Colorspace)
+    colours = Colorspace.ITU709 if untagged and frame.height > MAX_SD_HEIGHT else None
+    picture = frame.reformat(
+        width, height, "rgb24", src_colorspace=colours, interpolation=kind
+    ).to_ndarray()
     top, left = (height - H) // 2, (width - W) // 2
     return picture[top : top + H, left : left + W]
 
