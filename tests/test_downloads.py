@@ -99,7 +99,7 @@ def test_a_fetched_video_is_curated_like_a_file(
     result = curate_video(source, pipeline, tmp_path, lambda stage, at_s: None)
     assert {row["source_url"] for row in result.ledger} == {f"{url}/a.mp4"}
     assert [clip.row["num_frames"] for clip in result.clips] == [30, 25, 35]
-    assert {row["video_id"] for row in result.clips} == {content_id(str(served / "a.mp4"))}
+    assert {clip.row["video_id"] for clip in result.clips} == {content_id(str(served / "a.mp4"))}
 
 
 def test_site_data_fills_what_was_not_given(tmp_path: Path) -> None:
