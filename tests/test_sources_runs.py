@@ -83,6 +83,10 @@ def test_a_list_is_heard_and_heard_again_when_it_is_edited(
     ]
     assert videos(output) == [*kept, ("late.mp4", KEPT, None)]
     assert not list(validate_all(output))
+    path.write_text(path.read_text().replace("said 1", "newer"))
+    assert "1 videos with new captions" in curate(output, path)
+    assert rows(output)[1] == (0, "newer", ["newer", "said 2"])
+    assert not list(validate_all(output))
     before = [commit["name"] for commit in Dataset.at(output).commits()]
     curate(output, path)
     assert [commit["name"] for commit in Dataset.at(output).commits()] == before

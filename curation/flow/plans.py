@@ -25,7 +25,7 @@ from curation.commands import (
 )
 from curation.flow.driver import check_all_decided, identify_all, todo, write_run
 from curation.flow.driver import curate as run_flow
-from curation.flow.holdings import Holdings, forget, is_subset, take_over
+from curation.flow.holdings import Holdings, forget, is_subset, retell, take_over
 from curation.flow.progress import Display, Tally
 from curation.funnels import show
 from curation.pipelines import Pipeline, load_pipeline
@@ -105,10 +105,16 @@ def tell_holdings(holdings: Holdings, console: Console) -> None:
         say(console, f"{held} videos already decided")
 
 
-def make_room(
-    dataset: Dataset, holdings: Holdings, sources: list[Source], console: Console
+def hear(
+    dataset: Dataset,
+    pipeline: Pipeline,
+    holdings: Holdings,
+    sources: list[Source],
+    console: Console,
 ) -> None:
-    """Take out of a dataset what is decided anew, and say what no source names any more."""
+    """Take in what lists say now: new captions are written, what else changed makes room."""
+    if retold := retell(dataset, pipeline, holdings, sources):
+        say(console, f"{len(retold)} videos with new captions from their lists", "yellow")
     if outdated := holdings.outdated(sources):
         say(console, f"{len(outdated)} videos to redo: their lists or files changed", "yellow")
         forget(dataset, outdated)
@@ -129,8 +135,8 @@ def execute(plan: Plan, console: Console, started: float) -> None:
         sources, num_copies = identify_all(plan.sources)
         if num_copies:
             say(console, f"{num_copies} sources are copies of others and are joined with them")
+        hear(dataset, pipeline, holdings, sources, console)
         left = todo(sources, holdings)
-        make_room(dataset, holdings, sources, console)
         if left:
             tally = Tally.remote()  # type: ignore[attr-defined]
             with Display(tally, len(left), console), interruptible() as stop:
