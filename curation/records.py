@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from curation.rules import Verdict, judge, video_verdict
 from curation.shards import DROPPED, FAILED, KEPT, LEDGER_SCHEMA, SCORES, SHARD_SCHEMA
 from curation.sources import Source
+from curation.sources.source import storable
 
 if TYPE_CHECKING:
     from curation.cuts.clips import Clip
@@ -88,7 +89,8 @@ def ledger_row(source: Source, **known: Any) -> dict[str, Any]:
     empty: dict[str, Any] = dict.fromkeys(LEDGER_SCHEMA.names)
     # A source that failed before it had an id is known by where it is.
     video_id = source.id or hashlib.sha256(source.url.encode()).hexdigest()[:20]
-    return empty | {"video_id": video_id, "source_url": source.url, "attempts": 1} | known
+    about = {"source_url": source.url, "source_fingerprint": source.fingerprint}
+    return empty | {"video_id": video_id, "attempts": 1} | about | known
 
 
 def decided(verdict: Verdict | None) -> dict[str, Any]:
@@ -100,7 +102,8 @@ def decided(verdict: Verdict | None) -> dict[str, Any]:
 
 def failure(error_class: str, message: str) -> dict[str, Any]:
     """The outcome columns of a ledger row whose video or clip could not be worked on."""
-    return {"decision": FAILED, "error_class": error_class, "message": message[:MAX_MESSAGE]}
+    message = storable(message[:MAX_MESSAGE])  # what a process said may be in no encoding
+    return {"decision": FAILED, "error_class": error_class, "message": message}
 
 
 def failed_row(source: Source, error_class: str, message: str, **known: Any) -> dict[str, Any]:

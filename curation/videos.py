@@ -238,6 +238,8 @@ def keep(
     captions, models = [], []
     if pipeline.captions.model == SOURCE_TEXT:
         row |= {"caption": caption, "caption_model": SOURCE_TEXT if caption else None}
+        given = source.captions_at(start_s, end_s)
+        row["captions"] = list(given) if len(given) > 1 else None
     else:
         captions = analysis.caption_frames.of_clip(start_s, end_s)
         row["caption_frame_s"] = [time_s for time_s, _ in captions]

@@ -226,10 +226,10 @@ def given_spans(source: Source, timeline: Timeline) -> tuple[list[tuple[int, int
     spans, outside = [], []
     for span in source.spans:
         first, last = (bisect.bisect_left(stamps, t - 5e-7) for t in (span.start_s, span.end_s))
-        if first < last:
-            spans.append((first, last))
-        else:
+        if first >= last:
             outside.append(span)
+        elif (first, last) not in spans:  # cuts that show the same frames are one clip
+            spans.append((first, last))
     return spans, outside
 
 

@@ -25,14 +25,14 @@ from curation.commands import (
 )
 from curation.flow.driver import check_all_decided, identify_all, todo, write_run
 from curation.flow.driver import curate as run_flow
-from curation.flow.holdings import Holdings, is_subset, take_over
+from curation.flow.holdings import Holdings, forget, is_subset, retell, take_over
 from curation.flow.progress import Display, Tally
 from curation.funnels import show
 from curation.pipelines import Pipeline, load_pipeline
 from curation.scores.chosen import check_models
 from curation.settings import ConfigError
 from curation.shards import Dataset
-from curation.sources import Source, expand
+from curation.sources import Given, Source, read_given
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,7 @@ class Plan:
     pipeline: Pipeline
     sources: list[Source]
     dataset: Dataset
+    given: Given  # what the sources come from, and what was left out of it
 
 
 def make_plan(
@@ -61,9 +62,11 @@ def make_plan(
             f"the pipeline {name!r} has no sources of its own; "
             f"name files, folders, lists or URLs: python curation/run.py SOURCE --pipeline {name}"
         )
-    sources = expand(wanted, folder)[:limit]
+    found = read_given(wanted, folder)
+    sources = found.sources[:limit]
     if not sources:
-        raise ConfigError(f"no videos found in {', '.join(wanted)}")
+        why = "; ".join(["", *found.ignored()])
+        raise ConfigError(f"no videos found in {', '.join(wanted)}{why}")
     dataset, commits = open_output(output or default_output(name))
     if any(map(is_subset, commits)):
         raise ConfigError(
@@ -72,7 +75,7 @@ def make_plan(
         )
     check_checkpoint(pipeline.captions)
     check_models(pipeline.scorers, pipeline.scorers.models)
-    return Plan(pipeline, sources, dataset)
+    return Plan(pipeline, sources, dataset, found)
 
 
 def show_plan(plan: Plan, console: Console) -> None:
@@ -81,6 +84,8 @@ def show_plan(plan: Plan, console: Console) -> None:
     say(console, f"pipeline {plan.pipeline.name}", "bold")
     say(console, yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True))
     say(console, f"{len(plan.sources)} sources -> {plan.dataset.uri}", "bold")
+    for line in plan.given.summary():
+        say(console, line)
     for source in plan.sources[:10]:
         say(console, f"  {source.url}")
     holdings = take_over(plan.dataset, plan.pipeline, dry_run=True)
@@ -100,6 +105,23 @@ def tell_holdings(holdings: Holdings, console: Console) -> None:
         say(console, f"{held} videos already decided")
 
 
+def hear(
+    dataset: Dataset,
+    pipeline: Pipeline,
+    holdings: Holdings,
+    sources: list[Source],
+    console: Console,
+) -> None:
+    """Take in what lists say now: new captions are written, what else changed makes room."""
+    if retold := retell(dataset, pipeline, holdings, sources):
+        say(console, f"{len(retold)} videos with new captions from their lists", "yellow")
+    if outdated := holdings.outdated(sources):
+        say(console, f"{len(outdated)} videos to redo: their lists or files changed", "yellow")
+        forget(dataset, outdated)
+    if unnamed := holdings.unnamed(sources):
+        say(console, f"{len(unnamed)} videos are named by no source of this run; they stay")
+
+
 def execute(plan: Plan, console: Console, started: float) -> None:
     """Do what is left to do of a plan and print the funnel; raises RunError when it cannot."""
     dataset, pipeline = plan.dataset, plan.pipeline
@@ -112,7 +134,8 @@ def execute(plan: Plan, console: Console, started: float) -> None:
         tell_holdings(holdings, console)
         sources, num_copies = identify_all(plan.sources)
         if num_copies:
-            say(console, f"{num_copies} sources are copies of others and are left out")
+            say(console, f"{num_copies} sources are copies of others and are joined with them")
+        hear(dataset, pipeline, holdings, sources, console)
         left = todo(sources, holdings)
         if left:
             tally = Tally.remote()  # type: ignore[attr-defined]
@@ -146,6 +169,8 @@ def curate(
     with told_errors(GOES_ON):
         plan = make_plan(given, name, config, output, overrides, limit)
         check_temp(ray_address)
+        for line in plan.given.ignored():
+            say(console, line, "yellow")
         if dry_run:
             show_plan(plan, console)
             return
