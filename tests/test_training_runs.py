@@ -125,7 +125,7 @@ def test_the_run_folder(data: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     train(data, run, "max_steps=3", "checkpoint_every=1", "keep_checkpoints=2", "evaluate_every=2",
           "sample_every=2", "num_samples=1", 'sample_prompts=["a dog", "a cat"]')  # fmt: skip
     out = capsys.readouterr().out
-    assert "held-out loss" in out and "6 clips, 1 held out" in out
+    assert "held-out loss" in out and "6 clips, 1 of held-out videos" in out
     names = {"config.yaml", "card.json", "metrics.jsonl", "samples", "checkpoints", "tb"}
     assert names <= {path.name for path in run.iterdir()}
     assert [path.name for path in steps_of(run)] == ["step-00000002", "step-00000003"]
