@@ -59,7 +59,7 @@ class State:
     def load(self, checkpoint: Path) -> None:
         facts = checkpoints.load(checkpoint, self.unet, self.ema, self.optimizer)
         self.step, self.bad = facts["step"], BadRows(facts["bad_rows"])
-        self.num_skipped = facts["skipped"]
+        self.num_skipped = facts.get("skipped", 0)  # none in checkpoints from before
 
 
 def make_state(
