@@ -147,7 +147,7 @@ class TransformersText:
 
             _ = self.width  # for its error
             try:
-                tower = CLIPTextModel.from_pretrained(
+                tower: Any = CLIPTextModel.from_pretrained(
                     self.folder, variant=variant_of(Path(self.folder))
                 )
             except OSError as error:

@@ -7,6 +7,7 @@ from collections import Counter, deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import pyarrow as pa
 import torch
@@ -63,8 +64,11 @@ class Sample:
 
     def pin(self) -> Sample:
         """The same in pinned memory."""
-        named = {"raw": self.raw, "latents": self.latents, "states": self.states}
-        return replace(self, **{k: x.pin_memory() for k, x in named.items() if x is not None})
+        pinned: dict[str, Any] = {}
+        for key in ("raw", "latents", "states"):
+            if (tensor := getattr(self, key)) is not None:
+                pinned[key] = tensor.pin_memory()
+        return replace(self, **pinned)
 
 
 @dataclass(frozen=True)
