@@ -122,6 +122,14 @@ def test_a_loss_that_is_no_number_is_skipped_a_few_times(
     assert "3 steps were skipped before" in told
 
 
+def test_checkpoints_by_time_and_milestones(data: Path, tmp_path: Path) -> None:
+    """Each step takes longer than a nanosecond; two checkpoints stay, and every third."""
+    sets = ("max_steps=7", "checkpoint_every=1000", "milestone_every=3")
+    train(data, tmp_path / "run", *sets, "checkpoint_every_s=1e-9", "evaluate_every=1000")
+    kept = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
+    assert kept == [f"step-{n:08d}" for n in (3, 6, 7)]
+
+
 def test_a_clip_of_too_few_frames_a_second_is_left_out() -> None:
     shapes = [SampleShape(3, 16, 16, fps=FPS)]
     assert best_fit(shapes, 12, 12 / FPS, 32, 16) == 0

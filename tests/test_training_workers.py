@@ -290,7 +290,7 @@ def test_all_workers_stop_where_one_diverges(two: list[dict[str, Any]]) -> None:
 
 
 def test_compiled_blocks(data: Path) -> None:
-    """Each of the three blocks is one graph for each shape; the losses stay."""
+    """Each of the three blocks is one graph for each shape, two clips and the one held out."""
     from torch._dynamo.utils import counters
 
     torch._dynamo.reset()
@@ -302,7 +302,7 @@ def test_compiled_blocks(data: Path) -> None:
         graphs.append(counters["stats"]["unique_graphs"])
     torch.compiler.set_stance("default")
     assert found[1]["losses"] == pytest.approx(found[0]["losses"], rel=1e-9)
-    assert graphs == [0, 3] and not counters["graph_break"]
+    assert graphs == [0, 6] and not counters["graph_break"]
 
 
 # -- the real command
@@ -387,7 +387,8 @@ def test_one_worker_two_and_one_again(
     assert [line["epoch"] for line in some] == [line["epoch"] for line in every]
     # Six clips, two a step: an epoch is three steps.
     config = load_config("tiny", TINY)
-    rows = open_rows(str(data), "a", 1, shapes_of(config), 16, 0.1)
+    memory_bytes = config.shuffle_memory_gb * 1e9
+    rows = open_rows(str(data), "a", 1, shapes_of(config), memory_bytes, config.held_out)
     batches, met = Batches([rows], config), []
     for line in some:
         both = [batches.read(2 * (line["step"] - 1) + n) for n in range(2)]
@@ -407,7 +408,7 @@ def test_mistakes_are_told_before_and_in_workers(
 ) -> None:
     told = refused(capsys, 2, lambda: train(data, tmp_path / "x", workers=3))
     assert "--workers 3: a batch of 2" in told and "--workers 2" in told
-    told = refused(capsys, 2, lambda: train(data, tmp_path / "x", "num_frames=99", workers=2))
+    told = refused(capsys, 2, lambda: train(data, tmp_path / "x", "held_out=0.9999", workers=2))
     assert "no clip to train on" in told and "Traceback" not in told
     monkeypatch.setenv(*PACKAGED_JOB)
     told = refused(capsys, 2, lambda: train(data, Path("runs/x")))

@@ -116,8 +116,10 @@ def save(
     card: dict[str, Any],
     keep: int,
     team: Team = ALONE,
+    milestone_every: int | None = None,
 ) -> None:
-    """Write a checkpoint under another name, bring it to the disk, rename it; drop old ones.
+    """Write a checkpoint under another name, bring it to the disk, rename it; drop old ones but
+    for milestones, those of every so many steps.
 
     Every rank calls it and the first one writes; all return when it is there.
     """
@@ -142,6 +144,8 @@ def save(
         written.rename(target)
         sync(target.parent)
         for old in steps_of(run)[:-keep]:
+            if milestone_every and int(old.name.removeprefix("step-")) % milestone_every == 0:
+                continue
             # Renamed first: a half deleted folder must not look like a checkpoint.
             shutil.rmtree(old.rename(old.with_name(f".tmp-{old.name}")))
     team.gather(None)

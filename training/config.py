@@ -157,7 +157,9 @@ class Config(BaseModel):
 
     # What is written.
     checkpoint_every: int = Field(1000, gt=0)  # steps
+    checkpoint_every_s: float | None = Field(None, gt=0)  # and after so long: what a loss may cost
     keep_checkpoints: int = Field(2, ge=1)
+    milestone_every: int | None = Field(None, gt=0)  # steps whose checkpoints stay for ever
     evaluate_every: int = Field(1000, gt=0)
     timestep_bins: int = Field(4, ge=1)
     sample_every: int = Field(1000, gt=0)
@@ -208,6 +210,7 @@ class Config(BaseModel):
 # What may change between one part of a run and the next without touching the loss trace.
 FREE_KEYS = (
     *("loader_threads", "prefetch", "checkpoint_every", "keep_checkpoints", "evaluate_every"),
+    *("checkpoint_every_s", "milestone_every"),
     *("timestep_bins", "sample_every", "sample_prompts", "num_samples", "sample_steps"),
     "max_skipped_steps",
     *("guidance", "parallel"),  # ddp and fsdp agree as two numbers of workers do

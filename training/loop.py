@@ -52,14 +52,15 @@ class State:
     num_skipped: int = 0  # steps that changed nothing, as their loss was no number
     bad: BadRows = field(default_factory=BadRows)
 
-    def save(self, run: Path, card: dict[str, Any], keep: int) -> None:
+    def save(self, run: Path, card: dict[str, Any], config: Config) -> None:
         facts = {"step": self.step, "bad_rows": self.bad.reasons, "skipped": self.num_skipped}
-        checkpoints.save(run, self.unet, self.ema, self.optimizer, facts, card, keep, self.team)
+        checkpoints.save(run, self.unet, self.ema, self.optimizer, facts, card,
+                         config.keep_checkpoints, self.team, config.milestone_every)  # fmt: skip
 
     def load(self, checkpoint: Path) -> None:
         facts = checkpoints.load(checkpoint, self.unet, self.ema, self.optimizer)
         self.step, self.bad = facts["step"], BadRows(facts["bad_rows"])
-        self.num_skipped = facts["skipped"]
+        self.num_skipped = facts.get("skipped", 0)  # none in checkpoints from before
 
 
 def make_state(
@@ -187,6 +188,7 @@ def train(run: Run, stop: Callable[[], bool]) -> None:
         return
     if state.step == 0:
         evaluate(run, held_out)  # what training has to beat
+    saved_at = time.monotonic()
     for batch, wait_s in timed(run.batches.start_at(state.step)):
         # Rows that could not be read.
         note_bad_rows(run, batch)
@@ -198,7 +200,9 @@ def train(run: Run, stop: Callable[[], bool]) -> None:
             report_step(run, batch, losses, norm, wait_s, time.monotonic() - started)
         except DivergedError as error:
             skip_step(run, error)
-        done, stopping = state.step == config.max_steps, team.any(stop())
+        done = state.step == config.max_steps
+        late = time.monotonic() - saved_at >= (config.checkpoint_every_s or math.inf)
+        stopping, due = map(any, zip(*team.gather((stop(), late)), strict=True))
 
         # Look at it: held-out loss, samples.
         if done or state.step % config.evaluate_every == 0:
@@ -207,8 +211,9 @@ def train(run: Run, stop: Callable[[], bool]) -> None:
             sample(run, held_out)
 
         # Keep it.
-        if done or stopping or state.step % config.checkpoint_every == 0:
-            state.save(run.folder, run.card, config.keep_checkpoints)
+        if done or stopping or due or state.step % config.checkpoint_every == 0:
+            state.save(run.folder, run.card, config)
+            saved_at = time.monotonic()
         if done:
             return
         if stopping:
