@@ -64,15 +64,8 @@ class Sample:
 
     def pin(self) -> Sample:
         """The same in pinned memory."""
-<<<<<<< HEAD
         named = {"raw": self.raw, "latents": self.latents, "states": self.states}
         pinned: dict[str, Any] = {k: x.pin_memory() for k, x in named.items() if x is not None}
-=======
-        pinned: dict[str, Any] = {}
-        for key in ("raw", "latents", "states"):
-            if (tensor := getattr(self, key)) is not None:
-                pinned[key] = tensor.pin_memory()
->>>>>>> training-relay
         return replace(self, **pinned)
 
 
