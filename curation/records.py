@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 # Called with the stage and the position in the video, in seconds, whenever there is progress.
 Beat = Callable[[str, float], None]
-MAX_MESSAGE = 2000  # characters of an error that a ledger row holds. Ours
+MAX_MESSAGE = 2000  # characters of an error that a ledger row holds: a traceback, not a log
 
 
 @dataclass(frozen=True)
