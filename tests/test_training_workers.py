@@ -411,7 +411,7 @@ def test_mistakes_are_told_before_and_in_workers(
 ) -> None:
     told = refused(capsys, 2, lambda: train(data, tmp_path / "x", workers=3))
     assert "--workers 3: a batch of 2" in told and "--workers 2" in told
-    told = refused(capsys, 2, lambda: train(data, tmp_path / "x", "num_frames=99", workers=2))
+    told = refused(capsys, 2, lambda: train(data, tmp_path / "x", "held_out=0.9999", workers=2))
     assert "no clip to train on" in told and "Traceback" not in told
     monkeypatch.setenv(*PACKAGED_JOB)
     told = refused(capsys, 2, lambda: train(data, Path("runs/x")))
