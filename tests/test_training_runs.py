@@ -242,7 +242,7 @@ def test_a_run_that_diverges_stops_before_its_checkpoint(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"
-    settings = ("learning_rate=1e30", "checkpoint_every=1", "max_steps=5")
+    settings = ("learning_rate=1e30", "checkpoint_every=1", "max_steps=5", "max_skipped_steps=0")
     told = refused(capsys, lambda: train(data, run, *settings), code=1)
     assert "Lower learning_rate" in told and "Traceback" not in told
     assert latest(run).name == f"step-{len(lines(run)):08d}"  # type: ignore[union-attr]
