@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,8 @@ import imageio_ffmpeg
 import pytest
 from conftest import MakeVideo
 from terminal import Terminal
+
+from curation.commands import without_stdin
 
 ROOT = Path(__file__).parents[1]
 SMALL = "--pipeline web --set rules.resolution.min=180 --set rules.duration.min=0.5"
@@ -78,3 +81,12 @@ def test_a_run_can_be_put_aside_and_ended(run: str, tmp_path: Path) -> None:
         assert code == 0, shown
     finally:
         terminal.close()
+
+
+def test_what_a_command_starts_has_no_terminal() -> None:
+    """Runs end on a terminal without this too, as long as no Ray process imports scenedetect."""
+    before, asked = os.fstat(0), "import os; print(os.fstat(0).st_rdev)"
+    with without_stdin():
+        child = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True)
+    assert int(child.stdout) == Path(os.devnull).stat().st_rdev
+    assert os.path.samestat(before, os.fstat(0))
