@@ -35,6 +35,7 @@ def test_known_answers(network: Features) -> None:
     assert logits.argmax() == 357
 
 
+@pytest.mark.slow
 def test_fvd_grows_with_noise_blur_and_disorder(network: Features) -> None:
     """Four windows of a real clip, against themselves spoilt more and more."""
     media = (MEDIA / "meadow.mp4").read_bytes()

@@ -49,6 +49,7 @@ def config(tmp_path: Path) -> Path:
     return tmp_path / "mine.yaml"
 
 
+@pytest.mark.slow
 def test_a_toy_scorer_is_seen_everywhere(
     local_ray: None, config: Path, make_video: MakeVideo, tmp_path: Path
 ) -> None:

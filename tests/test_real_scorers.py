@@ -84,6 +84,7 @@ def dataset(clips: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) ->
     return dataset
 
 
+@pytest.mark.slow
 def test_each_rule_drops_the_clip_that_breaks_it(
     clips: dict[str, Path], dataset: Dataset, local_ray: None, tmp_path: Path
 ) -> None:

@@ -263,6 +263,7 @@ def wait_for_commits(output: Path, process: subprocess.Popen[bytes], num_commits
         time.sleep(0.01)  # a poll, not a guess: the condition above decides
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_same_rows_and_media(
     curated: Dataset, inputs: Path, tmp_path: Path
 ) -> None:

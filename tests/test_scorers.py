@@ -293,6 +293,7 @@ def curate(inputs: Path, output: Path, *overrides: str) -> Dataset:
     return Dataset.at(output)
 
 
+@pytest.mark.slow
 def test_clips_with_text_are_dropped_by_a_run(
     local_ray: None, written: Path, tmp_path: Path
 ) -> None:
@@ -335,6 +336,7 @@ def test_a_run_scores_watermarks_with_a_named_classifier(
     assert all(r["watermark"] == scores[r["video_id"]] for r in clips)
 
 
+@pytest.mark.slow
 def test_a_run_scores_looks_before_captions_and_captions_behind_them(
     make_video: MakeVideo, local_ray: None, tmp_path: Path
 ) -> None:

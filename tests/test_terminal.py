@@ -22,7 +22,10 @@ TINY = "max_steps=1 num_samples=0 held_out=0 num_frames=2 height=16 width=32"
 
 @pytest.fixture
 def terminal(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Terminal]:
-    """A user's. With the parameter True there is an ffmpeg on PATH."""
+    """A user's. With the parameter True there is an ffmpeg on PATH.
+
+    Importing scenedetect runs the one on PATH, and else the one that imageio-ffmpeg carries.
+    """
     path = "/usr/bin:/bin"
     if request.param:
         (tmp_path / "bin").mkdir()
@@ -42,16 +45,15 @@ def run(make_video: MakeVideo) -> str:
     return f"{sys.executable} curation/run.py {video} {SMALL} --output"
 
 
-@pytest.mark.parametrize("terminal", [True], indirect=True)
-def test_a_run_ends_where_there_is_an_ffmpeg(terminal: Terminal, run: str, tmp_path: Path) -> None:
-    """Importing scenedetect runs the one on PATH, and else the one that imageio-ffmpeg carries."""
-    code, shown = terminal.run(f"{run} {tmp_path}/demo", 120)
-    assert code == 0 and "1 shard in" in shown and "INFO" not in shown, shown
-
-
+@pytest.mark.slow
 @pytest.mark.parametrize("terminal", [False], indirect=True)
 def test_the_commands_end_on_a_terminal(terminal: Terminal, run: str, tmp_path: Path) -> None:
-    code, shown = terminal.run(f"{run} {tmp_path}/demo", 120)
+    """The first after Ctrl-Z, and on in the background."""
+    terminal.type(f"{run} {tmp_path}/demo\n")
+    terminal.wait_for("starting Ray", 60)
+    terminal.type("\x1a")
+    terminal.wait_for("Stopped", 30)
+    code, shown = terminal.run("bg; wait $!", 120)
     assert code == 0 and "1 shard in" in shown and "INFO" not in shown, shown
     clean = f"{sys.executable} -m curation.clean {tmp_path}/demo --output {tmp_path}/clean"
     code, shown = terminal.run(f"{clean} --set scorers.aesthetic=technical_quality", 120)
@@ -62,25 +64,17 @@ def test_the_commands_end_on_a_terminal(terminal: Terminal, run: str, tmp_path: 
     assert code == 0 and "1 steps done" in shown, shown
 
 
-def test_a_run_can_be_put_aside_and_ended(run: str, tmp_path: Path) -> None:
-    """Ctrl-Z and on in the background; Ctrl-C, and the same command goes on."""
-    terminal = Terminal(ROOT, dict(os.environ))
-    try:
-        terminal.type(f"{run} {tmp_path}/z\n")
-        terminal.wait_for("starting Ray", 60)
-        terminal.type("\x1a")
-        terminal.wait_for("Stopped", 30)
-        code, shown = terminal.run("bg; wait $!", 120)
-        assert code == 0 and "1 shard in" in shown, shown
-        terminal.type(f"{run} {tmp_path}/c\n")
-        terminal.wait_for("fetch", 60)  # the bars are up
-        terminal.type("\x03")
-        shown = terminal.wait_for("goes on from there", 60)
-        assert "Traceback" not in shown
-        code, shown = terminal.run(f"{run} {tmp_path}/c", 120)
-        assert code == 0, shown
-    finally:
-        terminal.close()
+@pytest.mark.slow
+@pytest.mark.parametrize("terminal", [True], indirect=True)
+def test_a_run_can_be_ended_and_goes_on(terminal: Terminal, run: str, tmp_path: Path) -> None:
+    """Ctrl-C, and the same command goes on."""
+    terminal.type(f"{run} {tmp_path}/demo\n")
+    terminal.wait_for("fetch", 60)  # the bars are up
+    terminal.type("\x03")
+    shown = terminal.wait_for("goes on from there", 60)
+    assert "Traceback" not in shown
+    code, shown = terminal.run(f"{run} {tmp_path}/demo", 120)
+    assert code == 0 and "1 shard in" in shown and "INFO" not in shown, shown
 
 
 def test_what_a_command_starts_has_no_terminal() -> None:

@@ -223,6 +223,7 @@ class Dying(Encoder):
             yield row
 
 
+@pytest.mark.slow
 def test_a_lost_process_is_retried_and_then_told(
     local_ray: None,
     tmp_path: Path,

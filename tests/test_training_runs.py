@@ -88,6 +88,7 @@ def wait_for_step(process: subprocess.Popen[str], run: Path, step: int) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.slow
 def test_killed_anywhere_a_run_ends_with_the_same_trace(data: Path, tmp_path: Path) -> None:
     """SIGKILL, then SIGTERM, then to the end: bitwise the losses of a run left alone."""
     # The end is free with a constant schedule: the kills have to come before it.

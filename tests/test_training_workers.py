@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -189,7 +190,10 @@ def broken(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def pair(data: Path, broken: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder where two workers left what they did."""
     folder = tmp_path_factory.mktemp("pair")
-    torch.multiprocessing.spawn(be_a_worker, (folder, str(data), str(broken)), nprocs=2)
+    # Workers of one server that has imported all of this once.
+    multiprocessing.set_forkserver_preload([__name__])
+    arguments = (folder, str(data), str(broken))
+    torch.multiprocessing.start_processes(be_a_worker, arguments, 2, start_method="forkserver")
     return folder
 
 
@@ -209,6 +213,7 @@ def assert_close(some: dict[str, Tensor], others: dict[str, Tensor]) -> None:
         assert torch.allclose(some[name], others[name], rtol=1e-6, atol=1e-8), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_two_workers_train_as_one(
     name: str, two: list[dict[str, Any]], one: dict[str, Any], data: Path
@@ -228,6 +233,7 @@ def test_two_workers_train_as_one(
     assert moved  # the EMA lags behind
 
 
+@pytest.mark.slow
 def test_fsdp_shards_weights_and_their_averages(two: list[dict[str, Any]]) -> None:
     full, uneven = two[0]["fsdp"]["weights"], 0
     for name, weight in full.items():
@@ -238,6 +244,7 @@ def test_fsdp_shards_weights_and_their_averages(two: list[dict[str, Any]]) -> No
     assert uneven > 100
 
 
+@pytest.mark.slow
 def test_a_sharded_checkpoint_is_a_whole_one(
     two: list[dict[str, Any]], pair: Path, one: dict[str, Any]
 ) -> None:
@@ -259,6 +266,7 @@ def test_a_sharded_checkpoint_is_a_whole_one(
         assert moments["step"] == 5
 
 
+@pytest.mark.slow
 def test_held_out_losses_are_those_of_one_process(
     two: list[dict[str, Any]], one: dict[str, Any], data: Path
 ) -> None:
@@ -275,6 +283,7 @@ def test_held_out_losses_are_those_of_one_process(
             assert found["bins"] == pytest.approx(known["bins"], rel=1e-6)
 
 
+@pytest.mark.slow
 def test_a_row_that_one_worker_cannot_read(two: list[dict[str, Any]], broken: Path) -> None:
     """The mean is over the samples that all of them read."""
     alone = trained(str(broken), ["batch_size=2"], 2)
@@ -285,6 +294,7 @@ def test_a_row_that_one_worker_cannot_read(two: list[dict[str, Any]], broken: Pa
         assert rank["broken"]["norms"] == pytest.approx(alone["norms"], rel=1e-9)
 
 
+@pytest.mark.slow
 def test_all_workers_stop_where_one_diverges(two: list[dict[str, Any]]) -> None:
     assert [rank["diverged"] for rank in two] == [[True, True]] * 2
 
@@ -354,6 +364,7 @@ def threads() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+@pytest.mark.slow
 def test_one_worker_two_and_one_again(
     local_ray: None, tmp_path: Path, capsys: pytest.CaptureFixture[str], threads: None
 ) -> None:
@@ -400,6 +411,7 @@ def test_one_worker_two_and_one_again(
         assert len({key for key in met if key.startswith(f"a/{epoch}/")}) == 6
 
 
+@pytest.mark.slow
 def test_mistakes_are_told_before_and_in_workers(
     local_ray: None,
     data: Path,
@@ -409,7 +421,7 @@ def test_mistakes_are_told_before_and_in_workers(
 ) -> None:
     told = refused(capsys, 2, lambda: train(data, tmp_path / "x", workers=3))
     assert "--workers 3: a batch of 2" in told and "--workers 2" in told
-    told = refused(capsys, 2, lambda: train(data, tmp_path / "x", "held_out=0.9999", workers=2))
+    told = refused(capsys, 2, lambda: train(data, tmp_path / "x", "held_out=0.9999", workers=1))
     assert "no clip to train on" in told and "Traceback" not in told
     monkeypatch.setenv(*PACKAGED_JOB)
     told = refused(capsys, 2, lambda: train(data, Path("runs/x")))

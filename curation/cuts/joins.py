@@ -153,7 +153,9 @@ def open_encoder(
 ) -> av.VideoCodecContext:
     """An encoder of the source's profile, level and colours, with parameter sets of a free id.
 
-    Without B-frames, so that decode order is display order.
+    Without B-frames, so that decode order is display order. Without x264's macroblock tree: with it
+    45 of 14,000 encodes of a small end, in processes that had cut before, gave other bytes; without
+    it 0 of 23,400.
     """
     sequence = headers.sequence
     taken = {sequence.id, *headers.pictures}
@@ -172,7 +174,7 @@ def open_encoder(
         "crf": str(settings.crf),
         "preset": settings.preset,
         "profile": parameter_sets.PROFILES[sequence.profile],
-        "x264-params": f"bframes=0:ref=1:stitchable=1:sps-id={number}:level={sequence.level}",
+        "x264-params": f"bframes=0:ref=1:mbtree=0:stitchable=1:sps-id={number}:level={sequence.level}",
     }
     return encoder
 
