@@ -17,7 +17,6 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -29,13 +28,11 @@ from rich.console import Console
 from rich.text import Text
 
 from curation.settings import ConfigError, RunError
-from curation.shards import NUM_READERS, Dataset, DatasetError
+from curation.shards import Dataset, DatasetError
 
 USAGE, FAILED_RUN = 2, 1  # exit codes
 GOES_ON = "what is committed stays, and the same command goes on from there"
 RAY_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set by Ray for the process that a job runs
-# What every manifest/*.json has, whatever version wrote it (docs/shards.md).
-MANIFEST_KEYS = {"name", "fingerprints", "video_ids", "num_clips", "files"}
 # What has to be free where Ray keeps its logs and sockets. Ours: a session with one task leaves
 # 0.2 MB (measured); the logs of a run and a download while it is cut come on top.
 MIN_TEMP_BYTES = 64 << 20
@@ -237,30 +234,11 @@ def open_output(output: str) -> tuple[Dataset, list[dict[str, Any]]]:
 
 
 def commits_of(dataset: Dataset) -> list[dict[str, Any]]:
-    """The manifests of every commit; DatasetError where a file is not one."""
+    """The manifests of every commit; DatasetError where they cannot be read or a file is none."""
     try:
-        names = dataset.names("manifest", ".json")
-        with ThreadPoolExecutor(NUM_READERS) as pool:
-            texts = list(pool.map(lambda n: dataset.read_bytes("manifest", f"{n}.json"), names))
+        return dataset.commits()
     except OSError as error:
         raise DatasetError(f"{dataset.uri} cannot be read: {error}") from None
-    return [manifest_of(dataset, *each) for each in zip(names, texts, strict=True)]
-
-
-def manifest_of(dataset: Dataset, name: str, text: bytes) -> dict[str, Any]:
-    """The manifest that a file holds; DatasetError where it holds something else."""
-    try:
-        commit = json.loads(text)
-        lacks = sorted(MANIFEST_KEYS - set(commit))
-        says = f"has no {lacks[0]}" if lacks else f"is of the commit {commit['name']!r}"
-        if not lacks and commit["name"] == name:
-            return commit
-    except (ValueError, TypeError):
-        says = "is not JSON with keys"
-    raise DatasetError(
-        f"{dataset.uri}: manifest/{name}.json is broken or not of a dataset: it {says}; "
-        "give another folder, or move that file away"
-    )
 
 
 def check_writable(dataset: Dataset) -> None:

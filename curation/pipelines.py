@@ -20,8 +20,9 @@ from pydantic import (
 )
 
 from curation.scores import table
+from curation.scores.table import SCORES
 from curation.settings import ConfigError, explain, nearest, set_path
-from curation.shards import LEDGER_SCHEMA, SCORES, SHARD_SCHEMA
+from curation.shards import LEDGER_SCHEMA, SHARD_SCHEMA
 
 # Raise a number when the code of a stage changes what it produces: old results are then redone.
 STAGE_VERSIONS = {"scenes": 1, "scores": 4, "cut": 2, "captions": 1}

@@ -29,10 +29,10 @@ from curation.shards import (
     SHARD_SCHEMA,
     Dataset,
     DatasetError,
-    has_columns,
     own_scores,
     with_own,
 )
+from curation.shards.schema import has_columns
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 MAX_SHOWN = 20

@@ -24,7 +24,7 @@ from curation.flow.driver import MAX_COMMITS_IN_FLIGHT
 from curation.flow.stages import TASK_RETRIES
 from curation.funnels import FUNNEL_COLUMNS, count, show_steps
 from curation.settings import RunError
-from curation.shards import commit_name
+from curation.shards.commits import commit_name
 from curation.subsets.asked import Plan
 from curation.subsets.decided import (
     Clips,

@@ -10,7 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from curation.shards import SHARD_SCHEMA, Dataset, conform, schema_of
+from curation.shards import SHARD_SCHEMA, Dataset, conform
+from curation.shards.schema import schema_of
 from curation.subsets.decided import Clips, Decisions, rows
 from curation.subsets.recipes import Recipe
 
