@@ -13,7 +13,7 @@ import torch
 import yaml
 from rich.console import Console
 
-from curation.commands import check_lasting, held
+from curation.places import check_lasting, held
 from curation.settings import ConfigError
 from model import SpaceTimeUNet
 from model.latents import Codec

@@ -11,18 +11,12 @@ import numpy as np
 import ray
 from rich.console import Console
 
-from curation.commands import (
-    check_reachable,
-    check_writable,
-    code_version,
-    only_writer,
-    say,
-    start_ray,
-)
+from curation.commands import code_version, say, start_ray
 from curation.decode.tracks import build_scoring
 from curation.flow.driver import MAX_COMMITS_IN_FLIGHT
 from curation.flow.stages import TASK_RETRIES
 from curation.funnels import FUNNEL_COLUMNS, count, show_steps
+from curation.places import check_reachable, check_writable, only_writer
 from curation.settings import RunError
 from curation.shards.commits import commit_name
 from curation.subsets.asked import Plan
