@@ -20,16 +20,8 @@ from curation.places import check_reachable, check_writable, only_writer
 from curation.settings import RunError
 from curation.shards.commits import commit_name
 from curation.subsets.asked import Plan
-from curation.subsets.decided import (
-    Clips,
-    Decisions,
-    as_json,
-    decide,
-    gather,
-    needs,
-    rows,
-    trusted,
-)
+from curation.subsets.decided import Decisions, as_json, decide, needs, rows
+from curation.subsets.gathered import Clips, gather, trusted
 from curation.subsets.indexed import write_index
 from curation.subsets.recipes import Recipe, score_folder
 from curation.subsets.scored import score_missing

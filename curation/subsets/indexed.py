@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 
 from curation.shards import SHARD_SCHEMA, Dataset, conform
 from curation.shards.schema import schema_of
-from curation.subsets.decided import Clips, Decisions, rows
+from curation.subsets.decided import Decisions, rows
+from curation.subsets.gathered import Clips
 from curation.subsets.recipes import Recipe
 
 INDEX = "index.parquet"

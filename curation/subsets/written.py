@@ -22,7 +22,8 @@ from curation.shards import (
     write_tables,
 )
 from curation.shards.commits import MAX_GROUP_BYTES, MAX_GROUP_ROWS
-from curation.subsets.decided import KEEP, put, score_schema, stored_scores
+from curation.subsets.decided import KEEP
+from curation.subsets.gathered import put, score_schema, stored_scores
 from curation.subsets.recipes import Recipe
 
 
