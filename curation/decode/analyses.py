@@ -28,7 +28,8 @@ from curation.decode.samples import (
 )
 from curation.decode.scenes import CutFinder, analysis_size, build_detector
 from curation.decode.tracks import ClipScores, MakeTrack, Tracks, build_tracks
-from curation.frames import MediaError, Probe, Timeline, decode, small_bgr
+from curation.frames import MediaError, Probe, Timeline, decode
+from curation.pictures import small_bgr
 from curation.pipelines import Pipeline, Scorers
 from curation.records import Beat
 from curation.scores import headers

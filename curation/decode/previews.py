@@ -5,7 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from curation.frames import upright
+from curation.pictures import upright
 
 # All ours. Four pictures of a clip in about 10 kB: a tenth of a percent or so of a kept clip.
 PREVIEW_PICTURES = 4

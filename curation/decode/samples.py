@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from curation.decode.jpegs import jpeg_from_picture
-from curation.frames import luma, upright
+from curation.pictures import luma, upright
 from curation.sources import Span
 
 T = TypeVar("T")
