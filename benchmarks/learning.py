@@ -51,7 +51,6 @@ from training.data.orders import draw
 from training.data.rows import open_rows
 from training.data.shapes import shapes_of
 from training.evaluation.temporal import motion_slope
-from training.loop import State, make_state, train_step
 from training.losses import Objective
 from training.reports import contact_sheet
 from training.starts import (
@@ -63,6 +62,7 @@ from training.starts import (
     make_text,
     schedule_of,
 )
+from training.steps import State, make_state, train_step
 
 ROOT = Path(__file__).parents[1]
 JOBS = {"overfit": ("overfit",), "motion": ("motion", "shuffled"), "gaussian": ("gaussian",)}
