@@ -38,9 +38,10 @@ from curation.scores.watermarks import Watermark, watermark_evidence
 from curation.sources import Source, Span
 
 # Bars are looked for this often, and in every frame that differs much from the one before, so
-# that a scene of any length has a line of its own. Ours; a bar stays for a whole scene.
+# that a scene of any length has a line of its own. Ours: a bar stays for a whole scene.
 BAR_STEP_S = 0.25
-BAR_CHANGE = 8.0  # grey levels, mean over the picture
+# Grey levels, mean over the picture. Ours: above noise; a fainter cut waits for the next step.
+BAR_CHANGE = 8.0
 
 
 # -- what a source's pictures are like

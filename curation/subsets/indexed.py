@@ -17,7 +17,7 @@ from curation.subsets.gathered import Clips
 from curation.subsets.recipes import Recipe
 
 INDEX = "index.parquet"
-# Videos in one hdvg_<i>.json, so that one fits into memory. Ours; the released ones are larger.
+# Videos in one hdvg_<i>.json. Ours: one fits into memory; the released ones are larger.
 MAX_VIDEOS = 100_000
 COLUMNS = (
     *("clip_id", "video_id", "source_url", "start_s", "end_s", "duration_s"),
