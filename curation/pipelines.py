@@ -175,13 +175,8 @@ class Pipeline(Section):
 
     @model_validator(mode="after")
     def scored_rules(self) -> Pipeline:
-        """Every rule has the scorer that it needs, and every scorer what it is made from."""
+        """Every rule has the scorer that it needs."""
         check_rules(self.rules, self.scorers)
-        if self.scorers.aesthetic == "technical_quality" and self.scorers.look is None:
-            raise ValueError(
-                "scorers.aesthetic technical_quality is made from the look; "
-                "add --set scorers.look=pixels"
-            )
         return self
 
     @property

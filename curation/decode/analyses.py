@@ -202,9 +202,7 @@ def analyse(
     models = ClipFrames(text_times_s, TEXT_SIDE_PX, probe.rotation, spans)
     takers = [captions] * (pipeline.captions.model != SOURCE_TEXT)
     takers += [models] * bool(pipeline.late_scores)
-    makers = build_tracks(pipeline.scorers)
-    makers.pop("aesthetic", None)  # technical_quality: videos.py makes it of the look, seen once
-    tracks = Tracks(makers, strict=True)
+    tracks = Tracks(build_tracks(pipeline.scorers), strict=True)
     overview = Overview(probe.rotation, pipeline.scorers)
     finder = None
     if not spans:
