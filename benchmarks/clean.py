@@ -27,7 +27,7 @@ from rich.console import Console
 from rich.table import Table
 
 from curation.shards import LEDGER_SCHEMA, Dataset, conform, write_table, write_tables
-from curation.subsets.decided import score_schema
+from curation.subsets.gathered import score_schema
 from curation.subsets.recipes import load_recipe, score_folder
 
 ROOT = Path(__file__).parents[1]

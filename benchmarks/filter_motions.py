@@ -27,7 +27,8 @@ import cv2
 import numpy as np
 
 from curation.decode.scenes import CutFinder, analysis_size, build_detector
-from curation.frames import decode, probe, small_bgr
+from curation.frames import decode, probe
+from curation.pictures import small_bgr
 from curation.scores.motions import MotionTrack
 
 ROOT = Path(__file__).parents[1]

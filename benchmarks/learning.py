@@ -11,9 +11,8 @@ gaussian  on Gaussian clips the least possible loss is known (`optimum`). In eve
           the trained loss must come close to it and must not go below it.
 
 --quick is the form of CI: overfit and gaussian on smaller problems, with bars of their own; in two
-minutes no caption is learned. The jobs run
-two at a time, on one thread each: tensors this small gain nothing from two. Exit code 1: a bar is
-missed.
+minutes no caption is learned. The jobs run two at a time, on one thread each: tensors this small
+gain nothing from two. Exit code 1: a bar is missed.
 """
 
 from __future__ import annotations
@@ -33,25 +32,25 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # the tests import this as benchmarks.learning
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks import gaussian_clips, moving_clips
 from model import VideoFactoryPipeline
-from model.diffusion import alpha_sigma
 from model.latents import Codec
 from training.config import Config, load_config
 from training.data.batches import Batches, Sample
 from training.data.orders import draw
 from training.data.rows import open_rows
 from training.data.shapes import shapes_of
-from training.evaluation.temporal import motion_slope
-from training.loop import State, make_state, train_step
 from training.losses import Objective
 from training.reports import contact_sheet
 from training.starts import (
@@ -63,6 +62,7 @@ from training.starts import (
     make_text,
     schedule_of,
 )
+from training.steps import State, make_state, train_step
 
 ROOT = Path(__file__).parents[1]
 JOBS = {"overfit": ("overfit",), "motion": ("motion", "shuffled"), "gaussian": ("gaussian",)}
@@ -98,11 +98,6 @@ PSNR_BAR_DB = {False: 25.0, True: 18.0}
 MOTION_BAR = 0.9  # share of samples that move as their caption says; chance is a half
 EXCESS_BAR = {False: 0.02, True: 0.05}  # of the target's variance
 STANDARD_ERRORS = 3.0
-COLORS = {"red": (220, 40, 40), "green": (40, 200, 60), "blue": (50, 80, 230),
-          "yellow": (230, 210, 40)}  # fmt: skip
-SHAPES = ("square", "disc")
-SPEED_PX = 3  # a frame
-BACKGROUND = 110
 
 
 def cpu_s() -> float:
@@ -224,36 +219,12 @@ def run_overfit(quick: bool, sheets: Path | None) -> dict[str, Any]:
 # -- motion
 
 
-def moving(shape: str, color: str, direction: int, config: Config) -> Tensor:
-    """A clip uint8 [T, H, W, 3] of a thing that starts in the middle and goes left at -1."""
-    T, H, W = config.num_frames, config.height, config.width
-    clip = np.full((T, H, W, 3), BACKGROUND, np.uint8)
-    y, x = np.mgrid[0:H, 0:W] + 0.5
-    for t in range(T):
-        dx, dy = x - W / 2 - direction * SPEED_PX * t, y - H / 2
-        inside = dx**2 + dy**2 < 4.6**2 if shape == "disc" else np.maximum(abs(dx), abs(dy)) < 4
-        clip[t][inside] = COLORS[color]
-    return torch.from_numpy(clip)
-
-
-def speed_px(clip: Tensor) -> float:
-    """Horizontal speed in px a frame, left negative."""
-    return motion_slope(clip)[0]
-
-
-def share_right(clips: Tensor, directions: list[int]) -> float:
-    """Share of clips that move as they should, at half the true speed or more."""
-    right = [speed_px(c) * d >= SPEED_PX / 2 for c, d in zip(clips, directions, strict=True)]
-    return sum(right) / len(right)
-
-
 def run_motion(quick: bool, shuffled: bool, sheets: Path | None) -> dict[str, Any]:
     """Train on all things in both directions; sample both captions of each from one noise."""
     config, name = config_of("motion", quick), "shuffled" if shuffled else "motion"
     state, objective = trainer(config)
-    things = [(shape, color) for shape in SHAPES for color in COLORS]
-    rows = [(*thing, direction) for thing in things for direction in (-1, 1)]
-    clips = [moving(*row, config) for row in rows]
+    rows = [*product(moving_clips.SHAPES, moving_clips.COLORS, (-1, 1))]
+    clips = [moving_clips.moving(*row, config) for row in rows]
     random = np.random.default_rng(0)
 
     def caption(shape: str, color: str, direction: int) -> str:
@@ -277,147 +248,35 @@ def run_motion(quick: bool, shuffled: bool, sheets: Path | None) -> dict[str, An
     made = sampled(state, objective, config, prompts, seeds, config.guidance)
     if sheets:
         contact_sheet(made, sheets / f"{name}.png")
-    return {"share_right": share_right(made, [row[2] for row in rows])}
+    return {"share_right": moving_clips.share_right(made, [row[2] for row in rows])}
 
 
 # -- gaussian
 
 
-class Scaled:
-    """Pixels times 4, so that Gaussian clips of unit variance fit into bytes up to 4 sigma."""
-
-    channels, factor = 3, 1
-
-    def encode(self, pixels: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        return pixels * 4
-
-    def decode(self, latents: Tensor) -> Tensor:
-        return latents / 4
-
-
-ROUNDING = (4 / 127.5) ** 2 / 12  # variance that writing a latent as a byte adds to it
-
-
-def covariance(frames: int) -> Tensor:
-    """Covariance of the 3 channels and T frames of a pixel, [3T, 3T]; pixels are independent.
-
-    Two channels agree, frames follow each other (correlation 0.9): what a model that mixes no
-    channels, or no frames, cannot reach.
-    """
-    channels = torch.tensor([[1.0, 0.8, 0], [0.8, 1, 0], [0, 0, 0.5]], dtype=torch.float64)
-    t = torch.arange(frames, dtype=torch.float64)
-    return torch.kron(channels, 0.9 ** (t[:, None] - t).abs())
-
-
-def optimum(eigenvalues: Tensor, alpha: Tensor, prediction_type: str) -> Tensor:
-    """Least mean squared error of any prediction, for each alpha [B], sigma^2 = 1 - alpha^2.
-
-    Along an eigenvector of x_0's covariance with eigenvalue l, x = alpha x_0 + sigma e has
-    variance V = alpha^2 l + sigma^2. All is Gaussian, so the best prediction of a target y is
-    linear, cov(y, x) / V times x, with error var(y) - cov(y, x)^2 / V.
-
-    epsilon: var = 1, cov = sigma; error 1 - sigma^2 / V = alpha^2 l / V.
-    v = alpha e - sigma x_0: var = alpha^2 + sigma^2 l, cov = alpha sigma (1 - l);
-        V var = l (alpha^4 + sigma^4) + alpha^2 sigma^2 (1 + l^2), and without cov^2 there is left
-        l (alpha^4 + 2 alpha^2 sigma^2 + sigma^4) = l; error l / V.
-    """
-    squared = alpha[:, None] ** 2
-    error = eigenvalues / (squared * eigenvalues + 1 - squared)
-    return (error if prediction_type == "v_prediction" else squared * error).mean(1)
-
-
-class Optimal:
-    """The best denoiser of v for Gaussian clips, called as a U-Net is."""
-
-    def __init__(self, cov: Tensor, objective: Objective) -> None:
-        self.config = {"fps_conditioning": False}
-        self.values, self.vectors = torch.linalg.eigh(cov)
-        self.schedule = objective.schedule
-
-    def __call__(self, x: Tensor, steps: Tensor, text: Tensor) -> SimpleNamespace:
-        alpha, sigma = (each.flatten().double() for each in alpha_sigma(self.schedule, steps, x))
-        alpha, sigma, values = alpha[:, None], sigma[:, None], self.values
-        gain = alpha * sigma * (1 - values) / (alpha**2 * values + sigma**2)
-        parts = torch.einsum("bnhw,nk->bkhw", x.double().flatten(1, 2), self.vectors)
-        found = torch.einsum("bkhw,nk->bnhw", parts * gain[..., None, None], self.vectors)
-        return SimpleNamespace(sample=found.reshape(x.shape))
-
-
-def gaussian_samples(numbers: range, root: Tensor, config: Config) -> list[Sample]:
-    """Clips with covariance root root^T, as bytes."""
-    out = []
-    for n in numbers:
-        random = torch.Generator().manual_seed(n)
-        pixels = config.height * config.width
-        z = root @ torch.randn(len(root), pixels, generator=random, dtype=torch.float64)
-        z = z.view(3, config.num_frames, config.height, config.width).permute(1, 2, 3, 0)
-        raw = ((z / 4 + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-        out.append(Sample("gaussian", str(n), 0, "", raw, draw(0, "gaussian", 0, str(n))))
-    return out
-
-
-def bins_of(error: Tensor, best: Tensor, known: Tensor, variance: Tensor, steps: Tensor,
-            bins: int = 5) -> list[dict[str, float]]:  # fmt: skip
-    """Per range of timesteps: the excess over the optimum with its standard error, as shares of
-    the target's variance.
-
-    The excess is measured against the optimal denoiser on the same draws, which has the closed
-    form for its mean and takes nearly all of the noise away; `formula` is its distance from
-    the closed form in standard errors.
-    """
-    rows = []
-    for n in range(bins):
-        here = (steps * bins).div(1000, rounding_mode="floor") == n
-        scale, root = variance[here].mean(), here.sum().sqrt()
-        excess, off = (error - best)[here], (best - known)[here]
-        rows.append(
-            {
-                "optimum": known[here].mean().item(),
-                "excess": (excess.mean() / scale).item(),
-                "standard_error": (excess.std() / root / scale).item(),
-                "formula": (off.mean() / (off.std() / root)).item(),
-            }
-        )
-    return rows
-
-
-@torch.no_grad()
-def measured(
-    unet: Any, cov: Tensor, objective: Objective, samples: list[Sample]
-) -> tuple[Tensor, ...]:
-    """Error of each clip, of the optimal denoiser there, the closed form, the target's variance,
-    the timestep."""
-    steps = objective.timesteps([sample.draws.timestep for sample in samples])
-    kept = torch.zeros(len(samples), dtype=torch.bool)
-    best: Any = Optimal(cov, objective)
-    error, optimal = (objective.errors(each, samples, steps, kept) for each in (unet, best))
-    alpha = objective.schedule.alphas_cumprod[steps].double().sqrt()
-    variance = alpha**2 + (1 - alpha**2) * best.values.mean()
-    known = optimum(best.values, alpha, "v_prediction")
-    return error.double(), optimal.double(), known, variance, steps.double()
-
-
 def run_gaussian(quick: bool, sheets: Path | None) -> dict[str, Any]:
     """Train on fresh Gaussian clips at every step; then the loss per bin on other ones."""
     config = config_of("gaussian", quick)
-    state, objective = trainer(config, Scaled())
-    cov = covariance(config.num_frames)
+    state, objective = trainer(config, gaussian_clips.Scaled())
+    cov = gaussian_clips.covariance(config.num_frames)
     root, size = torch.linalg.cholesky(cov), config.batch_size
     fit(
         "gaussian",
         state,
         objective,
         config,
-        lambda step: gaussian_samples(range(step * size, (step + 1) * size), root, config),
+        lambda step: gaussian_clips.gaussian_samples(
+            range(step * size, (step + 1) * size), root, config
+        ),
     )
-    cov = cov + ROUNDING * torch.eye(len(cov), dtype=cov.dtype)
+    cov = cov + gaussian_clips.ROUNDING * torch.eye(len(cov), dtype=cov.dtype)
     state.unet.eval()
     found = []
     with state.ema.swapped(state.unet):
         for n in range(10**9, 10**9 + (256 if quick else 768), 32):
-            samples = gaussian_samples(range(n, n + 32), root, config)
-            found.append(torch.stack(measured(state.unet, cov, objective, samples)))
-    return {"bins": bins_of(*torch.cat(found, 1))}
+            samples = gaussian_clips.gaussian_samples(range(n, n + 32), root, config)
+            found.append(torch.stack(gaussian_clips.measured(state.unet, cov, objective, samples)))
+    return {"bins": gaussian_clips.bins_of(*torch.cat(found, 1))}
 
 
 # -- all of it

@@ -39,7 +39,7 @@ from training.config import PRESETS, Config, load_config
 from training.data.batches import Batches, Sample
 from training.data.rows import Rows
 from training.jobs import open_all
-from training.loop import make_state, timed, train_step
+from training.loop import timed
 from training.losses import Objective
 from training.starts import (
     DTYPES,
@@ -51,6 +51,7 @@ from training.starts import (
     make_text,
     schedule_of,
 )
+from training.steps import make_state, train_step
 
 DATA_WAIT_BAR = 0.02
 

@@ -13,7 +13,8 @@ from typing import Annotated
 
 import typer
 
-from curation.commands import GOES_ON, check_temp, screen, told_errors, without_stdin
+from curation.commands import GOES_ON, screen, told_errors, without_stdin
+from curation.places import check_temp
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 

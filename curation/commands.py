@@ -1,4 +1,4 @@
-"""What all commands share: the terminal, errors, the place of the output, the start of Ray.
+"""What all commands share: the terminal, errors, the start of Ray, the version of the code.
 
 Loads neither Ray nor a video library when it is imported; the trainer's commands use it too.
 """
@@ -7,40 +7,27 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import logging
 import os
 import re
-import shutil
 import signal
 import sys
-import tempfile
 import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NoReturn
 
-import pyarrow as pa
-from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.text import Text
 
+from curation.places import check_temp
 from curation.settings import ConfigError, RunError
-from curation.shards import NUM_READERS, Dataset, DatasetError
+from curation.shards import DatasetError
 
 USAGE, FAILED_RUN = 2, 1  # exit codes
 GOES_ON = "what is committed stays, and the same command goes on from there"
-RAY_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set by Ray for the process that a job runs
-# What every manifest/*.json has, whatever version wrote it (docs/shards.md).
-MANIFEST_KEYS = {"name", "fingerprints", "video_ids", "num_clips", "files"}
-# What has to be free where Ray keeps its logs and sockets. Ours: a session with one task leaves
-# 0.2 MB (measured); the logs of a run and a download while it is cut come on top.
-MIN_TEMP_BYTES = 64 << 20
-# Of a Unix socket's path, without the closing zero: sun_path in unix(7).
-MAX_SOCKET_PATH_BYTES = 103 if sys.platform == "darwin" else 107
 
 
 # -- the terminal
@@ -114,6 +101,7 @@ def interruptible() -> Iterator[threading.Event]:
 
 # -- errors
 
+
 Kinds = tuple[type[BaseException], ...]
 
 
@@ -174,175 +162,6 @@ def ray_runs() -> bool:
     return "ray" in sys.modules and sys.modules["ray"].is_initialized()
 
 
-# -- the place of the output
-
-
-def in_packaged_job() -> bool:
-    """Whether this is a Ray job whose folder is a copy that Ray deletes when the job ends."""
-    config = json.loads(os.environ.get(RAY_JOB, "{}"))
-    return bool((config.get("runtime_env") or {}).get("working_dir"))
-
-
-def check_lasting(output: str) -> None:
-    """Raise ConfigError for a relative output in a folder that Ray deletes."""
-    if in_packaged_job() and "://" not in output and not Path(output).is_absolute():
-        raise ConfigError(
-            f"--output {output} is relative, and this Ray job runs in a copy of the working "
-            "directory that Ray deletes; give an absolute path or a URI such as s3://bucket/folder"
-        )
-
-
-def default_output(name: str) -> str:
-    """Where runs/NAME is when the user names no output.
-
-    In a job with a packaged working directory it is in VIDEOFACTORY_HOME, or else ~/videofactory,
-    of the machine that runs this process.
-    """
-    if not in_packaged_job():
-        return f"runs/{name}"
-    home = os.environ.get("VIDEOFACTORY_HOME") or Path.home() / "videofactory"
-    return str(Path(home) / "runs" / name)
-
-
-def dataset_at(location: str) -> Dataset:
-    """The folder or URI, whether there is a dataset or not; ConfigError for a URI of no kind."""
-    try:
-        return Dataset.at(location)
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise ConfigError(
-            f"{location}: {error}; give a folder or a URI such as s3://bucket/folder"
-        ) from None
-
-
-def open_dataset(location: str) -> Dataset:
-    """A dataset to read, its manifests checked; ConfigError or DatasetError."""
-    dataset = dataset_at(location)
-    if not commits_of(dataset):
-        dataset.require()
-    return dataset
-
-
-def open_output(output: str) -> tuple[Dataset, list[dict[str, Any]]]:
-    """A dataset to write, and the manifests of what it holds; nothing is made or changed.
-
-    Raises ConfigError or DatasetError for what is no folder, cannot be written to, would be lost,
-    or holds manifests of something else.
-    """
-    check_lasting(output)
-    dataset = dataset_at(output)
-    check_writable(dataset)
-    commits = commits_of(dataset)
-    dataset.check_ours()
-    return dataset, commits
-
-
-def commits_of(dataset: Dataset) -> list[dict[str, Any]]:
-    """The manifests of every commit; DatasetError where a file is not one."""
-    try:
-        names = dataset.names("manifest", ".json")
-        with ThreadPoolExecutor(NUM_READERS) as pool:
-            texts = list(pool.map(lambda n: dataset.read_bytes("manifest", f"{n}.json"), names))
-    except OSError as error:
-        raise DatasetError(f"{dataset.uri} cannot be read: {error}") from None
-    return [manifest_of(dataset, *each) for each in zip(names, texts, strict=True)]
-
-
-def manifest_of(dataset: Dataset, name: str, text: bytes) -> dict[str, Any]:
-    """The manifest that a file holds; DatasetError where it holds something else."""
-    try:
-        commit = json.loads(text)
-        lacks = sorted(MANIFEST_KEYS - set(commit))
-        says = f"has no {lacks[0]}" if lacks else f"is of the commit {commit['name']!r}"
-        if not lacks and commit["name"] == name:
-            return commit
-    except (ValueError, TypeError):
-        says = "is not JSON with keys"
-    raise DatasetError(
-        f"{dataset.uri}: manifest/{name}.json is broken or not of a dataset: it {says}; "
-        "give another folder, or move that file away"
-    )
-
-
-def check_writable(dataset: Dataset) -> None:
-    """Raise ConfigError where a local folder cannot be made or written to; makes nothing."""
-    if not dataset.is_local:
-        return
-    root = Path(dataset.root)
-    check_folder(root, dataset.uri)
-    for part in ("shards", "ledger", "manifest", "scores"):
-        if os.path.lexists(root / part):
-            check_folder(root / part, f"{dataset.uri}/{part}")
-
-
-def check_folder(folder: Path, given: str) -> None:
-    """Raise ConfigError unless files can be made in a folder or, without it, where it would be.
-
-    `given` is what the user gave for it.
-    """
-    try:
-        there = nearest_above(folder)
-        if not there.is_dir():
-            says = "is a file" if there.exists() else "is a link to nothing"
-            where = f"{given} {says}" if there == folder else f"{given}: {there} {says}"
-            raise ConfigError(f"{where}; give a folder")
-        with tempfile.TemporaryFile(dir=there) as file:  # has no name where that can be had
-            file.write(bytes(4096))
-    except OSError as error:
-        raise ConfigError(
-            f"{given} cannot be written to: {error.strerror}; give a folder that can"
-        ) from None
-
-
-def nearest_above(path: Path) -> Path:
-    """The path itself or the first one above it that is there, if only as a link."""
-    for each in (path, *path.parents):
-        try:
-            each.lstat()
-            return each
-        except (FileNotFoundError, NotADirectoryError):
-            continue
-    return path
-
-
-@contextmanager
-def only_writer(dataset: Dataset) -> Iterator[None]:
-    """Hold a local dataset folder for one run; ConfigError when another run has it."""
-    if not dataset.is_local:
-        yield
-        return
-    with held(Path(dataset.root), f"another run is writing to {dataset.uri}"):
-        yield
-
-
-@contextmanager
-def held(folder: Path, taken: str) -> Iterator[None]:
-    """Hold a local folder, made if need be; ConfigError that begins with `taken` if it is held."""
-    lock = FileLock(folder / ".lock")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if (folder / ".lock").is_symlink():  # it would hold, or make, a file somewhere else
-            raise ConfigError(f"{folder / '.lock'} is a link; remove it")
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise ConfigError(f"{taken}; wait for it or stop it") from None
-    except OSError as error:
-        raise ConfigError(f"{folder} cannot be locked: {error}") from None
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def code_version() -> str:
-    """The package's version and a hash of the curation code itself."""
-    digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.rglob("*.py")):
-        digest.update(path.read_bytes())
-    with contextlib.suppress(metadata.PackageNotFoundError):
-        return f"{metadata.version('videofactory')}+{digest.hexdigest()[:10]}"
-    return f"uninstalled+{digest.hexdigest()[:10]}"
-
-
 # -- Ray
 
 
@@ -374,38 +193,14 @@ def start_ray(address: str | None, num_cpus: int | None = None) -> None:
         raise ConfigError(f"no Ray cluster at {address}: {error}") from None
 
 
-def check_temp(address: str | None) -> None:
-    """Raise ConfigError where a Ray that is started here has no place for its logs and sockets."""
-    if (address or os.environ.get("RAY_ADDRESS") or "local") != "local":
-        return
-    name = next((each for each in ("RAY_TMPDIR", "TMPDIR") if each in os.environ), "TMPDIR")
-    folder = Path(os.environ.get(name, "/tmp"))
-    otherwise = f"give another folder, such as {name}=/tmp"
-    check_folder(folder.absolute(), f"{name}={folder}")
-    free = shutil.disk_usage(nearest_above(folder.absolute())).free
-    if free < MIN_TEMP_BYTES:
-        raise ConfigError(
-            f"{name}={folder} has {free >> 20} MB free, and Ray and downloads need at least "
-            f"{MIN_TEMP_BYTES >> 20} MB there; {otherwise}"
-        )
-    # As Ray names its session and the longer of its two sockets.
-    session = f"session_2026-01-01_00-00-00_000000_{os.getpid()}"
-    num_bytes = len(os.fsencode(folder / "ray" / session / "sockets/plasma_store"))
-    if num_bytes > MAX_SOCKET_PATH_BYTES:
-        raise ConfigError(
-            f"{name}={folder} is too long: Ray's sockets below it would have paths of {num_bytes} "
-            f"bytes, {MAX_SOCKET_PATH_BYTES} are allowed; {otherwise}"
-        )
+# -- the code
 
 
-def check_reachable(output: str) -> None:
-    """Raise ConfigError for a folder of one machine as the output of a cluster of several."""
-    import ray
-
-    nodes = [node for node in ray.nodes() if node["Alive"]]
-    if len(nodes) > 1 and "://" not in output:
-        raise ConfigError(
-            f"--output {output} is a folder of one machine, and this Ray has {len(nodes)} nodes: "
-            f"give a URI such as s3://bucket/folder, or file://{Path(output).absolute()} "
-            "if it is a folder that all of them share"
-        )
+def code_version() -> str:
+    """The package's version and a hash of the curation code itself."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.rglob("*.py")):
+        digest.update(path.read_bytes())
+    with contextlib.suppress(metadata.PackageNotFoundError):
+        return f"{metadata.version('videofactory')}+{digest.hexdigest()[:10]}"
+    return f"uninstalled+{digest.hexdigest()[:10]}"

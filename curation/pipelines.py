@@ -20,8 +20,9 @@ from pydantic import (
 )
 
 from curation.scores import table
+from curation.scores.table import SCORES
 from curation.settings import ConfigError, explain, nearest, set_path
-from curation.shards import LEDGER_SCHEMA, SCORES, SHARD_SCHEMA
+from curation.shards import LEDGER_SCHEMA, SHARD_SCHEMA
 
 # Raise a number when the code of a stage changes what it produces: old results are then redone.
 STAGE_VERSIONS = {"scenes": 1, "scores": 4, "cut": 2, "captions": 1}
@@ -174,13 +175,8 @@ class Pipeline(Section):
 
     @model_validator(mode="after")
     def scored_rules(self) -> Pipeline:
-        """Every rule has the scorer that it needs, and every scorer what it is made from."""
+        """Every rule has the scorer that it needs."""
         check_rules(self.rules, self.scorers)
-        if self.scorers.aesthetic == "technical_quality" and self.scorers.look is None:
-            raise ValueError(
-                "scorers.aesthetic technical_quality is made from the look; "
-                "add --set scorers.look=pixels"
-            )
         return self
 
     @property

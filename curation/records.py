@@ -11,7 +11,8 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from curation.rules import Verdict, judge, video_verdict
-from curation.shards import DROPPED, FAILED, KEPT, LEDGER_SCHEMA, SCORES, SHARD_SCHEMA
+from curation.scores.table import SCORES
+from curation.shards import DROPPED, FAILED, KEPT, LEDGER_SCHEMA, SHARD_SCHEMA
 from curation.sources import Source
 from curation.sources.source import storable
 

@@ -12,7 +12,8 @@ from typing import Annotated
 import pyarrow as pa
 import typer
 
-from curation.commands import open_dataset, say, screen, told_errors, without_stdin
+from curation.commands import say, screen, told_errors, without_stdin
+from curation.places import open_dataset
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 

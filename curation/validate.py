@@ -20,8 +20,9 @@ import typer
 from rich.console import Console
 from rich.progress import track
 
-from curation.commands import open_dataset, say, screen, told_errors, without_stdin
+from curation.commands import say, screen, told_errors, without_stdin
 from curation.frames import MediaError, open_clip, readable
+from curation.places import open_dataset
 from curation.shards import (
     FAILED,
     KEPT,
@@ -29,10 +30,10 @@ from curation.shards import (
     SHARD_SCHEMA,
     Dataset,
     DatasetError,
-    has_columns,
     own_scores,
     with_own,
 )
+from curation.shards.schema import has_columns
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 MAX_SHOWN = 20

@@ -39,7 +39,6 @@ from curation.records import (
 )
 from curation.rules import judge, judge_headers, video_verdict
 from curation.scores.headers import header_scores
-from curation.scores.quality import technical_quality
 from curation.sources import Source, content_id
 
 
@@ -136,7 +135,7 @@ def judge_clips(
         }
         error = None
         try:
-            scores |= track_scores(analysis, start_s, end_s, pipeline)
+            scores |= track_scores(analysis, start_s, end_s)
         except MediaError as met:
             error = met
         candidates.append(
@@ -154,9 +153,7 @@ def judge_clips(
     return candidates
 
 
-def track_scores(
-    analysis: Analysis, start_s: float, end_s: float, pipeline: Pipeline
-) -> dict[str, float | None]:
+def track_scores(analysis: Analysis, start_s: float, end_s: float) -> dict[str, float | None]:
     """The scores of a clip by the tracks that are switched on.
 
     Raises MediaError scorer, also for a score that is no number.
@@ -165,8 +162,6 @@ def track_scores(
     with scoring():
         for track in analysis.tracks.running.values():
             scores |= track.between(start_s, end_s)
-        if pipeline.scorers.aesthetic == "technical_quality":
-            scores["aesthetic"] = technical_quality(scores)
         for name, value in scores.items():
             if value is not None and not math.isfinite(value):
                 raise ValueError(f"{name} is {value}")

@@ -14,7 +14,8 @@ import pyarrow.compute as pc
 import typer
 from rich.console import Console
 
-from curation.commands import open_dataset, say, screen, told_errors, without_stdin
+from curation.commands import say, screen, told_errors, without_stdin
+from curation.places import open_dataset
 from curation.scores.table import SCORES
 from curation.settings import ConfigError
 from curation.shards import DROPPED, FAILED, LEDGER_SCHEMA

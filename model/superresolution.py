@@ -18,8 +18,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 ENDINGS = (".safetensors", ".pth", ".pt", ".ckpt")
-STILL_LEVELS = 12  # of 255; input pixels that change by less count as still. Ours
-NEAR = 5  # px of the input around a pixel whose largest change counts. Ours
+# Of 255; input pixels that change by less count as still. Ours: noise and coding change less, and
+# what it does to flicker is measured in docs/evaluation.md.
+STILL_LEVELS = 12
+# Px of the input around a pixel whose largest change counts. Ours: an edge that moves keeps what
+# it uncovers from being averaged.
+NEAR = 5
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,8 @@ from training_media import FPS, clip, mp4
 from typer.testing import CliRunner
 
 from curation import clean, report, run, validate, why
-from curation.commands import held, say, told_errors
+from curation.commands import say, told_errors
+from curation.places import held
 from curation.settings import ConfigError, RunError
 from curation.shards import LEDGER_SCHEMA, Dataset, DatasetError, write_commit
 from training import precompute, train

@@ -15,6 +15,7 @@ from conftest import MakeVideo, Shot, ffmpeg, read_frames
 
 from curation import frames
 from curation.frames import MediaError, Timeline, decode, probe
+from curation.pictures import luma, small_bgr
 from curation.pipelines import Pipeline
 from curation.sources import Source
 from curation.videos import curate_video
@@ -188,10 +189,10 @@ def test_matroska_durations_are_read_whatever_their_tag_says() -> None:
 def test_small_pictures_equal_the_slow_way(make_video: MakeVideo) -> None:
     with av.open(str(make_video("plain.mp4"))) as container:
         frame = next(container.decode(video=0))
-        small = frames.small_bgr(frame, (160, 90))
+        small = small_bgr(frame, (160, 90))
         slow = cv2.resize(frame.to_ndarray(format="bgr24"), (160, 90), interpolation=cv2.INTER_AREA)
         assert np.abs(small.astype(int) - slow).mean() < 6
-        assert (frames.luma(frame) == frame.to_ndarray()[:180]).all()
+        assert (luma(frame) == frame.to_ndarray()[:180]).all()
 
 
 # -- bad media

@@ -13,7 +13,7 @@ MODULES = [
 ]
 ALLOWED = {"curation": {"curation"}, "model": {"model"}, "training": {"training", "model"}}
 # What training uses of curation. None of it loads Ray or a library that opens videos.
-SHARED = ("curation.shards", "curation.settings", "curation.commands")
+SHARED = ("curation.shards", "curation.settings", "curation.commands", "curation.places")
 OUTSIDERS = {
     "av",
     "cv2",

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from conftest import ffmpeg
 
-from curation.frames import decode, luma, small_bgr
+from curation.frames import decode
+from curation.pictures import luma, small_bgr
 from curation.scores.quality import (
     LookTrack,
     blockiness,

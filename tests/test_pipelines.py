@@ -84,7 +84,6 @@ def test_every_threshold_has_a_comment() -> None:
         ("rules.zoom.max=0.5", "rules.zoom needs scorers.motion"),
         ("rules.sharpness.min=0.1", "needs scorers.look.*--set scorers.look=pixels$"),
         ("rules.aesthetic.min=5", "scorers.aesthetic=laion or technical_quality$"),
-        ("scorers.aesthetic=technical_quality", "made from the look; add --set scorers.look"),
         ("scorers.motion=slow", "scorers.motion is 'slow'; allowed: flow"),
         ("rules.duration.min", "not path=value, such as rules.watermark.max=0.5"),
         ("=3", "not path=value"),
@@ -206,7 +205,7 @@ def test_an_equal_number_is_no_change() -> None:
 def test_a_rule_is_accepted_with_its_scorer() -> None:
     pipeline = load("web", "scorers.motion=flow", "rules.motion.min=0.01", "rules.zoom.max=0.5")
     assert pipeline.rules["motion"].min == 0.01
-    assert load("web", "scorers.look=pixels", "scorers.aesthetic=technical_quality")
+    assert load("web", "scorers.aesthetic=technical_quality")
 
 
 def test_every_scorer_of_the_table_can_be_had() -> None:

@@ -12,13 +12,13 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import pytest
 
-from curation import shards
 from curation.shards import (
     LEDGER_SCHEMA,
     SCHEMA_VERSION,
     SHARD_SCHEMA,
     Dataset,
     DatasetError,
+    commits,
     write_commit,
 )
 
@@ -88,8 +88,8 @@ def test_the_same_commit_twice_is_one_with_the_same_bytes(tmp_path: Path) -> Non
 def test_row_groups_are_bounded_in_rows_and_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shards, "MAX_GROUP_ROWS", 4)
-    monkeypatch.setattr(shards, "MAX_GROUP_BYTES", 1000)
+    monkeypatch.setattr(commits, "MAX_GROUP_ROWS", 4)
+    monkeypatch.setattr(commits, "MAX_GROUP_BYTES", 1000)
     dataset = Dataset.at(tmp_path)
     sizes = [10] * 9 + [900, 200, 5000, 10]
     rows = [clip_row(i, bytes(size)) for i, size in enumerate(sizes)]

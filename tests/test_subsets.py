@@ -15,7 +15,8 @@ from curation.pipelines import Rule, Scorers
 from curation.rules import judge
 from curation.settings import ConfigError
 from curation.shards import conform
-from curation.subsets.decided import Clips, decide, needs, rows, score_schema
+from curation.subsets.decided import decide, needs, rows
+from curation.subsets.gathered import Clips, score_schema
 from curation.subsets.recipes import Recipe
 from curation.subsets.written import fill
 

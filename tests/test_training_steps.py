@@ -18,7 +18,6 @@ from training.config import PRESETS, Config, load_config
 from training.data.batches import Batches, Sample
 from training.data.rows import open_rows
 from training.data.shapes import shapes_of
-from training.loop import DivergedError, State, learning_rate, make_state, train_step
 from training.losses import Objective, held_out_losses, micro_batches
 from training.starts import (
     DTYPES,
@@ -29,6 +28,7 @@ from training.starts import (
     make_text,
     schedule_of,
 )
+from training.steps import DivergedError, State, learning_rate, make_state, train_step
 
 
 @pytest.fixture(scope="module")

@@ -32,7 +32,6 @@ from training.data.batches import Batches
 from training.data.orders import digest
 from training.data.rows import open_rows
 from training.data.shapes import shapes_of
-from training.loop import DivergedError, State, make_state, train_step
 from training.losses import Objective, held_out_losses
 from training.parallel import ALONE, Team, whole
 from training.starts import (
@@ -43,6 +42,7 @@ from training.starts import (
     make_text,
     schedule_of,
 )
+from training.steps import DivergedError, State, make_state, train_step
 from training.train import train as vf_train
 
 CPU = torch.device("cpu")

@@ -13,7 +13,7 @@ import torch
 import yaml
 from rich.console import Console
 
-from curation.commands import check_lasting, held
+from curation.places import check_lasting, held
 from curation.settings import ConfigError
 from model import SpaceTimeUNet
 from model.latents import Codec
@@ -40,6 +40,7 @@ from training.starts import (
     make_text,
     schedule_of,
 )
+from training.steps import State, make_state
 
 
 @dataclass(frozen=True)
@@ -193,7 +194,7 @@ def prepare(
     start, card, checkpoint = parts.start, parts.card, parts.checkpoint
     trained = choose_trained(start.unet, config.trainable)
     sizes = sum(p.numel() for p in start.unet.parameters()), trained
-    state = loop.make_state(start.unet, config, device, team)
+    state = make_state(start.unet, config, device, team)
     if checkpoint:
         state.load(checkpoint)
     tell_start(start, state, sizes, device, console)
@@ -222,7 +223,7 @@ def prepare(
 
 def tell_start(
     start: Start,
-    state: loop.State,
+    state: State,
     sizes: tuple[int, int],
     device: torch.device,
     console: Console,

@@ -154,7 +154,7 @@ def pass_through(unet: SpaceTimeUNet) -> None:
     on what they get, beside what the blocks make.
 
     Pixels as latents have many channels, and most of what a prediction of v is made of is the
-    noise itself; three random layers first have to learn to let it pass. Ours. Measured on one
+    noise itself; three random layers first have to learn to let it pass. Ours, measured on one
     clip (2 frames, 28x16, 160 steps, same seed): loss at step 100 0.108 instead of 0.325.
     """
     torch.nn.init.dirac_(unet.conv_in.weight)

@@ -28,7 +28,8 @@ from curation.decode.samples import (
 )
 from curation.decode.scenes import CutFinder, analysis_size, build_detector
 from curation.decode.tracks import ClipScores, MakeTrack, Tracks, build_tracks
-from curation.frames import MediaError, Probe, Timeline, decode, small_bgr
+from curation.frames import MediaError, Probe, Timeline, decode
+from curation.pictures import small_bgr
 from curation.pipelines import Pipeline, Scorers
 from curation.records import Beat
 from curation.scores import headers
@@ -37,9 +38,10 @@ from curation.scores.watermarks import Watermark, watermark_evidence
 from curation.sources import Source, Span
 
 # Bars are looked for this often, and in every frame that differs much from the one before, so
-# that a scene of any length has a line of its own. Ours; a bar stays for a whole scene.
+# that a scene of any length has a line of its own. Ours: a bar stays for a whole scene.
 BAR_STEP_S = 0.25
-BAR_CHANGE = 8.0  # grey levels, mean over the picture
+# Grey levels, mean over the picture. Ours: above noise; a fainter cut waits for the next step.
+BAR_CHANGE = 8.0
 
 
 # -- what a source's pictures are like
@@ -200,9 +202,7 @@ def analyse(
     models = ClipFrames(text_times_s, TEXT_SIDE_PX, probe.rotation, spans)
     takers = [captions] * (pipeline.captions.model != SOURCE_TEXT)
     takers += [models] * bool(pipeline.late_scores)
-    makers = build_tracks(pipeline.scorers)
-    makers.pop("aesthetic", None)  # technical_quality: videos.py makes it of the look, seen once
-    tracks = Tracks(makers, strict=True)
+    tracks = Tracks(build_tracks(pipeline.scorers), strict=True)
     overview = Overview(probe.rotation, pipeline.scorers)
     finder = None
     if not spans:

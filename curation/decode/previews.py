@@ -5,9 +5,9 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from curation.frames import upright
+from curation.pictures import upright
 
-# All ours. Four pictures of a clip in about 10 kB: a tenth of a percent or so of a kept clip.
+# All ours, so that a clip's four pictures take about 10 kB: a tenth of a percent or so of the clip.
 PREVIEW_PICTURES = 4
 PREVIEW_WIDTH_PX = 160
 PREVIEW_QUALITY = 60

@@ -12,15 +12,16 @@ import cv2
 import numpy as np
 
 from curation.decode.jpegs import jpeg_from_picture
-from curation.frames import luma, upright
+from curation.pictures import luma, upright
 from curation.sources import Span
 
 T = TypeVar("T")
 
-# Short side of the pictures that the overlay detector sees: a corner logo of a tenth of the
-# width is gone at analysis size. Ours.
+# Short side of the pictures that the overlay detector sees. Ours: a corner logo of a tenth of the
+# width is gone at analysis size.
 OVERLAY_SIDE_PX = 360
-# Short side of caption frames: BLIP-2 sees 224 x 224 (its processor's config). Ours.
+# Short side of caption frames. Ours: twice what BLIP-2 sees (224 x 224, its processor's config), so
+# that its own resizing has pixels to choose from.
 CAPTION_SIDE_PX = 448
 # How far apart the samples of a scene are at first: a middle frame is off by half of it at most.
 CAPTION_STEP_S = 0.25

@@ -10,25 +10,14 @@ import yaml
 from rich.console import Console
 
 from curation.captions import check_checkpoint
-from curation.commands import (
-    GOES_ON,
-    check_reachable,
-    check_temp,
-    default_output,
-    interruptible,
-    only_writer,
-    open_output,
-    say,
-    screen,
-    start_ray,
-    told_errors,
-)
+from curation.commands import GOES_ON, interruptible, say, screen, start_ray, told_errors
 from curation.flow.driver import check_all_decided, identify_all, todo, write_run
 from curation.flow.driver import curate as run_flow
 from curation.flow.holdings import Holdings, forget, is_subset, retell, take_over
 from curation.flow.progress import Display, Tally
 from curation.funnels import show
 from curation.pipelines import Pipeline, load_pipeline
+from curation.places import check_reachable, check_temp, default_output, only_writer, open_output
 from curation.scores.chosen import check_models
 from curation.settings import ConfigError
 from curation.shards import Dataset

@@ -13,7 +13,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from curation.funnels import FUNNEL_COLUMNS, Funnel, count
-from curation.shards import FAILED, KEPT, SCORES, SHARD_SCHEMA, Dataset, conform
+from curation.scores.table import SCORES
+from curation.shards import FAILED, KEPT, SHARD_SCHEMA, Dataset, conform
 
 LEDGER_COLUMNS = list(
     dict.fromkeys(

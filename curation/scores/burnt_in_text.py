@@ -27,7 +27,7 @@ MAX_HEIGHT = 0.5  # of the picture's; what is taller is no text but the whole pi
 
 def text_times_s(start_s: float, end_s: float) -> list[float]:
     """The times of a clip at which text is looked for, seconds: 3 to 5, in the middle of as many
-    equal parts. A subtitle of 2 s in every 4 is met in any clip longer than that. Ours."""
+    equal parts. Ours: a subtitle of 2 s in every 4 is met in any clip longer than that."""
     num = int(min(3 + (end_s - start_s) // 6, 5))
     return [start_s + (i + 0.5) / num * (end_s - start_s) for i in range(num)]
 

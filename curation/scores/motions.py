@@ -14,6 +14,16 @@ from typing import TYPE_CHECKING, NamedTuple
 import cv2
 import numpy as np
 
+from curation.scores.cameras import (
+    camera_field,
+    common_step,
+    corner_shift,
+    field,
+    gained,
+    textured,
+    warp,
+)
+
 if TYPE_CHECKING:
     import av
 
@@ -24,28 +34,15 @@ LONG_S = 0.25  # where little moved, also this far: three times the path, a thir
 STEP_S = 0.5  # from pair to pair. Ours: two pairs a second cost 0.3 decodes (docs/filters.md)
 LATE_S = 1e-3  # times come from rounded stamps
 
-CELL = 4  # px; flow is read at the middle of each such cell. Ours: it is smooth over more
-# Grey levels of range in 3x3 px, mean of a cell. Ours: over what coding noise makes.
-TEXTURE = 8.0
-# Textured cells; a picture with fewer, under 2% of it, is blank and nothing moves in it. Ours.
+# Textured cells; a picture with fewer is blank and nothing moves in it. Ours: under 2% of it.
 MIN_CELLS = 40
-NUM_POINTS = 400  # cells that a camera is fitted to. Ours: bounds what NUM_TRIES cost
-# Of RANSAC: a camera that 1/6 of the cells follow is hit by two points with 0.996.
-NUM_TRIES = 200
-COARSE_PX = 1.5  # of a cell from the camera's fit, over large steps. Measured.
-INLIER_PX = 0.5  # the same over small steps; DIS errs by 0.1 to 0.3 px. Measured.
-MIN_CAMERA = 0.3  # share of textured cells that must follow a camera. Ours: an object is smaller
-PARTS = 4  # the picture in 4 x 4 parts:
-MIN_PARTS = 8  # a camera moves half of them at least; a large object near it moves fewer
 # A camera that moves corners more is taken away and flow measured again. Ours: INLIER_PX thrice.
 ALIGN_PX = 1.5
 # A camera that moves corners more over SHORT_S moves them a tenth of the picture over LONG_S.
 FAR_PX = 8.0
 NEAR_PX = 1.0  # residual motion that is compared over LONG_S too: three times NOISE_PX
-NUM_ROUNDS = 3  # of least squares; more change nothing
 NOISE_PX = 0.3  # residual flow below is noise of flow and coding. Measured.
 GAIN = 2.0  # grey levels by which motion must explain a place better than the camera. Measured.
-GAIN_PX = 5  # side of the patch that is compared: a cell and its border
 # Share of the textured cells whose mean speed is `motion`. Ours: what moves is often a small part.
 FASTEST = 0.1
 
@@ -54,13 +51,10 @@ SLOW = 0.004  # sides per second; a slower camera stands. Measured.
 # Relative change of the camera's velocity between pairs of one zoom. Ours: zooms ease in and out.
 STEADY = 0.5
 
-SMALL = (
-    64,
-    36,
-)  # px; what cuts, dissolves and the light are sought in. Ours: both fill the picture
-TURN_LEVEL = (
-    6.0  # grey levels that a pixel of a small picture changes by; coding noise is less. Ours
-)
+# px; what cuts, dissolves and the light are sought in. Ours: both fill the picture
+SMALL = (64, 36)
+# Grey levels that a pixel of a small picture changes by. Ours: coding noise is less.
+TURN_LEVEL = 6.0
 TURN_SHARE = 0.5  # of them must change when a picture is replaced. Measured.
 TURN_OFF = 0.15  # of the change may lie off the line between two pictures. Measured.
 LED = 0.7  # share of the difference that a camera may leave where it leads there. Measured.
@@ -214,7 +208,8 @@ class MotionTrack:
         zoom and roll over the picture, sides per second. zoom: share of the clip in which one
         steady zoom or pan explains everything that moves, 0..1. slideshow: share of the clip that
         holds or replaces a still picture, 0..1; 0 where none is replaced. flicker: standard
-        deviation of the light from its running median, grey levels. All ours.
+        deviation of the light from its running median, grey levels. The definitions are ours;
+        how well they tell clips apart is measured in docs/filters.md.
         """
         pairs = self.pairs_between(start_s, end_s)
         if not pairs:
@@ -293,19 +288,6 @@ def slideshow(pairs: list[Pair], replaced: np.ndarray) -> float:
     return float(np.mean(held | shown)) if shown.any() else 0.0
 
 
-# -- pictures
-
-
-def textured(gray: np.ndarray, inside: np.ndarray | None = None) -> np.ndarray:
-    """The middles [N, 2] (x, y), in px, of the cells whose motion can be seen."""
-    ranges = cv2.morphologyEx(gray, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8))
-    size = (gray.shape[1] // CELL, gray.shape[0] // CELL)
-    mask = cv2.resize(ranges, size, interpolation=cv2.INTER_AREA) >= TEXTURE
-    if inside is not None:
-        mask &= cv2.resize(inside, size, interpolation=cv2.INTER_AREA) == 255
-    return np.argwhere(mask)[:, ::-1] * CELL + CELL / 2
-
-
 def turn(
     first: np.ndarray, middle: np.ndarray, last: np.ndarray, start_s: float, end_s: float
 ) -> Turn:
@@ -316,88 +298,3 @@ def turn(
     share = np.clip(np.vdot(part, change) / max(power, 1e-6), 0, 1)
     off = float(np.sum((part - share * change) ** 2)) / max(power, 1e-6)
     return Turn(start_s, end_s, float(np.mean(np.abs(change) > TURN_LEVEL)), off)
-
-
-def warp(picture: np.ndarray, step: np.ndarray) -> np.ndarray:
-    """A picture moved by an affine step [3, 3]; what comes in from outside is black."""
-    return cv2.warpAffine(picture, step[:2], picture.shape[::-1], flags=cv2.INTER_LINEAR)
-
-
-def field(step: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """How far an affine step [3, 3] moves points [N, 2], in px."""
-    return points @ step[:2, :2].T + step[:2, 2] - points
-
-
-def corner_shift(step: np.ndarray, shape: tuple[int, ...]) -> float:
-    """How far an affine step moves the corner that it moves most, in px."""
-    height, width = shape
-    corners = np.array([[0, 0], [width, 0], [0, height], [width, height]], float)
-    return float(np.linalg.norm(field(step, corners), axis=1).max())
-
-
-def common_step(points: np.ndarray, steps: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:
-    """The shift, zoom and roll [3, 3] that most of the picture follows, by RANSAC (OpenCV)."""
-    every = -(-len(points) // NUM_POINTS)
-    some = np.ascontiguousarray(points[::every])
-    moved = some + steps[::every]
-    fit, inliers = cv2.estimateAffinePartial2D(
-        some, moved, ransacReprojThreshold=COARSE_PX, maxIters=NUM_TRIES
-    )
-    if fit is None or inliers.mean() < MIN_CAMERA:
-        return None
-    columns, rows = (some[inliers[:, 0] > 0] * PARTS / shape[::-1]).astype(int).T
-    if np.count_nonzero(np.bincount(rows * PARTS + columns)) < MIN_PARTS:
-        return None
-    return np.vstack([fit, [0, 0, 1]])
-
-
-def camera_field(
-    points: np.ndarray, steps: np.ndarray, start: np.ndarray, shape: tuple[int, ...]
-) -> tuple[np.ndarray, np.ndarray]:
-    """How a camera moves every point [N, 2], in px, and its affine step [3, 3].
-
-    The field of a plane before a moving camera, quadratic with 8 parameters (Longuet-Higgins 1984),
-    by least squares over what follows it, from a first guess on.
-    """
-    side, (height, width) = max(shape), shape
-    x, y = ((points - [width / 2, height / 2]) / side).T
-    one, none = np.ones_like(x), np.zeros_like(x)
-    rows = np.array(
-        [[one, x, y, none, none, none, x * x, x * y], [none, none, none, one, x, y, x * y, y * y]]
-    ).transpose(2, 0, 1)  # [N, 2, 8]
-    every = -(-len(points) // NUM_POINTS)
-    some, wanted = rows[::every], steps[::every]
-    off = wanted - field(start, points[::every])
-    for tolerance_px in (COARSE_PX, *[INLIER_PX] * NUM_ROUNDS):
-        follow = np.linalg.norm(off, axis=1) < tolerance_px
-        a, b = some[follow].reshape(-1, 8), wanted[follow].ravel()
-        fit = np.linalg.solve(a.T @ a + 1e-6 * np.eye(8), a.T @ b)
-        off = wanted - some @ fit
-    (left, xx, xy), (top, yx, yy) = fit[:3], fit[3:6]
-    step = np.array([[1 + xx / side, xy / side, 0], [yx / side, 1 + yy / side, 0], [0, 0, 1]])
-    middle = step[:2, :2] @ [width / 2, height / 2] - [width / 2, height / 2]
-    step[:2, 2] = np.array([left, top]) - middle
-    return rows @ fit, step
-
-
-def gained(
-    before: np.ndarray,
-    after: np.ndarray,
-    points: np.ndarray,
-    steps: np.ndarray,
-    follows: np.ndarray,
-) -> np.ndarray:
-    """How much better the steps [N, 2] explain the later picture than the camera's, grey levels.
-
-    Noise and coding give flow too, but nothing is where it says.
-    """
-    left, right = (cv2.blur(p, (GAIN_PX, GAIN_PX)).astype(np.float32) for p in (before, after))
-
-    def at(picture: np.ndarray, places: np.ndarray) -> np.ndarray:
-        x, y = places.astype(np.float32).T
-        return cv2.remap(picture, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE).ravel()
-
-    there = at(left, points)
-    by_camera, by_step = (at(right, points + s) - there for s in (follows, steps))
-    light = np.median(by_camera)
-    return np.abs(by_camera - light) - np.abs(by_step - light)

@@ -14,7 +14,7 @@ import av
 import cv2
 import numpy as np
 
-from curation.frames import luma
+from curation.pictures import luma
 
 STEP_S = 0.5  # between frames that are measured. Ours: 0.04 decodes (docs/filters.md)
 LATE_S = 1e-3  # times come from rounded stamps
@@ -68,7 +68,8 @@ def sharpness(full: np.ndarray) -> float:
 
     Natural pictures have like contrast in every octave (Field 1987): 1. What is blurred, enlarged
     or coded to death is a ramp from pixel to pixel: 0. Neither contrast nor size matters. Octaves
-    are Haar's: what averaging 2x2 pixels takes away. Noise reads as detail. Ours.
+    are Haar's: what averaging 2x2 pixels takes away. Noise reads as detail. A definition of
+    ours: the variance of a Laplacian, the usual one, grows with contrast.
     """
     height, width = (side // 4 * 4 for side in full.shape)
     if min(height, width) == 0:
@@ -102,7 +103,8 @@ def blockiness(full: np.ndarray) -> float:
     """How much more neighbours differ at one place of every 8 px than at most: 0 not at all.
 
     Of brightness [H, W] at the size that was coded; up to 0.2 is none, 0.4 to 1 is crf 45 of H.264
-    (measured on five videos). The place is found, so a crop does not hide it; scaling does. Ours.
+    (measured on five videos). The place is found, so a crop does not hide it; scaling does. A
+    definition of ours, to need no original to compare with.
     """
     across = cv2.reduce(cv2.absdiff(full[:, 1:], full[:, :-1]), 0, cv2.REDUCE_SUM, dtype=cv2.CV_32S)
     down = cv2.reduce(cv2.absdiff(full[1:], full[:-1]), 1, cv2.REDUCE_SUM, dtype=cv2.CV_32S)

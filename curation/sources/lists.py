@@ -29,7 +29,7 @@ BOMS = {
     codecs.BOM_UTF16_BE: "utf-16",
 }
 DELIMITERS = ",;\t|"
-BATCH_ROWS = 1024  # of a Parquet list in memory. Ours
+BATCH_ROWS = 1024  # of a Parquet list in memory. Ours: a row of text is small, so a few MB at most
 COMMENT_SIGNS = ("#", ";", "]")  # yt-dlp's, for files of URLs
 INLINE_COMMENT = re.compile(r"\s#")  # likewise: a # without a blank before it is a URL's
 

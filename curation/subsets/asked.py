@@ -8,12 +8,14 @@ from typing import Any
 
 from rich.console import Console
 
-from curation.commands import check_writable, open_dataset, open_output, say
+from curation.commands import say
 from curation.flow.holdings import is_subset
 from curation.funnels import show_steps
+from curation.places import check_writable, open_dataset, open_output
 from curation.settings import ConfigError
 from curation.shards import Dataset
-from curation.subsets.decided import decide, gather, needs
+from curation.subsets.decided import decide, needs
+from curation.subsets.gathered import gather
 from curation.subsets.indexed import INDEX
 from curation.subsets.recipes import Recipe, load_recipe
 

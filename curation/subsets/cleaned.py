@@ -11,31 +11,17 @@ import numpy as np
 import ray
 from rich.console import Console
 
-from curation.commands import (
-    check_reachable,
-    check_writable,
-    code_version,
-    only_writer,
-    say,
-    start_ray,
-)
+from curation.commands import code_version, say, start_ray
 from curation.decode.tracks import build_scoring
 from curation.flow.driver import MAX_COMMITS_IN_FLIGHT
 from curation.flow.stages import TASK_RETRIES
 from curation.funnels import FUNNEL_COLUMNS, count, show_steps
+from curation.places import check_reachable, check_writable, only_writer
 from curation.settings import RunError
-from curation.shards import commit_name
+from curation.shards.commits import commit_name
 from curation.subsets.asked import Plan
-from curation.subsets.decided import (
-    Clips,
-    Decisions,
-    as_json,
-    decide,
-    gather,
-    needs,
-    rows,
-    trusted,
-)
+from curation.subsets.decided import Decisions, as_json, decide, needs, rows
+from curation.subsets.gathered import Clips, gather, trusted
 from curation.subsets.indexed import write_index
 from curation.subsets.recipes import Recipe, score_folder
 from curation.subsets.scored import score_missing

@@ -10,12 +10,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from curation.shards import SHARD_SCHEMA, Dataset, conform, schema_of
-from curation.subsets.decided import Clips, Decisions, rows
+from curation.shards import SHARD_SCHEMA, Dataset, conform
+from curation.shards.schema import schema_of
+from curation.subsets.decided import Decisions, rows
+from curation.subsets.gathered import Clips
 from curation.subsets.recipes import Recipe
 
 INDEX = "index.parquet"
-# Videos in one hdvg_<i>.json, so that one fits into memory. Ours; the released ones are larger.
+# Videos in one hdvg_<i>.json. Ours: one fits into memory; the released ones are larger.
 MAX_VIDEOS = 100_000
 COLUMNS = (
     *("clip_id", "video_id", "source_url", "start_s", "end_s", "duration_s"),

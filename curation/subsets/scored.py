@@ -24,7 +24,7 @@ from curation.flow.stages import TASK_RETRIES
 from curation.pipelines import Media
 from curation.scores.models import Row
 from curation.shards import Dataset, write_table
-from curation.subsets.decided import Clips, score_schema, stored_scores
+from curation.subsets.gathered import Clips, score_schema, stored_scores
 from curation.subsets.recipes import Recipe, score_folder
 
 MAX_COMMITS_IN_FLIGHT = 8

@@ -13,8 +13,6 @@ from curation.rules import Verdict
 from curation.shards import (
     FAILED,
     LEDGER_SCHEMA,
-    MAX_GROUP_BYTES,
-    MAX_GROUP_ROWS,
     SHARD_SCHEMA,
     Dataset,
     DatasetError,
@@ -23,7 +21,9 @@ from curation.shards import (
     with_own,
     write_tables,
 )
-from curation.subsets.decided import KEEP, put, score_schema, stored_scores
+from curation.shards.commits import MAX_GROUP_BYTES, MAX_GROUP_ROWS
+from curation.subsets.decided import KEEP
+from curation.subsets.gathered import put, score_schema, stored_scores
 from curation.subsets.recipes import Recipe
 
 

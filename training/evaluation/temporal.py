@@ -22,10 +22,10 @@ def frame_difference(clip: Tensor) -> float:
 
 
 def flicker(clip: Tensor) -> float:
-    """Mean absolute difference of a frame from the mean of its neighbours, in grey levels (ours).
+    """Mean absolute difference of a frame from the mean of its neighbours, in grey levels.
 
-    0 for what changes at an even rate, as a fade; a pixel that alternates between two levels
-    gives their difference. NaN for fewer than three frames.
+    Ours, because it is 0 for what changes at an even rate, as a fade; a pixel that alternates
+    between two levels gives their difference. NaN for fewer than three frames.
     """
     grey = luma(clip)
     if len(grey) < 3:

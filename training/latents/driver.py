@@ -16,7 +16,8 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 
-from curation.commands import FAILED_RUN, check_lasting, check_reachable, held, start_ray
+from curation.commands import FAILED_RUN, start_ray
+from curation.places import check_lasting, check_reachable, held
 from curation.settings import ConfigError
 from curation.shards import Dataset, DatasetError
 from model.texts import CONTEXT

@@ -1,0 +1,145 @@
+"""What is known of a dataset's clips: the scores in its ledger and those stored beside it."""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from curation.scores.table import columns_of
+from curation.shards import KEPT, NUM_READERS, Dataset, conform
+from curation.subsets.recipes import Recipe, score_folder, scorer_settings
+
+
+@dataclass
+class Clips:
+    """The clips that a dataset keeps, with what is known of each; all arrays [number of clips]."""
+
+    ids: pa.ChunkedArray
+    duration_s: np.ndarray
+    scores: dict[str, np.ndarray]  # by rule; NaN = null
+    scored: dict[str, np.ndarray]  # by scorer key: there is an answer, be it null
+    failed: dict[str, np.ndarray]  # by scorer key: the scorer raised, timed out or gave NaN
+    commits: dict[str, slice]  # by name, where its clips are
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+def trusted(dataset: Dataset, recipe: Recipe) -> set[str]:
+    """The keys whose scores in the dataset's ledger come from the scorer that the recipe names."""
+    if not dataset.exists("run.json"):
+        return set()
+    run = json.loads(dataset.read_bytes("run.json"))
+    theirs = run.get("scorers") or run.get("pipeline", {}).get("scorers") or {}
+    ours = recipe.scorers.model_dump()
+    return {
+        key for key in recipe.keys if scorer_settings(theirs, key) == scorer_settings(ours, key)
+    }
+
+
+def gather(dataset: Dataset, recipe: Recipe, *, forget_failed: bool = False) -> Clips:
+    """Every clip that a dataset keeps, with the scores that the recipe needs as far as stored.
+
+    With `forget_failed` a clip that a scorer could not score counts as not scored yet.
+    """
+    known = trusted(dataset, recipe)
+    names = dataset.names("manifest", ".json")
+    with ThreadPoolExecutor(NUM_READERS) as pool:
+        tables = list(pool.map(lambda name: gather_commit(dataset, name, recipe, known), names))
+    ends = np.cumsum([len(table) for table in tables]).tolist()
+    commits = {n: slice(e - len(t), e) for n, e, t in zip(names, ends, tables, strict=True)}
+    whole = pa.concat_tables(tables)
+    clips = Clips(
+        ids=whole["clip_id"],
+        duration_s=floats(whole["duration"]),
+        scores={rule: floats(whole[rule]) for rule in recipe.rules},
+        scored={key: whole[f"{key} scored"].to_numpy() for key in recipe.keys},
+        failed={key: whole[f"{key} failed"].to_numpy() for key in recipe.keys},
+        commits=commits,
+    )
+    if forget_failed:
+        clips.scored = {key: mask & ~clips.failed[key] for key, mask in clips.scored.items()}
+        clips.failed = {key: np.zeros_like(mask) for key, mask in clips.failed.items()}
+    return clips
+
+
+def floats(column: pa.ChunkedArray) -> np.ndarray:
+    """A column of numbers as float64; null becomes NaN."""
+    return column.to_numpy().astype(np.float64, copy=False)
+
+
+def gather_commit(dataset: Dataset, name: str, recipe: Recipe, known: set[str]) -> pa.Table:
+    """clip_id, duration, a column per rule, and per scorer whether it has scored or failed."""
+    rules = list(recipe.rules)
+    columns = list(dict.fromkeys(["level", "decision", "clip_id", "duration", *rules]))
+    ledger = dataset.ledger_of(name, columns)
+    is_clip, is_kept = pc.equal(ledger["level"], "clip"), pc.equal(ledger["decision"], KEPT)
+    clips = ledger.filter(pc.and_(is_clip, is_kept)).drop_columns(["level", "decision"])
+    for key in recipe.keys:
+        needed = [rule for rule in rules if recipe.key_of(rule) == key]
+        if key not in known:  # another implementation's, or of unknown origin
+            for rule in needed:
+                clips = put(clips, rule, pa.nulls(len(clips), pa.float64()))
+        scored = pa.array(np.ones(len(clips), bool))
+        for rule in needed:
+            scored = pc.and_(scored, pc.is_valid(clips[rule]))
+        failed = pa.array(np.zeros(len(clips), bool))
+        stored = stored_scores(dataset, recipe, key, name, ["error", *needed])
+        if stored is not None:
+            found = stored.take(pc.index_in(clips["clip_id"], stored["clip_id"]))
+            new = pc.and_(pc.invert(scored), pc.fill_null(found["scored"], False))
+            failed = pc.and_(new, pc.is_valid(found["error"]))
+            for rule in needed:
+                clips = put(clips, rule, pc.coalesce(clips[rule], found[rule]))
+            scored = pc.or_(scored, new)
+        clips = put(put(clips, f"{key} scored", scored), f"{key} failed", failed)
+    return clips
+
+
+def put(table: pa.Table, name: str, column: Any) -> pa.Table:
+    """A table with one column set."""
+    if name in table.column_names:
+        return table.set_column(table.column_names.index(name), name, column)
+    return table.append_column(name, column)
+
+
+# -- the scores that are stored beside a dataset
+
+
+def score_schema(key: str) -> pa.Schema:
+    """The columns of scores/<key>-<fingerprint>/<commit>.parquet: a row per clip of the shard.
+
+    A key that is not in the table is a user's own scorer, whose score has its name.
+    """
+    fields = [
+        pa.field("clip_id", pa.string(), nullable=False),
+        pa.field("scored", pa.bool_(), nullable=False),  # false: nothing needed it yet
+        pa.field("error", pa.string()),  # why the scorer could not score it
+        *[pa.field(name, pa.float64()) for name in columns_of([key]) or [key]],
+    ]
+    if key == "text":
+        fields.append(pa.field("text_boxes", pa.list_(pa.list_(pa.float32()))))
+    return pa.schema(fields)
+
+
+def stored_scores(
+    dataset: Dataset, recipe: Recipe, key: str, name: str, columns: list[str] | None = None
+) -> pa.Table | None:
+    """What a scorer found of a commit's clips in earlier runs, or None."""
+    schema = score_schema(key)
+    if columns is not None:
+        schema = pa.schema([schema.field(c) for c in ("clip_id", "scored", *columns)])
+    path = dataset.path("scores", score_folder(recipe.scorers, key), f"{name}.parquet")
+    try:
+        with pq.ParquetFile(path, filesystem=dataset.filesystem) as file:
+            there = [c for c in schema.names if c in file.schema_arrow.names]
+            return conform(file.read(there), schema)
+    except FileNotFoundError:
+        return None
