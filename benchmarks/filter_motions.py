@@ -18,7 +18,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -96,14 +95,13 @@ def shots_of(path: Path) -> Iterator[Shot]:
     about = probe(path)
     size = analysis_size(about.width, about.height)
     finder = CutFinder(build_detector("adaptive", None, 0.2), about.fps)
+    scenes = []
     for timeline, frame in decode(path, num_threads=2):
-        finder.add(timeline, small_bgr(frame, size))
-    cuts = [*finder.finish(timeline), timeline.num_frames]
+        scenes += finder.add(timeline, small_bgr(frame, size))
+    scenes += finder.finish(timeline)
     num = round(LENGTH_S * about.fps)
     spans = [
-        (at, min(last, at + num))
-        for first, last in pairwise(cuts)
-        for at in range(first, last, 2 * num)
+        (at, min(last, at + num)) for first, last in scenes for at in range(first, last, 2 * num)
     ]
     whole = [s for s in spans if s[1] - s[0] >= num] or [max(spans, key=lambda s: s[1] - s[0])]
     picked = [whole[i * len(whole) // SHOTS] for i in range(SHOTS)]

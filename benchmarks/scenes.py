@@ -73,14 +73,13 @@ def pyscenedetect(name: str) -> Callable[[Seen], Found]:
     """One of PySceneDetect's detectors, as `scenes.detector` has it."""
 
     def found(seen: Seen) -> Found:
-        finder = CutFinder(build_detector(name, None, 0.2), 24)
+        finder, scenes = CutFinder(build_detector(name, None, 0.2), 24), []
         timeline = Timeline(seen.timeline.time_base)
         for pts, picture in zip(seen.timeline.pts, seen.pictures, strict=True):
             timeline.append(pts, seen.timeline.last_duration)
-            finder.add(timeline, picture)
-        cuts = finder.finish(timeline)
-        bounds = [*cuts, timeline.num_frames]
-        return [(cut, cut) for cut in cuts[1:]], list(zip(cuts, bounds[1:], strict=True))
+            scenes += finder.add(timeline, picture)
+        scenes += finder.finish(timeline)
+        return [(cut, cut) for cut, _ in scenes[1:]], scenes
 
     return found
 

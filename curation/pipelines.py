@@ -40,10 +40,29 @@ class Download(Section):
     timeout_s: float = Field(30, gt=0)  # without a byte from the server
 
 
+SHOTS = "shots"  # the detector that is a network of our own; the others are PySceneDetect's
+
+
 class Scenes(Section):
-    detector: Literal["adaptive", "content", "threshold"] = "adaptive"
+    detector: Literal["shots", "adaptive", "content", "threshold"] = "adaptive"
     threshold: float | None = None  # None: PySceneDetect's own default
-    min_scene_s: float = Field(0.2, ge=0)
+    min_scene_s: float = Field(0.2, ge=0)  # shots: shorter ones are left out; else they are joined
+    max_s: float | None = Field(None, gt=0)  # a longer scene is split evenly
+    trim: bool = True  # shots: without transitions, black, white and frozen frames at both ends
+
+    @model_validator(mode="after")
+    def bounded_by_its_own(self) -> Scenes:
+        if self.detector == SHOTS and self.threshold is not None:
+            raise ValueError(
+                f"scenes.threshold is {self.threshold}, but scenes.detector shots has none; leave "
+                "it out or name a detector that has one with --set scenes.detector=adaptive"
+            )
+        return self
+
+    def facts(self) -> dict[str, Any]:
+        """What the results depend on; a key that is off leaves what was found before as it is."""
+        off = {"trim"} if self.detector != SHOTS else set()
+        return self.model_dump(exclude=off | ({"max_s"} if self.max_s is None else set()))
 
 
 class Rule(Section):
@@ -188,7 +207,7 @@ class Pipeline(Section):
     def fingerprints(self) -> dict[str, str]:
         """Short hashes of what each stage's results depend on, by stage, rules included."""
         stages: dict[str, Any] = {
-            "scenes": self.scenes.model_dump(),
+            "scenes": self.scenes.facts(),
             # A scorer that is not set changes nothing of what older versions stored.
             "scores": self.scorers.model_dump(exclude_none=True, exclude={"num_workers"}),
             # In config order: the first failing rule is the one that is recorded.

@@ -50,6 +50,7 @@ def test_pipelines_differ_where_their_names_say() -> None:
     assert load("demo").sources == ["examples/media"] and load("web").sources == []
     assert load("demo").rules == load("web").rules
     hd_vg, webvid = load("hd-vg"), load("webvid")
+    assert [load(name).scenes.detector for name in NAMES] == ["shots", "shots", "shots", "content"]
     assert (hd_vg.captions.model, hd_vg.captions.num_frames) == ("blip2", 1)
     assert webvid.rules["watermark"].max == 1  # scored, never a reason to drop
     assert load("web").rules["resolution"].min == 720 and load("web").rules["duration"].min == 2
@@ -75,6 +76,13 @@ def test_every_threshold_has_a_comment() -> None:
         ("download.allow_privat=true", "did you mean 'allow_private'"),
         ("scenes.detector=sharp", "scenes.detector is 'sharp': .*'adaptive', 'content'"),
         ("scenes.min_scene_s=-1", "scenes.min_scene_s is -1: .*greater than or equal to 0"),
+        ("scenes.trimm=false", "unknown key 'scenes.trimm'; did you mean 'trim'"),
+        ("scenes.max_s=0", "scenes.max_s is 0: .*greater than 0"),
+        (
+            "scenes.threshold=3",
+            "scenes.threshold is 3.0, but .* shots has none; .*detector=adaptive",
+        ),
+        ("scorers.hidden_cut=null", "rules.hidden_cut needs scorers.hidden_cut.*=network$"),
         ("rules.duration.min=long", "rules.duration.min is 'long': .*valid number"),
         ("scenes=3", "scenes is 3: "),
         ("cut.crf.deep=3", "'crf' holds a value, not keys"),
@@ -170,6 +178,8 @@ def test_extending_replaces_only_what_is_said(tmp_path: Path) -> None:
         ("rules.watermark.max=0.4", {"rules"}),
         ("scenes.min_scene_s=0.5", {"scenes"}),
         ("scenes.detector=content", {"scenes"}),
+        ("scenes.trim=false", {"scenes"}),
+        ("scenes.max_s=9", {"scenes"}),
         ("cut.crf=20", {"cut"}),
         ("cut.joins=false", {"cut"}),
         ("captions.prompt=a", {"captions"}),
@@ -184,6 +194,13 @@ def test_only_the_stage_that_changed_has_another_fingerprint(
     override: str, stages: set[str]
 ) -> None:
     assert changed_stages(override) == stages
+
+
+def test_keys_that_are_off_leave_the_scenes_of_older_versions_valid() -> None:
+    older = {"detector": "content", "threshold": None, "min_scene_s": 0.2}
+    assert load("webvid").scenes.facts() == older
+    assert load("webvid", "scenes.trim=false").scenes.facts() == older
+    assert load("webvid", "scenes.max_s=9").scenes.facts() == older | {"max_s": 9}
 
 
 def test_the_order_of_rules_is_part_of_their_fingerprint(tmp_path: Path) -> None:

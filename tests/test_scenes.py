@@ -12,7 +12,7 @@ from conftest import THREE_SHOTS, MakeVideo, Shot, ffmpeg
 from scenedetect import FrameTimecode
 
 from curation.decode.analyses import Analysis, analyse
-from curation.decode.scenes import analysis_size, build_detector, frame_indices
+from curation.decode.scenes import analysis_size, build_detector, frame_at
 from curation.frames import Timeline, probe
 from curation.pipelines import Pipeline, Scenes
 from curation.sources import Source
@@ -125,11 +125,11 @@ def test_times_become_the_first_frame_at_or_after_them() -> None:
     timeline = Timeline(Fraction(1, 10))
     for pts in (5, 7, 10, 20):
         timeline.append(pts, 5)
-    assert frame_indices(timeline, [0.2, 0.3, 1.5, 9.9]) == [0, 1, 2, 3]
+    assert [frame_at(timeline, t) for t in (0, 0.2, 0.3, 1.5, 9.9)] == [0, 1, 2, 3, 4]
 
 
 def test_an_unknown_detector_is_named() -> None:
-    with pytest.raises(ValueError, match="'sharp'; allowed: adaptive"):
+    with pytest.raises(ValueError, match="'sharp' is no detector"):
         build_detector("sharp", None, 0.2)
 
 

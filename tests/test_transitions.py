@@ -10,8 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from curation.decode import transitions
 from curation.decode.transitions import (
     CHUNK,
+    FREEZE,
     MARGIN,
     Judgement,
     Transition,
@@ -94,7 +96,7 @@ def test_a_long_video_is_judged_as_it_comes() -> None:
     news = [finder.add(frame) for frame in np.concatenate(shots)]
     # A chunk is judged when the 60 frames behind it are there, and two are.
     assert sum(news) == 2 and finder.num_judged == 2 * CHUNK
-    assert [one.first for one in finder.so_far().transitions()][:1] == [130]
+    assert [one.first for one in finder.judged().transitions()][:1] == [130]
     found = finder.finish()
     assert len(found.cut) == len(found.levels) == bounds[-1]
     assert {130, CHUNK + 1, CHUNK + 150} <= {one.first for one in found.transitions()}
@@ -119,20 +121,23 @@ def test_a_transition_is_as_long_as_it_may_be() -> None:
     inside = {30: 0.05, 31: 0.3, 32: 0.9, 33: 0.05, 34: 0.4, 60: 0.4}
     found = told({10: 0.7, 11: 0.6, 33: 0.9, 80: 0.45}, inside)
     assert found.transitions() == [Transition(10, 10, 0.7), Transition(31, 35, 0.9)]
-    assert found.shots() == [(0, 10), (10, 31 - MARGIN), (35 + MARGIN, 100)]
+    # Of two sure cuts side by side the shots keep off both.
+    assert found.shots() == [(0, 10), (11, 31 - MARGIN), (35 + MARGIN, 100)]
     assert found.shots(trim=False) == [(0, 10), (10, 33), (33, 100)]
     assert found.hidden_cut(10, 31) == pytest.approx(0.6)  # a cut before the first frame is outside
     assert found.hidden_cut(40, 100) == pytest.approx(0.45)
 
 
 def test_black_white_and_frozen_ends_are_trimmed() -> None:
-    found = told({50: 1.0}, {})
+    found = told({50: 1.0, 130: 1.0}, {}, 180)
     found.levels[:7, :2] = (16.0, 1.0)  # black
     found.levels[44:50, :2] = (250.0, 2.0)  # white
-    found.levels[51:58, 2] = 0.0  # frames 50 to 57 are one picture
-    found.levels[90:, 2] = 0.0  # 89 to 99 too
-    found.levels[70:73, 2] = 0.0  # a pause amid a shot stays
-    assert found.shots() == [(7, 44), (57, 90)]
+    found.levels[51 : 51 + FREEZE, 2] = 0.0  # frames 50 to 62 are one picture
+    found.levels[130 - FREEZE : 130, 2] = 0.0  # 117 to 129 too
+    found.levels[80:95, 2] = 0.0  # a pause amid a shot stays
+    found.levels[131 : 130 + FREEZE, 2] = 0.0  # and so do a few repeated frames
+    found.levels[181 - FREEZE :, 2] = 0.0
+    assert found.shots() == [(7, 44), (50 + FREEZE, 130 - FREEZE), (130, 180)]
 
 
 def test_a_still_shot_stays_and_a_black_one_goes() -> None:
@@ -151,6 +156,14 @@ def test_the_next_dim_slide_is_a_cut_and_a_stutter_is_none() -> None:
     steps[:] = np.tile([1.5, 0.0, 0.0, 0.0, 0.0], 20)
     assert not next_slides(steps).any()
     assert not next_slides(np.full(3, 9.0)).any()
+
+
+@pytest.mark.parametrize("chunk", [5, 40, CHUNK])
+def test_a_dim_slide_is_found_in_any_chunk(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transitions, "CHUNK", chunk)
+    slides = np.full((120, HEIGHT, WIDTH, 3), 20, np.uint8)
+    slides[50:, 40:60, 40:200] = 40  # a line of text
+    assert [one.first for one in judged(slides).transitions()] == [50]
 
 
 def test_runs_close_together_are_one() -> None:

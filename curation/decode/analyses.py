@@ -27,10 +27,12 @@ from curation.decode.samples import (
     overlay_luma,
 )
 from curation.decode.scenes import CutFinder, analysis_size, build_detector
+from curation.decode.shots import ShotFinder, TransitionTrack
 from curation.decode.tracks import ClipScores, MakeTrack, Tracks, build_tracks
+from curation.decode.transitions import split_evenly
 from curation.frames import MediaError, Probe, Timeline, decode
 from curation.pictures import small_bgr
-from curation.pipelines import Pipeline, Scorers
+from curation.pipelines import SHOTS, Pipeline, Scenes, Scorers
 from curation.records import Beat
 from curation.scores import headers
 from curation.scores.burnt_in_text import TEXT_SIDE_PX, text_times_s
@@ -101,8 +103,8 @@ class Analyser:
     """Takes every frame of a video in order and shows it to everything that was asked for.
 
     tracks: scorers of frames. takers: what keeps frames for models. overview and finder: of a
-    source alone; a finder ends the scenes that the takers sample. size: of the small pictures,
-    px; None: by the first frame.
+    source alone; a finder ends the scenes that the takers sample, of which those longer than
+    max_scene_s seconds are split evenly. size: of the small pictures, px; None: by the first frame.
     """
 
     def __init__(
@@ -110,14 +112,17 @@ class Analyser:
         tracks: Tracks,
         takers: list[ClipFrames],
         overview: Overview | None = None,
-        finder: CutFinder | None = None,
+        finder: CutFinder | ShotFinder | None = None,
         size: tuple[int, int] | None = None,
+        max_scene_s: float | None = None,
     ) -> None:
         self.tracks = tracks
         self.takers = takers
         self.overview = overview
         self.finder = finder
         self.size = size
+        self.max_scene_s = max_scene_s
+        self.scenes: list[tuple[int, int]] = []  # those found, as frames [first, last)
 
     def add(self, timeline: Timeline, frame: av.VideoFrame) -> None:
         now_s = timeline.time_s(timeline.num_frames - 1)
@@ -128,28 +133,39 @@ class Analyser:
             gray = cv2.cvtColor(small, cv2.COLOR_BGR2GRAY)
             if self.overview:
                 changed = self.overview.add(now_s, frame, small, gray)
-            if self.finder:
-                self.close_scenes(self.finder.add(timeline, small))
             self.tracks.add(now_s, frame, small, gray)
+            if self.finder:
+                self.close_scenes(timeline, self.finder.add(timeline, small))
+                for taker in self.takers:
+                    taker.settle(self.finder.settled_s(timeline))
         for taker in self.takers:
             taker.add(now_s, frame, changed)
 
-    def close_scenes(self, cuts_s: list[float]) -> None:
-        for cut_s in cuts_s:
-            for taker in self.takers:
-                taker.close_scene(cut_s)
+    def close_scenes(self, timeline: Timeline, scenes: list[tuple[int, int]]) -> None:
+        """Take in scenes that became known, long ones in parts."""
+        for scene in scenes:
+            for first, last in parts_of(timeline, *scene, self.max_scene_s):
+                self.scenes.append((first, last))
+                for taker in self.takers:
+                    taker.close_scene(timeline.time_s(first), timeline.time_s(last))
 
     def finish(self, timeline: Timeline) -> list[tuple[int, int]]:
         """End the video; the scenes that were found, as frames [first, last)."""
-        scenes: list[tuple[int, int]] = []
         if self.finder:
-            known = len(self.finder.cut_times_s)
-            cuts = self.finder.finish(timeline)
-            self.close_scenes(self.finder.cut_times_s[known:])
-            scenes = list(zip(cuts, [*cuts[1:], timeline.num_frames], strict=True))
+            self.close_scenes(timeline, self.finder.finish(timeline))
         for taker in self.takers:
-            taker.finish(timeline.duration_s)
-        return scenes
+            taker.finish()
+        return self.scenes
+
+
+def parts_of(
+    timeline: Timeline, first: int, last: int, max_s: float | None
+) -> list[tuple[int, int]]:
+    """Frames [first, last) as one part, or evenly as several of at most `max_s` seconds."""
+    if max_s is None or timeline.span_s(first, last) <= max_s:
+        return [(first, last)]
+    times_s = np.array([timeline.time_s(i) for i in range(first, last + 1)])
+    return [(first + a, first + b) for a, b in split_evenly(times_s, 0, last - first, max_s)]
 
 
 def run(
@@ -198,26 +214,39 @@ def analyse(
     end_s = math.inf if probe.duration_s is None else probe.duration_s
     spans = [replace(span, end_s=min(span.end_s, end_s)) for span in source.spans]
     times_s = partial(caption_times_s, pipeline.captions.num_frames)
-    captions = ClipFrames(times_s, CAPTION_SIDE_PX, probe.rotation, spans)
-    models = ClipFrames(text_times_s, TEXT_SIDE_PX, probe.rotation, spans)
+    longest_s = pipeline.scenes.max_s or math.inf
+    captions, models = (
+        ClipFrames(times, side_px, probe.rotation, spans, max_clip_s=longest_s)
+        for times, side_px in ((times_s, CAPTION_SIDE_PX), (text_times_s, TEXT_SIDE_PX))
+    )
     takers = [captions] * (pipeline.captions.model != SOURCE_TEXT)
     takers += [models] * bool(pipeline.late_scores)
-    tracks = Tracks(build_tracks(pipeline.scorers), strict=True)
+    makers = build_tracks(pipeline.scorers)
+    if not spans and pipeline.scenes.detector == SHOTS:
+        makers.setdefault("hidden_cut", TransitionTrack)
+    tracks = Tracks(makers, strict=True)
     overview = Overview(probe.rotation, pipeline.scorers)
-    finder = None
-    if not spans:
-        scenes = pipeline.scenes
-        detector = build_detector(scenes.detector, scenes.threshold, scenes.min_scene_s)
-        finder = CutFinder(detector, probe.fps)
+    finder = None if spans else build_finder(pipeline.scenes, probe, tracks)
     turned = probe.rotation in (90, 270)
     stored = (probe.height, probe.width) if turned else (probe.width, probe.height)
-    analyser = Analyser(tracks, takers, overview, finder, analysis_size(*stored))
+    size = analysis_size(*stored)
+    analyser = Analyser(tracks, takers, overview, finder, size, pipeline.scenes.max_s)
     timeline, scenes_found = run(source.path, analyser, pipeline.media.num_threads, beat)
     given, outside = given_spans(source, timeline)
     watermark = overview.watermark()
     return Analysis(
         timeline, scenes_found or given, outside, overview, watermark, tracks, captions, models
     )
+
+
+def build_finder(scenes: Scenes, probe: Probe, tracks: Tracks) -> CutFinder | ShotFinder:
+    """What finds a source's scenes; that of shots asks the track of transitions."""
+    if scenes.detector == SHOTS:
+        track = tracks.running["hidden_cut"]
+        assert isinstance(track, TransitionTrack)
+        return ShotFinder(track, min_scene_s=scenes.min_scene_s, trim=scenes.trim)
+    detector = build_detector(scenes.detector, scenes.threshold, scenes.min_scene_s)
+    return CutFinder(detector, probe.fps)
 
 
 def given_spans(source: Source, timeline: Timeline) -> tuple[list[tuple[int, int]], list[Span]]:

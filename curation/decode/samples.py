@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, MutableSequence, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -27,6 +28,12 @@ CAPTION_SIDE_PX = 448
 CAPTION_STEP_S = 0.25
 OVERLAY_STEP_S = 0.5
 MAX_SAMPLES = 64
+# Samples that wait for the scene they belong to; older ones wait as JPEGs. Ours: shots are told up
+# to 572 frames late, which is 24 s or 96 samples at 24 fps, so that seldom one is made a JPEG.
+MAX_WAITING = 128
+# Of the frames of a long take that is split (`scenes.max_s`), samples are at most this share of a
+# part apart. Ours: two samples at least for any part.
+PART_SHARE = 0.25
 # Detectors report a cut a few frames late; this many frames are held so that the first frame
 # of even the shortest scene can still be taken. Adaptive needs 2 (its window).
 HELD_FRAMES = 8
@@ -37,27 +44,21 @@ class Spread(Generic[T]):
     """At most MAX_SAMPLES samples of a growing stretch of video, at even distances.
 
     When it is full every other one is dropped and the distance doubles, so that the result
-    depends on the video alone.
+    depends on the video alone. There are more only where they would be over `max_step_s` apart.
     """
 
     step_s: float
     items: list[tuple[float, T]] = field(default_factory=list)
+    max_step_s: float = math.inf
 
     def wants(self, time_s: float) -> bool:
         return not self.items or time_s - self.items[-1][0] >= self.step_s - 1e-6
 
     def add(self, time_s: float, item: T) -> None:
         self.items.append((time_s, item))
-        if len(self.items) > MAX_SAMPLES:
+        if len(self.items) > MAX_SAMPLES and 2 * self.step_s <= self.max_step_s:
             del self.items[1::2]
             self.step_s *= 2
-
-    def split(self, time_s: float, step_s: float) -> Spread[T]:
-        """Cut off and return what lies before `time_s`; the rest goes on at `step_s`."""
-        before = Spread(self.step_s, [i for i in self.items if i[0] < time_s])
-        self.items = [i for i in self.items if i[0] >= time_s]
-        self.step_s = step_s
-        return before
 
 
 def nearest(items: Sequence[tuple[float, T]], time_s: float) -> tuple[float, T]:
@@ -80,9 +81,10 @@ class ClipFrames:
 
     `times_s` tells of a clip's start and end, seconds, which times are wanted; the nearest frames
     are taken, once each, short side at most `side_px`. Where clips are known beforehand their times
-    are simply waited for; where scenes are being found, samples of the current scene are held until
-    its end is known. `as_shown`, for spans alone: for each time the frame that is on the screen
-    then, so that a frame that stays for long counts for every time that it is there.
+    are simply waited for; where scenes are being found, samples wait until it is known which scene
+    they belong to, and no clip is longer than `max_clip_s`. `as_shown`, for spans alone: for each
+    time the frame that is on the screen then, so that a frame that stays for long counts for every
+    time that it is there.
     """
 
     def __init__(
@@ -93,6 +95,7 @@ class ClipFrames:
         spans: Sequence[Span],
         *,
         as_shown: bool = False,
+        max_clip_s: float = math.inf,
     ) -> None:
         self.times_s = times_s
         self.as_shown = as_shown
@@ -104,18 +107,27 @@ class ClipFrames:
         )
         self.finds_scenes = not spans
         self.taken: list[tuple[float, bytes]] = []  # time and JPEG
-        self.scene: Spread[av.VideoFrame] = Spread(CAPTION_STEP_S)
+        self.max_step_s = PART_SHARE * max_clip_s
+        # Samples of the scene whose end is not known, and behind them those of whichever scene.
+        self.scene: Spread[Sample] = Spread(CAPTION_STEP_S, max_step_s=self.max_step_s)
+        self.recent: deque[tuple[float, Sample]] = deque()
+        self.sampled_s = -math.inf
+        self.has_changed = False
         self.held: deque[tuple[float, av.VideoFrame]] = deque(maxlen=HELD_FRAMES)
-        self.start_s = 0.0
 
     def add(self, time_s: float, frame: av.VideoFrame, changed: bool = False) -> None:
         """Take the next frame; `changed` says that it differs much from the one before.
 
-        Such a frame may open a scene, so that even a short one has a sample of its own.
+        Such a frame may open a scene, so that even a short one has a sample of its own; one behind
+        another such frame is in the midst of fast motion.
         """
-        if self.finds_scenes and (changed or self.scene.wants(time_s)):
+        opens = changed and not self.has_changed
+        self.has_changed = changed
+        if self.finds_scenes and (opens or time_s - self.sampled_s >= CAPTION_STEP_S - 1e-6):
             # A small copy: decoded frames of 4K video would fill the memory.
-            self.scene.add(time_s, shrink(frame, self.side_px))
+            self.recent.append((time_s, shrink(frame, self.side_px)))
+            self.sampled_s = time_s
+            self.pack(self.recent, MAX_WAITING)
         self.held.append((time_s, frame))
         while self.waiting and time_s >= self.waiting[0][0]:
             self.take(*self.waiting.pop(0))
@@ -128,27 +140,43 @@ class ClipFrames:
             if not any(time_s == known for known, _ in self.taken[-2 * MAX_SAMPLES :]):
                 self.taken.append((time_s, jpeg(shrink(frame, self.side_px), self.rotation)))
 
-    def finish(self, end_s: float) -> None:
+    def finish(self) -> None:
         """End the video; a given span that goes on behind its end makes do with the last frames."""
-        if self.finds_scenes:
-            self.close_scene(end_s + 1e-6)
         for wanted in self.waiting:
             self.take(*wanted)
 
-    def close_scene(self, end_s: float) -> None:
-        """End the scene that is being sampled; the next one's first frame is at `end_s`."""
-        scene = self.scene.split(end_s, CAPTION_STEP_S)
-        if not scene.items:  # shorter than a step
-            held = [(t, f) for t, f in self.held if self.start_s - 5e-7 <= t < end_s - 5e-7]
-            middle_s = (self.start_s + end_s) / 2
-            scene.items = [
+    def pack(self, items: MutableSequence[tuple[float, Sample]], num_raw: int) -> None:
+        """Make a JPEG of the youngest of the samples before the last `num_raw`."""
+        if len(items) > num_raw:
+            time_s, picture = items[-num_raw - 1]
+            items[-num_raw - 1] = (time_s, packed(picture, self.rotation))
+
+    def settle(self, until_s: float) -> None:
+        """No scene that is closed later ends before `until_s`: what lies there is of the next."""
+        while self.recent and self.recent[0][0] < until_s - 5e-7:
+            time_s, picture = self.recent.popleft()
+            if self.scene.wants(time_s):
+                self.scene.add(time_s, picture)
+                self.pack(self.scene.items, MAX_SAMPLES)
+
+    def close_scene(self, start_s: float, end_s: float) -> None:
+        """A scene is known, the first behind those that were closed before."""
+        while self.recent and self.recent[0][0] < start_s - 5e-7:
+            self.recent.popleft()
+        self.scene.items = [i for i in self.scene.items if i[0] >= start_s - 5e-7]
+        self.settle(end_s)
+        inside = [i for i in self.scene.items if i[0] < end_s - 5e-7]
+        later = self.scene.items[len(inside) :]
+        self.scene = Spread(CAPTION_STEP_S, later, self.max_step_s)
+        if not inside:  # shorter than a step
+            held = [(t, f) for t, f in self.held if start_s - 5e-7 <= t < end_s - 5e-7]
+            middle_s = (start_s + end_s) / 2
+            inside = [
                 (t, shrink(f, self.side_px))
                 for t, f in sorted(held, key=lambda h: abs(h[0] - middle_s))[:1]
             ]
-        ideal = self.times_s(self.start_s, end_s)
-        chosen = dict(nearest(scene.items, t) for t in ideal if scene.items)
-        self.taken += [(t, jpeg(f, self.rotation)) for t, f in chosen.items()]
-        self.start_s = end_s
+        chosen = dict(nearest(inside, t) for t in self.times_s(start_s, end_s) if inside)
+        self.taken += [(t, packed(f, self.rotation)) for t, f in chosen.items()]
 
     def of_clip(self, start_s: float, end_s: float) -> list[tuple[float, bytes]]:
         """The frames taken inside [start_s, end_s) for a clip, time and JPEG, in order."""
@@ -157,6 +185,9 @@ class ClipFrames:
             return []
         chosen = [self.pick(inside, t) for t in self.times_s(start_s, end_s)]
         return chosen if self.as_shown else sorted(set(chosen))
+
+
+Sample = av.VideoFrame | bytes  # a small RGB frame, or its JPEG
 
 
 def shrink(frame: av.VideoFrame, side_px: int) -> av.VideoFrame:
@@ -169,6 +200,11 @@ def shrink(frame: av.VideoFrame, side_px: int) -> av.VideoFrame:
 def jpeg(frame: av.VideoFrame, rotation: int) -> bytes:
     """An RGB frame, turned upright, as JPEG bytes."""
     return jpeg_from_picture(upright(frame.to_ndarray(), rotation))
+
+
+def packed(sample: Sample, rotation: int) -> bytes:
+    """A sample, turned upright, as JPEG bytes."""
+    return sample if isinstance(sample, bytes) else jpeg(sample, rotation)
 
 
 def overlay_luma(frame: av.VideoFrame, rotation: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Frames -> scene cuts, by PySceneDetect's detectors fed from our own decode."""
+"""Frames -> scenes, by PySceneDetect's detectors fed from our own decode."""
 
 from __future__ import annotations
 
@@ -59,7 +59,9 @@ def build_detector(name: str, threshold: float | None, min_scene_s: float) -> Sc
         return QuickContentDetector(min_scene_len=scene_len, **given)
     if name == "threshold":
         return ThresholdDetector(min_scene_len=scene_len, **given)
-    raise ValueError(f"scenes.detector is {name!r}; allowed: adaptive, content, threshold")
+    raise ValueError(
+        f"{name!r} is no detector of PySceneDetect; allowed: adaptive, content, threshold"
+    )
 
 
 def analysis_size(width: int, height: int) -> tuple[int, int]:
@@ -72,39 +74,53 @@ def analysis_size(width: int, height: int) -> tuple[int, int]:
     return tuple(max(2, 2 * round(side * min(1.0, scale) / 2)) for side in (width, height))  # type: ignore[return-value]
 
 
-class CutFinder:
-    """Collects the first frame of every scene while a video is decoded.
+# PySceneDetect tells a cut a few frames late, and later where scenes are merged. Samples of this
+# long are kept as they came, until it is told. Ours: ten times `min_scene_s` of every pipeline.
+CUT_DELAY_S = 2.0
 
-    `add` each frame's small BGR picture in order; `finish` returns the cuts as frame indices,
-    beginning with 0.
+
+class CutFinder:
+    """Collects the scenes of a video while it is decoded; each begins where the last one ends.
+
+    `add` each frame's small BGR picture in order, `finish` after the last: both return the scenes
+    that were made known, as frames [first, last).
     """
 
     def __init__(self, detector: SceneDetector, fps: float) -> None:
         self.detector = detector
         # Only a hint for frame counts inside PySceneDetect: all its times come from our stamps.
         self.fps = Fraction(fps or 25).limit_denominator(100_000)
-        self.cut_times_s: list[float] = []
+        self.open_from = 0  # the first frame of the scene whose end is not known
 
     def timecode(self, timeline: Timeline, index: int) -> FrameTimecode:
         stamp = Timecode(timeline.pts[index] - timeline.pts[0], timeline.time_base)
         return FrameTimecode(stamp, fps=self.fps)
 
-    def add(self, timeline: Timeline, small: np.ndarray) -> list[float]:
-        """Take the newest frame and return the times, in seconds, of the cuts it made known."""
+    def add(self, timeline: Timeline, small: np.ndarray) -> list[tuple[int, int]]:
+        """Take the newest frame."""
         now = self.timecode(timeline, timeline.num_frames - 1)
-        new_cuts_s = [c.seconds for c in self.detector.process_frame(now, small)]
-        self.cut_times_s += new_cuts_s
-        return new_cuts_s
+        return self.closed(timeline, self.detector.process_frame(now, small))
 
-    def finish(self, timeline: Timeline) -> list[int]:
+    def closed(self, timeline: Timeline, cuts: list[FrameTimecode]) -> list[tuple[int, int]]:
+        scenes = []
+        for cut in cuts:
+            at = frame_at(timeline, cut.seconds)
+            if self.open_from < at < timeline.num_frames:
+                scenes.append((self.open_from, at))
+                self.open_from = at
+        return scenes
+
+    def finish(self, timeline: Timeline) -> list[tuple[int, int]]:
         last = self.timecode(timeline, timeline.num_frames - 1)
-        self.cut_times_s += [c.seconds for c in self.detector.post_process(last)]
-        return frame_indices(timeline, self.cut_times_s)
+        scenes = self.closed(timeline, self.detector.post_process(last))
+        return [*scenes, (self.open_from, timeline.num_frames)]
+
+    def settled_s(self, timeline: Timeline) -> float:
+        """Seconds: a scene that is told later seldom ends before this time."""
+        return timeline.time_s(timeline.num_frames - 1) - CUT_DELAY_S
 
 
-def frame_indices(timeline: Timeline, times_s: list[float]) -> list[int]:
-    """Sorted distinct indices of the first frame at or after each time, always with 0 first."""
-    stamps = [timeline.time_s(i) for i in range(timeline.num_frames)]
+def frame_at(timeline: Timeline, time_s: float) -> int:
+    """The first frame at or after a time in seconds; `num_frames` where there is none."""
     # Half a microsecond: times went through floats, stamps are exact.
-    found = {bisect.bisect_left(stamps, t - 5e-7) for t in times_s}
-    return sorted({0} | {i for i in found if i < timeline.num_frames})
+    return bisect.bisect_left(range(timeline.num_frames), time_s - 5e-7, key=timeline.time_s)

@@ -10,6 +10,7 @@ benchmarks/transition_training.py. What it finds and misses is in docs/scenes.md
 from __future__ import annotations
 
 import itertools
+from array import array
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -37,6 +38,10 @@ DARK, BRIGHT = 24.0, 232.0
 FLAT = 6.0
 # Grey levels, mean step between frozen frames at 32x18. Ours: the noise of a still camera is above.
 FROZEN = 0.05
+# Frozen frames at an end of a shot that are cut off: half a second. Fewer are drawn on twos or move
+# too slowly to tell, and a clip that begins off a keyframe has to be encoded: for 7 of them the
+# cuts of the sample video took 3.4 s of CPU instead of 0.2 s.
+FREEZE = 12
 # Frozen frames on both sides of a change that make it the next slide. Ours: half a second at 24
 # fps, less than anybody shows a slide for.
 STILL = 12
@@ -55,6 +60,17 @@ class Transition:
     last: int
     probability: float
 
+    def edges(self, *, trim: bool) -> tuple[int, int]:
+        """The frames where the shot before it ends and the next one begins.
+
+        With `trim` what is beside a gradual transition is in neither; without it they touch.
+        """
+        if not trim:
+            middle = (self.first + self.last) // 2
+            return middle, middle
+        margin = MARGIN if self.last > self.first else 0
+        return self.first - margin, self.last + margin
+
 
 def shrunken(small: np.ndarray) -> np.ndarray:
     """A small BGR picture as the network sees it: uint8 [18, 32, 3]."""
@@ -65,13 +81,14 @@ class TransitionFinder:
     """Collects, while a video is decoded, how likely each frame is a cut or inside a transition.
 
     `add` each frame's small BGR picture (analysis size) in order; `finish` after the last. Up to
-    CHUNK + AHEAD frames wait: `num_judged` says how many have their probabilities.
+    CHUNK + AHEAD frames wait: `num_judged` says how many have their probabilities. Of a frame that
+    waits no longer 20 bytes stay.
     """
 
     def __init__(self) -> None:
         self.waiting: list[np.ndarray] = []  # from CONTEXT before the first that is not judged
-        self.probabilities = [np.empty((0, 2), np.float32)]
-        self.levels: list[tuple[float, float, float]] = []  # mean, deviation, step; grey levels
+        self.probabilities = array("f")  # of a cut and of inside, frame by frame
+        self.levels = array("f")  # mean, deviation, step; grey levels
         self.num_judged = 0
 
     def add(self, small: np.ndarray) -> bool:
@@ -81,7 +98,7 @@ class TransitionFinder:
         if not self.waiting:
             self.waiting = [seen] * CONTEXT
         step = cv2.norm(seen, self.waiting[-1], cv2.NORM_L1) / seen.size
-        self.levels.append((float(mean[0, 0]), float(deviation[0, 0]), step))
+        self.levels.extend((float(mean[0, 0]), float(deviation[0, 0]), step))
         self.waiting.append(seen)
         if len(self.waiting) < CONTEXT + CHUNK + AHEAD:
             return False
@@ -91,26 +108,33 @@ class TransitionFinder:
     def judge(self, count: int) -> None:
         """Judge the next `count` frames, whose context is there."""
         [judged] = network().run(None, {"frames": np.stack(self.waiting)})
-        self.probabilities.append(judged[CONTEXT : CONTEXT + count])
+        told = np.array(judged[CONTEXT : CONTEXT + count], np.float32)
+        before = min(self.num_judged, STILL + 1)
+        steps = rows_of(self.levels, 3, self.num_judged - before)[:, 2]
+        told[next_slides(steps)[before : before + count], 0] = 1.0
+        self.probabilities.frombytes(told.tobytes())
         self.num_judged += count
         del self.waiting[:count]
 
     def finish(self) -> Judgement:
         """Judge the rest as if the last frame went on, and return what was found of all."""
-        count = len(self.levels) - self.num_judged
+        count = len(self.levels) // 3 - self.num_judged
         if count:
             self.waiting += [self.waiting[-1]] * (CONTEXT + count + AHEAD - len(self.waiting))
             self.judge(count)
-        return self.so_far()
+        return self.judged()
 
-    def so_far(self) -> Judgement:
-        """What was found of the first `num_judged` frames."""
-        both = np.concatenate(self.probabilities)
-        self.probabilities = [both]
-        levels = np.array(self.levels).reshape(-1, 3)
-        cut = both[:, 0].copy()
-        cut[next_slides(levels[:, 2])[: len(cut)]] = 1.0
-        return Judgement(cut, both[:, 1], levels[: len(cut)])
+    def judged(self, first: int = 0, last: int | None = None) -> Judgement:
+        """What was found of frames [first, last), at most of the `num_judged` first ones."""
+        last = self.num_judged if last is None else last
+        cut, inside = rows_of(self.probabilities, 2, first, last).T
+        return Judgement(cut, inside, rows_of(self.levels, 3, first, last))
+
+
+def rows_of(numbers: array[float], width: int, first: int, last: int | None = None) -> np.ndarray:
+    """Rows [first, last) of numbers stored row by row, copied: float32 [T, width]."""
+    # A view that lived on would keep the array from growing.
+    return np.frombuffer(numbers, np.float32).reshape(-1, width)[first:last].copy()
 
 
 @cache
@@ -144,40 +168,57 @@ class Judgement:
             for first, last in gradual
             if self.inside[first:last].max() >= SURE
         ]
+        taken = np.zeros(len(self.cut) + 1, bool)
+        for one in found:
+            taken[one.first : one.last + 1] = True
         for first, last in runs(self.cut >= SURE, 1):
             at = first + int(self.cut[first:last].argmax())
-            if at and not any(one.first <= at <= one.last for one in found):
+            if at and not taken[at]:
                 found.append(Transition(at, at, float(self.cut[at])))
         return sorted(found, key=lambda one: one.first)
 
     def shots(self, *, trim: bool = True) -> list[tuple[int, int]]:
         """Frames [first, last) of every shot, in order; what is in no shot is a transition.
 
-        With `trim` the frames beside a gradual transition, and black, white and frozen ones at both
-        ends of a shot are left out too. A shot of black or white alone is none; one that is frozen
-        for half its time or more stays whole, for the rule `static` to judge.
+        With `trim` the frames beside a gradual transition, and black, white and (from FREEZE on)
+        frozen ones at both ends of a shot are left out too. A shot of black or white alone is none;
+        one that is frozen for half its time or more stays whole, for the rule `static` to judge.
         Without it shots touch: they are divided in the middle of a transition.
         """
-        count = len(self.cut)
-        if not trim:
-            middles = [(one.first + one.last) // 2 for one in self.transitions()]
-            bounds = sorted({0, count, *middles})
-            return list(itertools.pairwise(bounds)) if count else []
-        margins = [MARGIN * (one.last > one.first) for one in self.transitions()]
-        ends = [o.first - m for o, m in zip(self.transitions(), margins, strict=True)]
-        starts = [o.last + m for o, m in zip(self.transitions(), margins, strict=True)]
-        spans = zip([0, *starts], [*ends, count], strict=True)
-        trimmed = [self.trimmed(first, last) for first, last in spans if first < last]
+        edges = [one.edges(trim=trim) for one in self.transitions()]
+        starts, ends = [0, *(begin for _, begin in edges)], [*(end for end, _ in edges)]
+        touched = zip(starts, [*ends, len(self.cut)], strict=True)
+        spans = [(first, last) for first, last in touched if first < last]
+        trimmed = [self.trimmed(*span) for span in spans] if trim else spans
         return [span for span in trimmed if span[0] < span[1]]
 
     def trimmed(self, first: int, last: int) -> tuple[int, int]:
-        """A shot without black, white and frozen frames at its ends."""
+        """A shot without black, white and frozen frames, and second cuts, at its ends."""
+        while first + 1 < last and self.cut[first + 1] >= SURE:
+            first += 1
+        while first + 1 < last and self.cut[last - 1] >= SURE:
+            last -= 1
         mean, deviation = self.levels[first:last, :2].T
         blank = (deviation < FLAT) & ((mean < DARK) | (mean > BRIGHT))
         first, last = whole_inside(~blank, first)
         still = self.levels[first + 1 : last, 2] < FROZEN  # frame i + 1 repeats frame i
         begin, end = whole_inside(~still, first)
-        return (begin, end + 1) if 2 * (end - begin) > last - first else (first, last)
+        if 2 * (end - begin) <= last - first:
+            return first, last
+        opens, closes = begin - first >= FREEZE, last - end - 1 >= FREEZE
+        return begin if opens else first, end + 1 if closes else last
+
+    def quiet(self) -> int:
+        """The last frame that is no part of a transition, nor are the 4 before it; 0 for none.
+
+        What ends before it and what begins behind it are found alone as they are together.
+        """
+        busy = (self.cut >= SURE) | (self.inside >= INSIDE)
+        if len(busy) < APART + 2:
+            return 0
+        near = np.lib.stride_tricks.sliding_window_view(busy, APART + 2).any(axis=1)
+        calm = np.flatnonzero(~near)
+        return int(calm[-1]) + APART + 1 if len(calm) else 0
 
     def hidden_cut(self, first: int, last: int) -> float:
         """The largest probability of a cut or transition inside frames [first, last), 0..1."""

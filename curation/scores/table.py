@@ -53,6 +53,13 @@ TABLE = (
     Scorer("", "", {"hdr": ""}, "header"),
     Scorer("", "", {"black_bars": "", "static": ""}, "decode"),
     Scorer(
+        "hidden_cut",
+        "network",
+        {"hidden_cut": ""},
+        "track",
+        make="curation.decode.shots:TransitionTrack",
+    ),
+    Scorer(
         "watermark",
         "network",
         {"watermark": ""},
