@@ -170,11 +170,12 @@ def open_encoder(
     for tag in ("color_range", "colorspace", "color_primaries", "color_trc"):
         setattr(encoder, tag, getattr(first, tag))
     encoder.flags |= av.codec.context.Flags.global_header
+    params = f"bframes=0:ref=1:mbtree=0:stitchable=1:sps-id={number}:level={sequence.level}"
     encoder.options = {
         "crf": str(settings.crf),
         "preset": settings.preset,
         "profile": parameter_sets.PROFILES[sequence.profile],
-        "x264-params": f"bframes=0:ref=1:mbtree=0:stitchable=1:sps-id={number}:level={sequence.level}",
+        "x264-params": params,
     }
     return encoder
 
