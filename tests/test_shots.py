@@ -210,6 +210,38 @@ def test_every_shot_has_its_middle_frame(
             assert picture.startswith(b"\xff\xd8")
 
 
+def test_a_clip_has_no_frame_of_the_transition_before_it() -> None:
+    frames = ClipFrames(lambda start_s, end_s: [start_s], 16, 0, [])
+    for index in range(5 * FPS):
+        frames.add(index / FPS, av.VideoFrame(16, 16, "rgb24"))
+    frames.close_scene(0.0, 2.0)
+    frames.settle(3.5)  # only then is it known that the next scene opens at 3.1 s
+    frames.close_scene(3.1, 5.0)
+    assert [time_s for time_s, _ in frames.taken] == [0.0, 3.25]  # not that of 3 s, which is nearer
+
+
+def test_nothing_is_settled_that_a_later_scene_ends_before(
+    joined: MakeJoin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transitions, "CHUNK", 20)
+    settled, ended = [0.0], []
+    settle, close = ClipFrames.settle, ClipFrames.close_scene
+
+    def note_settled(self: ClipFrames, until_s: float) -> None:
+        settled.append(until_s)
+        settle(self, until_s)
+
+    def note_closed(self: ClipFrames, start_s: float, end_s: float) -> None:
+        ended.append((max(settled), end_s))
+        close(self, start_s, end_s)
+
+    monkeypatch.setattr(ClipFrames, "settle", note_settled)
+    monkeypatch.setattr(ClipFrames, "close_scene", note_closed)
+    analysis_of(joined("cut"), model=True)
+    assert len(ended) == 2 and all(before <= end_s for before, end_s in ended)
+    assert ended[1][0] > 3.0  # and yet most of the second shot is settled before its end
+
+
 def test_what_waits_stays_bounded() -> None:
     """An hour without a word of a scene's end, then one take of two hours in parts of 10 s."""
     frames = ClipFrames(lambda a, b: [(a + b) / 2], 16, 0, [], max_clip_s=10.0)

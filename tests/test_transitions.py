@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from curation.decode import transitions
 from curation.decode.transitions import (
     CHUNK,
-    FREEZE,
     MARGIN,
     Judgement,
     Transition,
@@ -132,12 +131,12 @@ def test_black_white_and_frozen_ends_are_trimmed() -> None:
     found = told({50: 1.0, 130: 1.0}, {}, 180)
     found.levels[:7, :2] = (16.0, 1.0)  # black
     found.levels[44:50, :2] = (250.0, 2.0)  # white
-    found.levels[51 : 51 + FREEZE, 2] = 0.0  # frames 50 to 62 are one picture
-    found.levels[130 - FREEZE : 130, 2] = 0.0  # 117 to 129 too
+    found.levels[51:63, 2] = 0.0  # frames 50 to 62 are one picture
+    found.levels[118:130, 2] = 0.0  # 117 to 129 too
     found.levels[80:95, 2] = 0.0  # a pause amid a shot stays
-    found.levels[131 : 130 + FREEZE, 2] = 0.0  # and so do a few repeated frames
-    found.levels[181 - FREEZE :, 2] = 0.0
-    assert found.shots() == [(7, 44), (50 + FREEZE, 130 - FREEZE), (130, 180)]
+    found.levels[131:142, 2] = 0.0  # and so do 11 repeated frames at an end
+    found.levels[169:, 2] = 0.0
+    assert found.shots() == [(7, 44), (62, 118), (130, 180)]
 
 
 def test_a_still_shot_stays_and_a_black_one_goes() -> None:
