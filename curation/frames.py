@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import av
 import cv2
 import numpy as np
+from av.sidedata.sidedata import Type
+from av.video.reformatter import ColorRange
 
 from curation.sources.source import storable
 
@@ -40,7 +43,8 @@ class MediaError(Exception):
     """An input that cannot be curated; `error_class` goes to the ledger.
 
     Classes of this file: missing, empty, not_video, no_video_stream, corrupt, truncated,
-    size_changes; others add private_address, download_failed, encode, caption, scorer.
+    size_changes, clock_restarts; others add private_address, download_failed, encode, caption,
+    scorer.
     """
 
     def __init__(self, error_class: str, message: str) -> None:
@@ -52,13 +56,21 @@ class MediaError(Exception):
         return f"{self.error_class}: {self.message}"
 
 
+class Turn(NamedTuple):
+    """How a stored picture is shown: mirrored left to right first, then turned."""
+
+    degrees: int = 0  # counter-clockwise: 0, 90, 180 or 270
+    is_mirrored: bool = False
+
+
 @dataclass(frozen=True)
 class Probe:
     """What a file is, read from its headers and its first frame."""
 
+    stream_index: int  # of the video in the file
     width: int  # display, px
     height: int  # display, px
-    rotation: int  # degrees counter-clockwise needed to show it upright, as ffmpeg counts
+    turn: Turn  # needed to show it upright
     sample_aspect: Fraction  # of the stored picture
     fps: float  # average; never used for times
     duration_s: float | None  # as the container says
@@ -72,7 +84,7 @@ class Probe:
     @property
     def upright_square(self) -> bool:
         """Whether the stored picture already is the displayed one."""
-        return self.rotation == 0 and self.sample_aspect == 1
+        return self.turn == Turn() and self.sample_aspect == 1
 
 
 def open_video(path: str | Path) -> av.container.InputContainer:
@@ -134,8 +146,9 @@ def is_cover_art(stream: av.VideoStream) -> bool:
 
 
 def video_stream(container: av.container.InputContainer) -> av.VideoStream:
-    """The first stream that is a video and not cover art."""
-    return next(s for s in container.streams.video if not is_cover_art(s))
+    """The video that counts: the container's default, else the first, cover art left out."""
+    videos = [s for s in container.streams.video if not is_cover_art(s)]
+    return next((s for s in videos if s.disposition & av.stream.Disposition.default), videos[0])
 
 
 def probe(path: str | Path) -> Probe:
@@ -150,13 +163,14 @@ def probe(path: str | Path) -> Probe:
         first = first_frame(container, stream)
         aspect = Fraction(stream.sample_aspect_ratio or 1)
         width, height = round(first.width * aspect), first.height
-        rotation = int(first.rotation) % 360
-        if rotation in (90, 270):
+        turn = turn_of(first)
+        if turn.degrees in (90, 270):
             width, height = height, width
         return Probe(
+            stream_index=stream.index,
             width=width,
             height=height,
-            rotation=rotation,
+            turn=turn,
             sample_aspect=aspect,
             fps=float(stream.average_rate or stream.guessed_rate or 0),
             duration_s=declared_duration_s(container, stream),
@@ -169,9 +183,26 @@ def probe(path: str | Path) -> Probe:
         )
 
 
+def turn_of(frame: av.VideoFrame) -> Turn:
+    """How a frame is to be shown, from its display matrix (ISO/IEC 14496-12, 8.2.2).
+
+    A row vector of stored coordinates times [[a, b], [c, d]] is the place on the screen, so a
+    determinant below 0 mirrors. Taken out, a turn is left, to the nearest of the four.
+    """
+    side_data: Any = frame.side_data  # typed as a dict by name, which it is not
+    matrix = side_data.get(Type.DISPLAYMATRIX)
+    if matrix is None:
+        return Turn()
+    a, b, _, c, d = np.frombuffer(matrix, np.int32)[:5].tolist()
+    is_mirrored = a * d - b * c < 0
+    if is_mirrored:
+        a, b = -a, -b
+    return Turn(90 * round(-math.degrees(math.atan2(b, a)) / 90) % 360, is_mirrored)
+
+
 def first_frame(container: av.container.InputContainer, stream: av.VideoStream) -> av.VideoFrame:
     """The first frame that decodes; MediaError corrupt when none does."""
-    for frame in readable(container.decode(stream)):
+    for frame in readable(decoded(container, stream)):
         return frame
     raise MediaError("corrupt", "the video stream holds no frame")
 
@@ -207,11 +238,13 @@ def declared_end_s(container: av.container.InputContainer, stream: av.VideoStrea
 class Timeline:
     """The presentation times of every displayed frame of a video, filled by one decode.
 
-    `pts` are the file's own stamps in `time_base` units, strictly increasing.
+    `pts` are the file's own stamps in `time_base` units, strictly increasing. `step`: it has none,
+    and they are counted, so many units a frame.
     """
 
-    def __init__(self, time_base: Fraction) -> None:
+    def __init__(self, time_base: Fraction, step: int | None = None) -> None:
         self.time_base = time_base
+        self.step = step
         self.pts: list[int] = []
         self.last_duration: int = 0
 
@@ -250,8 +283,8 @@ def decode(path: str | Path, *, num_threads: int) -> Iterator[tuple[Timeline, av
     """Every displayed frame of a file in order, once, with the timeline so far.
 
     Raises MediaError: corrupt when a packet does not decode, truncated when the data ends before
-    the container says so, size_changes when the stored picture does. They come when they are met,
-    so frames before them were already yielded.
+    the container says so, size_changes when the stored picture does, clock_restarts when time
+    jumps back. They come when they are met, so frames before them were already yielded.
     """
     with open_video(path) as container:
         stream = video_stream(container)
@@ -259,10 +292,10 @@ def decode(path: str | Path, *, num_threads: int) -> Iterator[tuple[Timeline, av
         stream.thread_type = "AUTO"
         stream.codec_context.thread_count = num_threads
         assert stream.time_base is not None
-        timeline = Timeline(stream.time_base)
+        timeline = Timeline(stream.time_base, step_without_stamps(container, stream))
         size: tuple[int, int] | None = None
         try:
-            for frame in readable(container.decode(stream)):
+            for frame in readable(decoded(container, stream)):
                 if frame.is_corrupt:
                     raise MediaError("corrupt", "damaged picture")
                 pts = display_pts(container, timeline, frame)
@@ -271,7 +304,8 @@ def decode(path: str | Path, *, num_threads: int) -> Iterator[tuple[Timeline, av
                 if timeline.pts and pts <= timeline.pts[-1]:
                     back_s = float((timeline.pts[-1] - pts) * timeline.time_base)
                     if back_s > MAX_STEP_BACK_S:
-                        raise MediaError("corrupt", f"time jumps back by {back_s:.2f} s")
+                        message = f"by {back_s:.2f} s after {at_s(timeline):.2f} s"
+                        raise MediaError("clock_restarts", f"time jumps back {message}")
                     continue  # a repeated stamp is never shown
                 size = size or (frame.width, frame.height)
                 if size != (frame.width, frame.height):
@@ -291,9 +325,36 @@ def decode(path: str | Path, *, num_threads: int) -> Iterator[tuple[Timeline, av
         check_complete(container, stream, timeline)
 
 
+def decoded(
+    container: av.container.InputContainer, stream: av.VideoStream
+) -> Iterator[av.VideoFrame]:
+    """Every frame that decodes; raises what PyAV raises.
+
+    An empty packet says that the picture before it stays (Theora); only the last one, which has no
+    time and ends the stream, is for a decoder.
+    """
+    for packet in container.demux(stream):
+        if packet.size or (packet.pts is None and packet.dts is None):
+            yield from packet.decode()
+
+
 def at_s(timeline: Timeline) -> float:
     """How far a decode has come, in seconds."""
     return timeline.duration_s if timeline.pts else 0.0
+
+
+def step_without_stamps(
+    container: av.container.InputContainer, stream: av.VideoStream
+) -> int | None:
+    """Ticks of a frame where the file is a bare stream without any stamp (.h264, .m2v); else None.
+
+    Its frames are shown at the rate that its headers say.
+    """
+    if not av.format.Flags(container.format.flags) & av.format.Flags.no_timestamps:
+        return None
+    rate = stream.average_rate or stream.guessed_rate
+    assert stream.time_base is not None
+    return max(1, round(1 / (rate * stream.time_base))) if rate else None
 
 
 def stamps_decode_order(container: av.container.InputContainer) -> bool:
@@ -305,6 +366,8 @@ def display_pts(
     container: av.container.InputContainer, timeline: Timeline, frame: av.VideoFrame
 ) -> int | None:
     """When a frame is shown, in time base units; AVI's are taken as ffmpeg takes them."""
+    if timeline.step:
+        return timeline.num_frames * timeline.step
     if not stamps_decode_order(container):
         return frame.pts
     if frame.dts is None and timeline.num_frames > 1:  # flushed at the end
@@ -354,6 +417,18 @@ def luma(frame: av.VideoFrame) -> np.ndarray:
     return frame.reformat(format="gray").to_ndarray()
 
 
+def stored_luma(frame: av.VideoFrame) -> np.ndarray | None:
+    """The brightness plane of planar YUV of 8 to 16 bits, uint8 [H, W]; None for other formats."""
+    name, bits = frame.format.name, frame.format.components[0].bits
+    if not name.startswith("yuv") or not frame.format.is_planar or name.endswith("be"):
+        return None
+    if bits == 8:
+        return plane(frame, 0)
+    data = frame.planes[0]
+    lines = np.frombuffer(memoryview(data), np.uint16).reshape(data.height, -1)[:, : data.width]
+    return (lines >> (bits - 8)).astype(np.uint8)
+
+
 def plane(frame: av.VideoFrame, index: int) -> np.ndarray:
     """One 8-bit plane as a view on the decoder's memory, without the padding of its lines."""
     data = frame.planes[index]
@@ -363,19 +438,32 @@ def plane(frame: av.VideoFrame, index: int) -> np.ndarray:
 
 
 def small_bgr(frame: av.VideoFrame, size: tuple[int, int]) -> np.ndarray:
-    """The picture shrunk to `size` = (width, height) px, even, as uint8 [H, W, 3], not rotated.
+    """The picture of `small_pictures` in colour alone."""
+    return small_pictures(frame, size)[0]
 
-    4:2:0 frames are shrunk plane by plane before they are converted. The matrix is BT.601 whatever
-    the file says: for comparing frames of one video with each other that does not matter.
+
+def small_pictures(
+    frame: av.VideoFrame, size: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray, bool]:
+    """The picture shrunk to `size` = (width, height) px, even, not rotated.
+
+    As uint8 BGR [H, W, 3]; its brightness [H, W]; and whether that is of full range. 4:2:0 frames
+    are shrunk plane by plane before they are converted. The matrix is BT.601 whatever the file
+    says: for comparing frames of one video with each other that does not matter.
     """
+    is_full_range = "yuvj" in frame.format.name or frame.color_range == ColorRange.JPEG
     if frame.format.name not in ("yuv420p", "yuvj420p"):
-        return shrink(frame.reformat(format="bgr24").to_ndarray(), size)
+        small = shrink(frame.reformat(format="bgr24").to_ndarray(), size)
+        stored = stored_luma(frame)
+        if stored is None:
+            return small, cv2.cvtColor(small, cv2.COLOR_BGR2GRAY), True
+        return small, shrink(stored, size), is_full_range
     width, height = size
     i420 = np.empty((height * 3 // 2, width), np.uint8)
     i420[:height] = shrink(plane(frame, 0), size)
     chroma = [shrink(plane(frame, i), (width // 2, height // 2)) for i in (1, 2)]
     i420[height:] = np.concatenate([c.reshape(-1) for c in chroma]).reshape(-1, width)
-    return cv2.cvtColor(i420, cv2.COLOR_YUV2BGR_I420)
+    return cv2.cvtColor(i420, cv2.COLOR_YUV2BGR_I420), i420[:height], is_full_range
 
 
 def shrink(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -390,6 +478,8 @@ def shrink(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return cv2.resize(picture, size, interpolation=cv2.INTER_LINEAR)
 
 
-def upright(picture: np.ndarray, rotation: int) -> np.ndarray:
-    """Turn a stored picture [H, W, ...] by a multiple of 90 degrees so that it is shown upright."""
-    return np.ascontiguousarray(np.rot90(picture, rotation // 90)) if rotation else picture
+def upright(picture: np.ndarray, turn: Turn) -> np.ndarray:
+    """Turn a stored picture [H, W, ...] so that it is shown upright."""
+    if turn.is_mirrored:
+        picture = picture[:, ::-1]
+    return np.ascontiguousarray(np.rot90(picture, turn.degrees // 90))

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -106,13 +107,19 @@ def curate_file(source: Source, pipeline: Pipeline, watch: Stopwatch, beat: Beat
     candidates = judge_clips(source, analysis, header, pipeline)
     spans = [c.span for c in candidates if c.is_kept]
     with watch.stage("cut"):
-        cuts = cut(path, probe, analysis.timeline, spans, pipeline.cut, lambda: beat("cut", 0.0))
-    clips = dict(zip(spans, cuts, strict=True))
+        timeline, signatures = analysis.timeline, analysis.signatures
+        beat_cut = partial(beat, "cut", 0.0)
+        cuts = cut(path, probe, timeline, signatures, spans, pipeline.cut, beat_cut)
+    made = dict(zip(spans, cuts, strict=True))
+    clips = {span: clip for span, clip in made.items() if isinstance(clip, Clip)}
+    errors = {span: error for span, error in made.items() if isinstance(error, MediaError)}
+    candidates = [replace(c, error=c.error or errors.get(c.span)) for c in candidates]
     scores = dict(header) | {
         "duration": analysis.timeline.duration_s,
         "watermark": analysis.watermark.score,
     }
     outcome = video_outcome(analysis, candidates, pipeline)
+    outcome |= {"partial": str(analysis.broke) if analysis.broke else None}
     video = video_row(source, scores, outcome, watch.stage_s, analysis.watermark.box)
     return collect(source, video, analysis, candidates, clips, pipeline)
 
@@ -182,6 +189,9 @@ def video_outcome(
     """The outcome columns of a decoded video: those of the clip that came furthest."""
     if not candidates:
         return outside(analysis)
+    lost = [c for c in candidates if c.error and c.error.error_class == "encode"]
+    if lost and not any(c.is_kept for c in candidates):
+        return outcome_of(lost[0])
     scored = [c for c in candidates if c.error is None]
     if not scored:
         return outcome_of(candidates[0])

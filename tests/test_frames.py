@@ -14,7 +14,7 @@ import pytest
 from conftest import MakeVideo, Shot, ffmpeg, read_frames
 
 from curation import frames
-from curation.frames import MediaError, Timeline, decode, probe
+from curation.frames import MediaError, Timeline, Turn, decode, probe
 from curation.pipelines import Pipeline
 from curation.sources import Source
 from curation.videos import curate_video
@@ -141,7 +141,7 @@ def rotated(source: Path, degrees: int) -> Path:
 def test_probe_tells_size_rate_length_codec_sound_and_title(make_video: MakeVideo) -> None:
     found = probe(make_video("titled.mp4", options=("-metadata", "title=A fine film")))
     assert (found.width, found.height, found.codec) == (320, 180, "h264")
-    assert (found.rotation, found.sample_aspect, found.upright_square) == (0, 1, True)
+    assert (found.turn, found.sample_aspect, found.upright_square) == (Turn(), 1, True)
     assert found.fps == pytest.approx(25)
     assert found.duration_s == pytest.approx(3.6)
     assert (found.title, found.has_audio, found.transfer) == ("A fine film", False, None)
@@ -155,7 +155,7 @@ def test_probe_shows_rotated_video_upright(
 ) -> None:
     found = probe(rotated(make_video("plain.mp4"), degrees))
     assert (found.width, found.height) == size
-    assert found.rotation == degrees
+    assert found.turn == Turn(degrees)
     assert not found.upright_square
 
 
@@ -197,14 +197,6 @@ def test_small_pictures_equal_the_slow_way(make_video: MakeVideo) -> None:
 # -- bad media
 
 
-def test_recordings_joined_with_their_own_clocks_are_failed(make_video: MakeVideo) -> None:
-    """Their second half would otherwise be lost, as frames whose time has passed."""
-    one = make_video("plain.ts")
-    joined = one.with_name("joined.ts")
-    joined.write_bytes(2 * one.read_bytes())
-    expect_failed(joined, "corrupt")
-
-
 def test_a_stream_that_appears_in_the_middle(make_video: MakeVideo) -> None:
     """PyAV raises IndexError there; packets of the second half have an id that no table names."""
     one = make_video("renamed.ts")
@@ -215,15 +207,6 @@ def test_a_stream_that_appears_in_the_middle(make_video: MakeVideo) -> None:
     renamed = one.with_name("in_the_middle.ts")
     renamed.write_bytes(data)
     expect_failed(renamed, "corrupt")
-
-
-def test_a_picture_that_changes_its_size_is_failed(make_video: MakeVideo) -> None:
-    wide = make_video("wide.ts", shots=[Shot("test", 0.5)])
-    later = ("-output_ts_offset", 0.5)
-    tall = make_video("tall.ts", shots=[Shot("test", 0.5)], size="180x320", options=later)
-    both = wide.with_name("both.ts")
-    both.write_bytes(wide.read_bytes() + tall.read_bytes())
-    expect_failed(both, "size_changes")
 
 
 def text_file(media: Path) -> Path:

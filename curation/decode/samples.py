@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from curation.decode.jpegs import jpeg_from_picture
-from curation.frames import luma, upright
+from curation.frames import Turn, luma, upright
 from curation.sources import Span
 
 T = TypeVar("T")
@@ -88,7 +88,7 @@ class ClipFrames:
         self,
         times_s: Callable[[float, float], list[float]],
         side_px: int,
-        rotation: int,
+        turn: Turn,
         spans: Sequence[Span],
         *,
         as_shown: bool = False,
@@ -97,7 +97,7 @@ class ClipFrames:
         self.as_shown = as_shown
         self.pick = shown_at if as_shown else nearest
         self.side_px = side_px
-        self.rotation = rotation
+        self.turn = turn
         self.waiting = sorted(
             {(t, s.start_s, s.end_s) for s in spans for t in times_s(s.start_s, s.end_s)}
         )
@@ -125,7 +125,7 @@ class ClipFrames:
         if inside:
             time_s, frame = self.pick(inside, ideal_s)
             if not any(time_s == known for known, _ in self.taken[-2 * MAX_SAMPLES :]):
-                self.taken.append((time_s, jpeg(shrink(frame, self.side_px), self.rotation)))
+                self.taken.append((time_s, jpeg(shrink(frame, self.side_px), self.turn)))
 
     def finish(self, end_s: float) -> None:
         """End the video; a given span that goes on behind its end makes do with the last frames."""
@@ -146,7 +146,7 @@ class ClipFrames:
             ]
         ideal = self.times_s(self.start_s, end_s)
         chosen = dict(nearest(scene.items, t) for t in ideal if scene.items)
-        self.taken += [(t, jpeg(f, self.rotation)) for t, f in chosen.items()]
+        self.taken += [(t, jpeg(f, self.turn)) for t, f in chosen.items()]
         self.start_s = end_s
 
     def of_clip(self, start_s: float, end_s: float) -> list[tuple[float, bytes]]:
@@ -165,14 +165,14 @@ def shrink(frame: av.VideoFrame, side_px: int) -> av.VideoFrame:
     return frame.reformat(width=width, height=height, format="rgb24")
 
 
-def jpeg(frame: av.VideoFrame, rotation: int) -> bytes:
+def jpeg(frame: av.VideoFrame, turn: Turn) -> bytes:
     """An RGB frame, turned upright, as JPEG bytes."""
-    return jpeg_from_picture(upright(frame.to_ndarray(), rotation))
+    return jpeg_from_picture(upright(frame.to_ndarray(), turn))
 
 
-def overlay_luma(frame: av.VideoFrame, rotation: int) -> np.ndarray:
+def overlay_luma(frame: av.VideoFrame, turn: Turn) -> np.ndarray:
     """The upright brightness that a logo is sought in, uint8 [H, W], short side OVERLAY_SIDE_PX."""
     stored = luma(frame)
     scale = min(1.0, OVERLAY_SIDE_PX / min(stored.shape))
     size = (round(stored.shape[1] * scale), round(stored.shape[0] * scale))
-    return upright(cv2.resize(stored, size, interpolation=cv2.INTER_AREA), rotation)
+    return upright(cv2.resize(stored, size, interpolation=cv2.INTER_AREA), turn)
