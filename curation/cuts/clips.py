@@ -8,6 +8,8 @@ that went into the encoder, of some copied and joined ones the picture that the 
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 import subprocess
 import tempfile
 from collections.abc import Callable
@@ -35,6 +37,7 @@ from curation.frames import (
     video_stream,
 )
 from curation.pipelines import Cut
+from curation.records import TRIED_AGAIN
 
 # Decoding for an encode starts this long before the clip: the first covers rounding, the others
 # the distance of keyframes in containers where a seek can land between them.
@@ -72,7 +75,7 @@ def cut(
     """Cut frames [first, last) of a video for every span, in order.
 
     `beat` is called as work advances. Where a clip cannot be made, or shows other frames than the
-    analysis saw, its place holds the MediaError, of class encode.
+    analysis saw, its place holds the MediaError, of class encode. Raises MediaError disk_full.
     """
     clips = copy_spans(path, probe, timeline, signatures, spans, settings, beat)
     out: list[Clip | MediaError] = []
@@ -81,8 +84,10 @@ def cut(
             out.append(
                 clips.get(span) or encode(path, probe, timeline, signatures, *span, settings, beat)
             )
-        except MediaError as error:  # of this clip alone
-            out.append(error)
+        except MediaError as error:
+            if error.error_class in TRIED_AGAIN:
+                raise
+            out.append(error)  # of this clip alone
         beat()
     return out
 
@@ -180,6 +185,9 @@ def encode(
     from the beginning. Raises MediaError encode when that is no better.
     """
     width, height = (max(2, side // 2 * 2) for side in (probe.width, probe.height))  # for 4:2:0
+    numbers = np.array(
+        [n for n in range(last - first) if n < FIRST_COMPARED or n % STEP_COMPARED == 0]
+    )
     starts_s = [None] if timeline.step else seeks_s(path, timeline, first)
     with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:
         target, look = str(Path(folder) / "clip.mp4"), str(Path(folder) / "look.yuv")
@@ -191,15 +199,19 @@ def encode(
                 .filter("crop", width, height, 0, 0)
                 .filter("setsar", "1")
             )
-            outputs = h264(picture, target, timeline, settings), compared(frames[1], look)
+            # Counted: where the picture changes its size all filters begin anew, behind the clip.
+            outputs = (
+                h264(picture, target, timeline, settings, last - first),
+                compared(frames[1], look, len(numbers)),
+            )
             try:
                 run_ffmpeg(ffmpeg.merge_outputs(*outputs), beat)
                 with open_video(target) as made:
                     check_times(made, timeline, first, last)
-                check_looks(Path(look).read_bytes(), signatures, first, last)
+                check_looks(Path(look).read_bytes(), signatures.of(first, last)[numbers], numbers)
                 break
-            except MediaError:
-                if attempt == len(starts_s):
+            except MediaError as error:
+                if error.error_class != "encode" or attempt == len(starts_s):
                     raise
         return Clip(Path(target).read_bytes(), width, height, "h264", "encoded")
 
@@ -221,12 +233,11 @@ def decoded(
         # A repeated stamp is never shown.
         .filter("select", "isnan(prev_selected_pts)+gt(pts,prev_selected_pts)")
         .filter("trim", start_pts=timeline.pts[first], end_pts=timeline.end_pts(last))
-        .filter("trim", end_frame=last - first)  # a clock that begins anew comes by again
         .filter("setpts", "PTS-STARTPTS")
     )
 
 
-def compared(frames: Any, target: str) -> Any:
+def compared(frames: Any, target: str, num_frames: int) -> Any:
     """The ffmpeg-python output of the frames that are compared, small, end to end.
 
     As 4:2:0 of limited range: its grey was 4 levels darker than the brightness plane (9.0.2).
@@ -235,22 +246,20 @@ def compared(frames: Any, target: str) -> Any:
     some = frames.filter("select", f"lt(n,{FIRST_COMPARED})+not(mod(n,{STEP_COMPARED}))")
     small = some.filter("scale", side, side, flags="area", out_range="tv")
     small = small.filter("format", "yuv420p")
-    return ffmpeg.output(small, target, format="rawvideo", fps_mode="passthrough")
+    limit = {"frames:v": num_frames}
+    return ffmpeg.output(small, target, format="rawvideo", fps_mode="passthrough", **limit)
 
 
-def check_looks(data: bytes, signatures: Signatures, first: int, last: int) -> None:
-    """Raise MediaError encode unless what `compared` wrote is what the analysis saw."""
+def check_looks(data: bytes, wanted: np.ndarray, numbers: np.ndarray) -> None:
+    """Raise MediaError encode unless what `compared` wrote has the signatures wanted."""
     side = COMPARED_SIDE_PX
     pictures = np.frombuffer(data, np.uint8).reshape(-1, side * side * 3 // 2)
     lumas = pictures[:, : side * side].reshape(-1, side, side)
     found = [signature(luma, is_full_range=False) for luma in lumas]
-    numbers = np.array(
-        [n for n in range(last - first) if n < FIRST_COMPARED or n % STEP_COMPARED == 0]
-    )
-    check_same(np.array(found), signatures.of(first, last)[numbers], numbers)
+    check_same(np.array(found), wanted, numbers)
 
 
-def h264(picture: Any, target: str, timeline: Timeline, settings: Cut) -> Any:
+def h264(picture: Any, target: str, timeline: Timeline, settings: Cut, num_frames: int) -> Any:
     """The ffmpeg-python output that writes a picture stream to an mp4 with its own times."""
     return ffmpeg.output(
         picture,
@@ -265,7 +274,7 @@ def h264(picture: Any, target: str, timeline: Timeline, settings: Cut) -> Any:
         video_track_timescale=timescale(timeline.time_base),
         map_metadata=-1,
         fflags="+bitexact",
-        **{"flags:v": "+bitexact"},
+        **{"flags:v": "+bitexact", "frames:v": num_frames},
     )
 
 
@@ -306,7 +315,16 @@ def run_ffmpeg(command: Any, beat: Callable[[], None]) -> None:
                 beat()
         if process.wait() != 0:
             errors.seek(0)  # the cause comes first, what it led to after
-            raise MediaError("encode", f"ffmpeg failed: {errors.read().strip()[:500]}")
+            said = errors.read().strip()
+            if os.strerror(errno.ENOSPC) in said or is_full(Path.cwd()):
+                raise MediaError("disk_full", f"ffmpeg failed: {said[:500]}; give TMPDIR more room")
+            raise MediaError("encode", f"ffmpeg failed: {said[:500]}")
+
+
+def is_full(folder: Path) -> bool:
+    """Whether a folder's disk has no room for a page: ffmpeg may die of that without a word."""
+    room = os.statvfs(folder)
+    return room.f_bavail * room.f_frsize < 4096
 
 
 def check_times(
