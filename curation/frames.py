@@ -217,7 +217,8 @@ def declared_duration_s(
     """
     if stream.duration is not None and stream.time_base is not None:
         return float(stream.duration * stream.time_base)
-    for key, tag in stream.metadata.items():  # Matroska: "00:01:02.345000000", or DURATION-eng
+    # Matroska: "00:01:02.345000000" as DURATION; DURATION-eng is often left over from another file.
+    for key, tag in sorted(stream.metadata.items()):
         if key.startswith("DURATION") and (match := re.fullmatch(r"(\d+):(\d+):([\d.]+)", tag)):
             hours, minutes, seconds = match.groups()
             return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
@@ -317,12 +318,12 @@ def decode(path: str | Path, *, num_threads: int) -> Iterator[tuple[Timeline, av
             if error.error_class != "corrupt":
                 raise
             # Half a packet does not decode either: what follows it tells the two apart.
-            check_complete(container, stream, timeline)
+            check_complete(path, container, stream, timeline)
             where = f"after {at_s(timeline):.2f} s: {error.message}"
             raise MediaError("corrupt", where) from error
         if not timeline.pts:
             raise MediaError("corrupt", "no frame decodes")
-        check_complete(container, stream, timeline)
+        check_complete(path, container, stream, timeline)
 
 
 def decoded(
@@ -387,10 +388,61 @@ def check_samples(
         raise MediaError("truncated", f"the file has {size} bytes; its video goes on to {end}")
 
 
+def declared_bytes(path: str | Path) -> int:
+    """How long a file says that it is, in bytes, by its outermost box; 0 where none says.
+
+    AVI: the size of its RIFF chunk. Matroska: that of its segment (RFC 8794, 4 and 6: an ID, then a
+    size whose leading zero bits tell its length; all ones: not known).
+    """
+    with Path(path).open("rb") as file:
+        head = file.read(4096)
+    if head[:4] == b"RIFF":
+        return 8 + int.from_bytes(head[4:8], "little")
+    if head[:4] != b"\x1a\x45\xdf\xa3":  # EBML
+        return 0
+    at, size = 4, 0
+    for _ in range(2):  # the EBML header, then, behind its content and an ID, the segment
+        length = 9 - head[at].bit_length() if at < len(head) else 9
+        mask = (1 << 7 * length) - 1
+        size = int.from_bytes(head[at : at + length]) & mask
+        if length > 8 or size == mask or at + length + size + 4 >= len(head):
+            break
+        at += length + size + 4
+    return 0 if length > 8 or size == mask else at + length + size
+
+
+def packets_s(path: str | Path) -> float:
+    """How long the video's packets go on, in seconds, by reading them all without decoding.
+
+    Raises MediaError as open_video does, and corrupt.
+    """
+    with open_video(path) as container:
+        stream = video_stream(container)
+        assert stream.time_base is not None
+        step = step_without_stamps(container, stream)
+        reading = readable(container.demux(stream))
+        shown = [(p.pts, p.duration or 0) for p in reading if p.size]
+        known = [(pts, duration) for pts, duration in shown if pts is not None]
+        if step or not known:
+            return float(len(shown) * (step or 0) * stream.time_base)
+        length = max(pts + duration for pts, duration in known) - min(pts for pts, _ in known)
+        return float(length * stream.time_base)
+
+
 def check_complete(
-    container: av.container.InputContainer, stream: av.VideoStream, timeline: Timeline
+    path: str | Path,
+    container: av.container.InputContainer,
+    stream: av.VideoStream,
+    timeline: Timeline,
 ) -> None:
-    """Raise MediaError truncated when the data ends earlier than the container declares."""
+    """Raise MediaError truncated when the data ends early, by the container's time and its bytes.
+
+    A time alone proves nothing: tags are left over from other files, recorders never fill them in.
+    """
+    size = Path(path).stat().st_size
+    indexed = max((entry.pos + entry.size for entry in stream.index_entries), default=0)
+    if max(indexed, declared_bytes(path)) <= size:
+        return
     declared_s = declared_end_s(container, stream)
     # A sparse VFR file may be short in seconds yet whole: then every declared frame was there.
     if declared_s is None or timeline.num_frames == stream.frames:

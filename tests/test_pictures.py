@@ -100,7 +100,9 @@ def test_every_part_of_a_joined_clip_begins_with_the_picture_that_was_seen(
 
 def test_a_stream_whose_headers_change_is_not_copied(make_video: MakeVideo) -> None:
     """The header of a copy is the first one."""
-    one = make_video("one.ts", shots=SHOTS[:1], options=("-x264-params", "ref=1:bframes=0:keyint=30"))
+    one = make_video(
+        "one.ts", shots=SHOTS[:1], options=("-x264-params", "ref=1:bframes=0:keyint=30")
+    )
     later = ("-x264-params", "ref=1:bframes=0:cabac=0:keyint=30", "-output_ts_offset", 2.4)
     two = make_video("two.ts", shots=SHOTS[1:2], options=later)
     both = one.with_name("both.ts")
