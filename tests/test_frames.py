@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import struct
 from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,8 +16,8 @@ from conftest import MakeVideo, Shot, ffmpeg, read_frames
 
 from curation import frames
 from curation.frames import MediaError, Timeline, Turn, decode, probe
-from curation.pipelines import Pipeline
-from curation.sources import Source
+from curation.pipelines import Pipeline, Rule
+from curation.sources import Source, Span
 from curation.videos import curate_video
 
 FAST = ("-movflags", "+faststart")
@@ -180,6 +181,45 @@ def test_probe_names_hdr_transfers(make_video: MakeVideo, transfer: str) -> None
 def test_matroska_durations_are_read_whatever_their_tag_says() -> None:
     stream = SimpleNamespace(duration=None, metadata={"DURATION-eng": "00:01:02.500000000"})
     assert frames.declared_duration_s(None, stream) == 62.5  # type: ignore[arg-type]
+
+
+# -- headers that say less or more than there is
+
+
+def test_a_stale_tag_is_no_truncation(make_video: MakeVideo) -> None:
+    source = make_video("plain.mp4")
+    path = source.with_name("stale.mkv")
+    ffmpeg("-i", source, "-c", "copy", "-metadata:s:v", "DURATION-eng=00:15:02.193000000", path)
+    assert len(times(path)) - 1 == 90
+
+
+def short_flv(make_video: MakeVideo) -> Path:
+    """An FLV whose header says 0.9 s of 3.6, as recorders leave it that are cut off."""
+    source = make_video("plain.flv", options=("-c:v", "flv1"))
+    data = source.read_bytes()
+    at = data.index(b"duration") + len(b"duration") + 1  # a name, then 0: a number of 8 bytes
+    path = source.with_name("short.flv")
+    path.write_bytes(data[:at] + struct.pack(">d", 0.9) + data[at + 8 :])
+    assert probe(path).duration_s == pytest.approx(0.9)
+    return path
+
+
+def test_a_header_that_says_too_little_rejects_nothing(make_video: MakeVideo) -> None:
+    path = short_flv(make_video)
+    pipeline = Pipeline(rules={"duration": Rule(min=1.1)})
+    spans = (Span(1.2, 3.2),)  # behind the end that the header tells
+    source = Source(url=str(path), path=str(path), spans=spans)
+    result = curate_video(source, pipeline, path.parent, lambda stage, at_s: None)
+    assert [clip.row["num_frames"] for clip in result.clips] == [50]
+
+
+def test_a_video_that_is_too_short_is_still_not_decoded(make_video: MakeVideo) -> None:
+    path = short_flv(make_video)
+    source = Source(url=str(path), path=str(path))
+    pipeline = Pipeline(rules={"duration": Rule(min=5)})
+    result = curate_video(source, pipeline, path.parent, lambda stage, at_s: None)
+    assert result.video["rule"] == "duration" and "decode" not in result.video["stage_s"]
+    assert result.video["value"] == pytest.approx(3.6, abs=0.05)
 
 
 # -- pictures
