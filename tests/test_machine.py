@@ -12,16 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import MakeVideo, Shot
+from conftest import MakeVideo, Shot, analysed
 
 from curation import downloads, videos
 from curation.cuts import clips
 from curation.flow.holdings import forget, take_over
-from curation.frames import MediaError
+from curation.frames import MediaError, probe
 from curation.pipelines import Cut, Download, Pipeline
 from curation.records import TRIED_AGAIN, failed_row
 from curation.shards import Dataset, write_commit
 from curation.sources import Source, Span
+
+NO_JOINS = Cut(joins=False)
 
 
 @pytest.fixture(scope="session")
@@ -31,9 +33,7 @@ def make_video(make_video: MakeVideo) -> MakeVideo:
 
 def outcome(path: Path) -> tuple[str, str]:
     source = Source(url=str(path), path=str(path), id="video", spans=(Span(0.2, 1.0),))
-    result = videos.curate_video(
-        source, Pipeline(cut=Cut(joins=False)), path.parent, lambda *_: None
-    )
+    result = videos.curate_video(source, Pipeline(cut=NO_JOINS), path.parent, lambda *_: None)
     assert result.clips == []
     return result.video["decision"], result.video["error_class"]
 
@@ -46,6 +46,8 @@ def test_a_full_disk_is_not_the_videos_fault(
     monkeypatch.setattr(clips, "is_full", lambda folder: True)
     monkeypatch.setattr(clips, "h264", functools.partial(broken, clips.h264))
     assert outcome(path) == ("failed", "disk_full")
+    with pytest.raises(MediaError, match="disk_full"):  # no clip of it is judged
+        clips.cut(str(path), probe(path), *analysed(path), [(5, 25)], NO_JOINS, lambda: None)
     monkeypatch.setattr(clips, "is_full", lambda folder: False)
     assert outcome(path) == ("failed", "encode")
 
