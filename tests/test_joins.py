@@ -227,7 +227,7 @@ def test_changing_parameter_sets_are_not_joined(
     ffmpeg("-f", "concat", "-safe", 0, "-i", entries, "-c", "copy", path)
     for video, is_joined in ((parts[0], True), (path, False)):
         source = read_source(str(video), probe(video), joins=True)
-        assert source is not None and (source.headers is not None) == is_joined
+        assert (source is not None and source.headers is not None) == is_joined
 
 
 def test_colours_of_the_encoded_ends_are_the_sources(make_video: MakeVideo) -> None:
