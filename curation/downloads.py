@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 import imageio_ffmpeg
 import yt_dlp
 from yt_dlp.extractor.youtube import YoutubeIE
+from yt_dlp.networking.exceptions import CertificateVerifyError, HTTPError, TransportError
 
 from curation.frames import MediaError
 from curation.pipelines import Download
@@ -33,7 +34,7 @@ def download(source: Source, folder: Path, settings: Download, beat: Callable[[]
     """Fetch a source's video into `folder` and return the source with path, id and site data.
 
     Sound is not fetched: clips carry none. `beat` is called as bytes arrive.
-    Raises MediaError: private_address, download_failed.
+    Raises MediaError: private_address, download_failed, unreachable.
     """
     if not settings.allow_private:
         refuse_private(source.url)
@@ -56,8 +57,24 @@ def download(source: Source, folder: Path, settings: Download, beat: Callable[[]
         with yt_dlp.YoutubeDL(options) as downloader:
             info = downloader.extract_info(source.url, download=True)
     except yt_dlp.utils.YoutubeDLError as error:
-        raise MediaError("download_failed", str(error).removeprefix("ERROR: ")) from error
+        kind = "unreachable" if is_passing(error) else "download_failed"
+        raise MediaError(kind, str(error).removeprefix("ERROR: ")) from error
     return with_site_data(source, info, downloaded_file(info))
+
+
+def is_passing(error: BaseException | None) -> bool:
+    """Whether a failed download tells of the network or of a server's bad moment, not of the video.
+
+    Statuses: RFC 9110, 15.6; 408, 425 and 429 ask for another try, too.
+    """
+    while error is not None:
+        if isinstance(error, HTTPError):
+            return error.status >= 500 or error.status in (408, 425, 429)
+        if isinstance(error, TransportError):
+            return not isinstance(error, CertificateVerifyError)
+        inner = getattr(error, "exc_info", None) or (None, None)
+        error = error.__cause__ or inner[1]
+    return False
 
 
 def id_in(url: str) -> str | None:
@@ -109,7 +126,9 @@ def refuse_private(url: str) -> None:
     try:
         addresses = {info[4][0] for info in socket.getaddrinfo(host, None)}
     except OSError as error:
-        raise MediaError("download_failed", f"cannot find the host {host!r}: {error}") from error
+        passes = error.errno == socket.EAI_AGAIN  # what a lost network looks like
+        kind = "unreachable" if passes else "download_failed"
+        raise MediaError(kind, f"cannot find the host {host!r}: {error}") from error
     for address in addresses:
         if not ipaddress.ip_address(str(address).split("%")[0]).is_global:
             raise MediaError(

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import av
+import numpy as np
+from av.sidedata.sidedata import Type
 
 from curation.sources.source import storable
 
@@ -38,7 +41,8 @@ class MediaError(Exception):
     """An input that cannot be curated; `error_class` goes to the ledger.
 
     Classes of this file: missing, empty, not_video, no_video_stream, corrupt, truncated,
-    size_changes; others add private_address, download_failed, encode, caption, scorer.
+    size_changes, clock_restarts; others add private_address, download_failed, encode, caption,
+    scorer.
     """
 
     def __init__(self, error_class: str, message: str) -> None:
@@ -50,13 +54,21 @@ class MediaError(Exception):
         return f"{self.error_class}: {self.message}"
 
 
+class Turn(NamedTuple):
+    """How a stored picture is shown: mirrored left to right first, then turned."""
+
+    degrees: int = 0  # counter-clockwise: 0, 90, 180 or 270
+    is_mirrored: bool = False
+
+
 @dataclass(frozen=True)
 class Probe:
     """What a file is, read from its headers and its first frame."""
 
+    stream_index: int  # of the video in the file
     width: int  # display, px
     height: int  # display, px
-    rotation: int  # degrees counter-clockwise needed to show it upright, as ffmpeg counts
+    turn: Turn  # needed to show it upright
     sample_aspect: Fraction  # of the stored picture
     fps: float  # average; never used for times
     duration_s: float | None  # as the container says
@@ -70,7 +82,7 @@ class Probe:
     @property
     def upright_square(self) -> bool:
         """Whether the stored picture already is the displayed one."""
-        return self.rotation == 0 and self.sample_aspect == 1
+        return self.turn == Turn() and self.sample_aspect == 1
 
 
 def open_video(path: str | Path) -> av.container.InputContainer:
@@ -132,8 +144,9 @@ def is_cover_art(stream: av.VideoStream) -> bool:
 
 
 def video_stream(container: av.container.InputContainer) -> av.VideoStream:
-    """The first stream that is a video and not cover art."""
-    return next(s for s in container.streams.video if not is_cover_art(s))
+    """The video that counts: the container's default, else the first, cover art left out."""
+    videos = [s for s in container.streams.video if not is_cover_art(s)]
+    return next((s for s in videos if s.disposition & av.stream.Disposition.default), videos[0])
 
 
 def probe(path: str | Path) -> Probe:
@@ -148,13 +161,14 @@ def probe(path: str | Path) -> Probe:
         first = first_frame(container, stream)
         aspect = Fraction(stream.sample_aspect_ratio or 1)
         width, height = round(first.width * aspect), first.height
-        rotation = int(first.rotation) % 360
-        if rotation in (90, 270):
+        turn = turn_of(first)
+        if turn.degrees in (90, 270):
             width, height = height, width
         return Probe(
+            stream_index=stream.index,
             width=width,
             height=height,
-            rotation=rotation,
+            turn=turn,
             sample_aspect=aspect,
             fps=float(stream.average_rate or stream.guessed_rate or 0),
             duration_s=declared_duration_s(container, stream),
@@ -167,9 +181,26 @@ def probe(path: str | Path) -> Probe:
         )
 
 
+def turn_of(frame: av.VideoFrame) -> Turn:
+    """How a frame is to be shown, from its display matrix (ISO/IEC 14496-12, 8.2.2).
+
+    A row vector of stored coordinates times [[a, b], [c, d]] is the place on the screen, so a
+    determinant below 0 mirrors. Taken out, a turn is left, to the nearest of the four.
+    """
+    side_data: Any = frame.side_data  # typed as a dict by name, which it is not
+    matrix = side_data.get(Type.DISPLAYMATRIX)
+    if matrix is None:
+        return Turn()
+    a, b, _, c, d = np.frombuffer(matrix, np.int32)[:5].tolist()
+    is_mirrored = a * d - b * c < 0
+    if is_mirrored:
+        a, b = -a, -b
+    return Turn(90 * round(-math.degrees(math.atan2(b, a)) / 90) % 360, is_mirrored)
+
+
 def first_frame(container: av.container.InputContainer, stream: av.VideoStream) -> av.VideoFrame:
     """The first frame that decodes; MediaError corrupt when none does."""
-    for frame in readable(container.decode(stream)):
+    for frame in readable(decoded(container, stream)):
         return frame
     raise MediaError("corrupt", "the video stream holds no frame")
 
@@ -184,7 +215,8 @@ def declared_duration_s(
     """
     if stream.duration is not None and stream.time_base is not None:
         return float(stream.duration * stream.time_base)
-    for key, tag in stream.metadata.items():  # Matroska: "00:01:02.345000000", or DURATION-eng
+    # Matroska: "00:01:02.345000000" as DURATION; DURATION-eng is often left over from another file.
+    for key, tag in sorted(stream.metadata.items()):
         if key.startswith("DURATION") and (match := re.fullmatch(r"(\d+):(\d+):([\d.]+)", tag)):
             hours, minutes, seconds = match.groups()
             return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
@@ -205,11 +237,13 @@ def declared_end_s(container: av.container.InputContainer, stream: av.VideoStrea
 class Timeline:
     """The presentation times of every displayed frame of a video, filled by one decode.
 
-    `pts` are the file's own stamps in `time_base` units, strictly increasing.
+    `pts` are the file's own stamps in `time_base` units, strictly increasing. `step`: it has none,
+    and they are counted, so many units a frame.
     """
 
-    def __init__(self, time_base: Fraction) -> None:
+    def __init__(self, time_base: Fraction, step: int | None = None) -> None:
         self.time_base = time_base
+        self.step = step
         self.pts: list[int] = []
         self.last_duration: int = 0
 
@@ -248,8 +282,8 @@ def decode(path: str | Path, *, num_threads: int) -> Iterator[tuple[Timeline, av
     """Every displayed frame of a file in order, once, with the timeline so far.
 
     Raises MediaError: corrupt when a packet does not decode, truncated when the data ends before
-    the container says so, size_changes when the stored picture does. They come when they are met,
-    so frames before them were already yielded.
+    the container says so, size_changes when the stored picture does, clock_restarts when time
+    jumps back. They come when they are met, so frames before them were already yielded.
     """
     with open_video(path) as container:
         stream = video_stream(container)
@@ -257,10 +291,10 @@ def decode(path: str | Path, *, num_threads: int) -> Iterator[tuple[Timeline, av
         stream.thread_type = "AUTO"
         stream.codec_context.thread_count = num_threads
         assert stream.time_base is not None
-        timeline = Timeline(stream.time_base)
+        timeline = Timeline(stream.time_base, step_without_stamps(container, stream))
         size: tuple[int, int] | None = None
         try:
-            for frame in readable(container.decode(stream)):
+            for frame in readable(decoded(container, stream)):
                 if frame.is_corrupt:
                     raise MediaError("corrupt", "damaged picture")
                 pts = display_pts(container, timeline, frame)
@@ -269,7 +303,8 @@ def decode(path: str | Path, *, num_threads: int) -> Iterator[tuple[Timeline, av
                 if timeline.pts and pts <= timeline.pts[-1]:
                     back_s = float((timeline.pts[-1] - pts) * timeline.time_base)
                     if back_s > MAX_STEP_BACK_S:
-                        raise MediaError("corrupt", f"time jumps back by {back_s:.2f} s")
+                        message = f"by {back_s:.2f} s after {at_s(timeline):.2f} s"
+                        raise MediaError("clock_restarts", f"time jumps back {message}")
                     continue  # a repeated stamp is never shown
                 size = size or (frame.width, frame.height)
                 if size != (frame.width, frame.height):
@@ -281,17 +316,44 @@ def decode(path: str | Path, *, num_threads: int) -> Iterator[tuple[Timeline, av
             if error.error_class != "corrupt":
                 raise
             # Half a packet does not decode either: what follows it tells the two apart.
-            check_complete(container, stream, timeline)
+            check_complete(path, container, stream, timeline)
             where = f"after {at_s(timeline):.2f} s: {error.message}"
             raise MediaError("corrupt", where) from error
         if not timeline.pts:
             raise MediaError("corrupt", "no frame decodes")
-        check_complete(container, stream, timeline)
+        check_complete(path, container, stream, timeline)
+
+
+def decoded(
+    container: av.container.InputContainer, stream: av.VideoStream
+) -> Iterator[av.VideoFrame]:
+    """Every frame that decodes; raises what PyAV raises.
+
+    An empty packet says that the picture before it stays (Theora); only the last one, which has no
+    time and ends the stream, is for a decoder.
+    """
+    for packet in container.demux(stream):
+        if packet.size or (packet.pts is None and packet.dts is None):
+            yield from packet.decode()
 
 
 def at_s(timeline: Timeline) -> float:
     """How far a decode has come, in seconds."""
     return timeline.duration_s if timeline.pts else 0.0
+
+
+def step_without_stamps(
+    container: av.container.InputContainer, stream: av.VideoStream
+) -> int | None:
+    """Ticks of a frame where the file is a bare stream without any stamp (.h264, .m2v); else None.
+
+    Its frames are shown at the rate that its headers say.
+    """
+    if not av.format.Flags(container.format.flags) & av.format.Flags.no_timestamps:
+        return None
+    rate = stream.average_rate or stream.guessed_rate
+    assert stream.time_base is not None
+    return max(1, round(1 / (rate * stream.time_base))) if rate else None
 
 
 def stamps_decode_order(container: av.container.InputContainer) -> bool:
@@ -303,6 +365,8 @@ def display_pts(
     container: av.container.InputContainer, timeline: Timeline, frame: av.VideoFrame
 ) -> int | None:
     """When a frame is shown, in time base units; AVI's are taken as ffmpeg takes them."""
+    if timeline.step:
+        return timeline.num_frames * timeline.step
     if not stamps_decode_order(container):
         return frame.pts
     if frame.dts is None and timeline.num_frames > 1:  # flushed at the end
@@ -322,10 +386,61 @@ def check_samples(
         raise MediaError("truncated", f"the file has {size} bytes; its video goes on to {end}")
 
 
+def declared_bytes(path: str | Path) -> int:
+    """How long a file says that it is, in bytes, by its outermost box; 0 where none says.
+
+    AVI: the size of its RIFF chunk. Matroska: that of its segment (RFC 8794, 4 and 6: an ID, then a
+    size whose leading zero bits tell its length; all ones: not known).
+    """
+    with Path(path).open("rb") as file:
+        head = file.read(4096)
+    if head[:4] == b"RIFF":
+        return 8 + int.from_bytes(head[4:8], "little")
+    if head[:4] != b"\x1a\x45\xdf\xa3":  # EBML
+        return 0
+    at, size = 4, 0
+    for _ in range(2):  # the EBML header, then, behind its content and an ID, the segment
+        length = 9 - head[at].bit_length() if at < len(head) else 9
+        mask = (1 << 7 * length) - 1
+        size = int.from_bytes(head[at : at + length]) & mask
+        if length > 8 or size == mask or at + length + size + 4 >= len(head):
+            break
+        at += length + size + 4
+    return 0 if length > 8 or size == mask else at + length + size
+
+
+def packets_s(path: str | Path) -> float:
+    """How long the video's packets go on, in seconds, by reading them all without decoding.
+
+    Raises MediaError as open_video does, and corrupt.
+    """
+    with open_video(path) as container:
+        stream = video_stream(container)
+        assert stream.time_base is not None
+        step = step_without_stamps(container, stream)
+        reading = readable(container.demux(stream))
+        shown = [(p.pts, p.duration or 0) for p in reading if p.size]
+        known = [(pts, duration) for pts, duration in shown if pts is not None]
+        if step or not known:
+            return float(len(shown) * (step or 0) * stream.time_base)
+        length = max(pts + duration for pts, duration in known) - min(pts for pts, _ in known)
+        return float(length * stream.time_base)
+
+
 def check_complete(
-    container: av.container.InputContainer, stream: av.VideoStream, timeline: Timeline
+    path: str | Path,
+    container: av.container.InputContainer,
+    stream: av.VideoStream,
+    timeline: Timeline,
 ) -> None:
-    """Raise MediaError truncated when the data ends earlier than the container declares."""
+    """Raise MediaError truncated when the data ends early, by the container's time and its bytes.
+
+    A time alone proves nothing: tags are left over from other files, recorders never fill them in.
+    """
+    size = Path(path).stat().st_size
+    indexed = max((entry.pos + entry.size for entry in stream.index_entries), default=0)
+    if max(indexed, declared_bytes(path)) <= size:
+        return
     declared_s = declared_end_s(container, stream)
     # A sparse VFR file may be short in seconds yet whole: then every declared frame was there.
     if declared_s is None or timeline.num_frames == stream.frames:

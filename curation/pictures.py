@@ -5,6 +5,9 @@ from __future__ import annotations
 import av
 import cv2
 import numpy as np
+from av.video.reformatter import ColorRange
+
+from curation.frames import Turn
 
 
 def luma(frame: av.VideoFrame) -> np.ndarray:
@@ -12,6 +15,18 @@ def luma(frame: av.VideoFrame) -> np.ndarray:
     if frame.format.name in ("yuv420p", "yuvj420p", "yuv422p", "yuvj422p", "yuv444p", "nv12"):
         return plane(frame, 0)
     return frame.reformat(format="gray").to_ndarray()
+
+
+def stored_luma(frame: av.VideoFrame) -> np.ndarray | None:
+    """The brightness plane of planar YUV of 8 to 16 bits, uint8 [H, W]; None for other formats."""
+    name, bits = frame.format.name, frame.format.components[0].bits
+    if not name.startswith("yuv") or not frame.format.is_planar or name.endswith("be"):
+        return None
+    if bits == 8:
+        return plane(frame, 0)
+    data = frame.planes[0]
+    lines = np.frombuffer(memoryview(data), np.uint16).reshape(data.height, -1)[:, : data.width]
+    return (lines >> (bits - 8)).astype(np.uint8)
 
 
 def plane(frame: av.VideoFrame, index: int) -> np.ndarray:
@@ -23,19 +38,32 @@ def plane(frame: av.VideoFrame, index: int) -> np.ndarray:
 
 
 def small_bgr(frame: av.VideoFrame, size: tuple[int, int]) -> np.ndarray:
-    """The picture shrunk to `size` = (width, height) px, even, as uint8 [H, W, 3], not rotated.
+    """The picture of `small_pictures` in colour alone."""
+    return small_pictures(frame, size)[0]
 
-    4:2:0 frames are shrunk plane by plane before they are converted. The matrix is BT.601 whatever
-    the file says: for comparing frames of one video with each other that does not matter.
+
+def small_pictures(
+    frame: av.VideoFrame, size: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray, bool]:
+    """The picture shrunk to `size` = (width, height) px, even, not rotated.
+
+    As uint8 BGR [H, W, 3]; its brightness [H, W]; and whether that is of full range. 4:2:0 frames
+    are shrunk plane by plane before they are converted. The matrix is BT.601 whatever the file
+    says: for comparing frames of one video with each other that does not matter.
     """
+    is_full_range = "yuvj" in frame.format.name or frame.color_range == ColorRange.JPEG
     if frame.format.name not in ("yuv420p", "yuvj420p"):
-        return shrink(frame.reformat(format="bgr24").to_ndarray(), size)
+        small = shrink(frame.reformat(format="bgr24").to_ndarray(), size)
+        stored = stored_luma(frame)
+        if stored is None:
+            return small, cv2.cvtColor(small, cv2.COLOR_BGR2GRAY), True
+        return small, shrink(stored, size), is_full_range
     width, height = size
     i420 = np.empty((height * 3 // 2, width), np.uint8)
     i420[:height] = shrink(plane(frame, 0), size)
     chroma = [shrink(plane(frame, i), (width // 2, height // 2)) for i in (1, 2)]
     i420[height:] = np.concatenate([c.reshape(-1) for c in chroma]).reshape(-1, width)
-    return cv2.cvtColor(i420, cv2.COLOR_YUV2BGR_I420)
+    return cv2.cvtColor(i420, cv2.COLOR_YUV2BGR_I420), i420[:height], is_full_range
 
 
 def shrink(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -50,6 +78,8 @@ def shrink(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return cv2.resize(picture, size, interpolation=cv2.INTER_LINEAR)
 
 
-def upright(picture: np.ndarray, rotation: int) -> np.ndarray:
-    """Turn a stored picture [H, W, ...] by a multiple of 90 degrees so that it is shown upright."""
-    return np.ascontiguousarray(np.rot90(picture, rotation // 90)) if rotation else picture
+def upright(picture: np.ndarray, turn: Turn) -> np.ndarray:
+    """Turn a stored picture [H, W, ...] so that it is shown upright."""
+    if turn.is_mirrored:
+        picture = picture[:, ::-1]
+    return np.ascontiguousarray(np.rot90(picture, turn.degrees // 90))

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 # Called with the stage and the position in the video, in seconds, whenever there is progress.
 Beat = Callable[[str, float], None]
+# Faults of the machine or the network, no verdict on a video: the next run tries again by itself.
+TRIED_AGAIN = frozenset({"disk_full", "no_memory", "unreachable", "lost"})
 MAX_MESSAGE = 2000  # characters of an error that a ledger row holds: a traceback, not a log
 
 

@@ -5,12 +5,14 @@ Runs inside a media process (flow/media_processes.py), so a crash or a hang here
 
 from __future__ import annotations
 
+import errno
 import math
 import resource
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ from curation.decode.analyses import Analysis, analyse
 from curation.decode.tracks import scoring
 from curation.downloads import download
 from curation.frames import MediaError
-from curation.pipelines import Pipeline
+from curation.pipelines import Pipeline, Rule
 from curation.records import (
     Beat,
     Candidate,
@@ -77,6 +79,21 @@ def curate_video(source: Source, pipeline: Pipeline, folder: Path, beat: Beat) -
     except MediaError as error:
         row = failed_row(source, error.error_class, error.message, stage_s=watch.stage_s)
         return VideoResult([row])
+    except (OSError, MemoryError) as error:
+        found = machine_error(error)
+        if found is None:
+            raise
+        row = failed_row(source, found.error_class, found.message, stage_s=watch.stage_s)
+        return VideoResult([row])
+
+
+def machine_error(error: OSError | MemoryError) -> MediaError | None:
+    """The fault of the machine that an error tells of, or None."""
+    if isinstance(error, MemoryError):
+        return MediaError("no_memory", "the machine has no memory left for this video")
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return MediaError("disk_full", f"{error}; give TMPDIR more room")
+    return None
 
 
 def fetch(source: Source, pipeline: Pipeline, folder: Path, beat: Beat) -> Source:
@@ -95,6 +112,11 @@ def curate_file(source: Source, pipeline: Pipeline, watch: Stopwatch, beat: Beat
         probe = frames.probe(path)
     source = replace(source, title=source.title or probe.title)
     header = header_scores(probe)
+    too_short = judge_headers({}, rules_of_length(pipeline), probe.duration_s)
+    if probe.duration_s and (too_short or any(s.end_s > probe.duration_s for s in source.spans)):
+        # A header may say less than there is: FLV's is often never filled in.
+        length_s = max(probe.duration_s, frames.packets_s(path))
+        probe = replace(probe, duration_s=length_s)
     # Given spans may lie anywhere, so only the video's own length is a bound on theirs.
     verdict = judge_headers(header, pipeline.rules, probe.duration_s)
     if verdict:
@@ -105,15 +127,26 @@ def curate_file(source: Source, pipeline: Pipeline, watch: Stopwatch, beat: Beat
     candidates = judge_clips(source, analysis, header, pipeline)
     spans = [c.span for c in candidates if c.is_kept]
     with watch.stage("cut"):
-        cuts = cut(path, probe, analysis.timeline, spans, pipeline.cut, lambda: beat("cut", 0.0))
-    clips = dict(zip(spans, cuts, strict=True))
+        timeline, signatures = analysis.timeline, analysis.signatures
+        beat_cut = partial(beat, "cut", 0.0)
+        cuts = cut(path, probe, timeline, signatures, spans, pipeline.cut, beat_cut)
+    made = dict(zip(spans, cuts, strict=True))
+    clips = {span: clip for span, clip in made.items() if isinstance(clip, Clip)}
+    errors = {span: error for span, error in made.items() if isinstance(error, MediaError)}
+    candidates = [replace(c, error=c.error or errors.get(c.span)) for c in candidates]
     scores = dict(header) | {
         "duration": analysis.timeline.duration_s,
         "watermark": analysis.watermark.score,
     }
     outcome = video_outcome(analysis, candidates, pipeline)
+    outcome |= {"partial": str(analysis.broke) if analysis.broke else None}
     video = video_row(source, scores, outcome, watch.stage_s, analysis.watermark.box)
     return collect(source, video, analysis, candidates, clips, pipeline)
+
+
+def rules_of_length(pipeline: Pipeline) -> dict[str, Rule]:
+    """The rules that a header's duration can break."""
+    return {name: rule for name, rule in pipeline.rules.items() if name == "duration"}
 
 
 # -- decisions
@@ -177,6 +210,9 @@ def video_outcome(
     """The outcome columns of a decoded video: those of the clip that came furthest."""
     if not candidates:
         return outside(analysis)
+    lost = [c for c in candidates if c.error and c.error.error_class == "encode"]
+    if lost and not any(c.is_kept for c in candidates):
+        return outcome_of(lost[0])
     scored = [c for c in candidates if c.error is None]
     if not scored:
         return outcome_of(candidates[0])

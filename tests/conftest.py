@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import http.server
 import json
@@ -20,6 +21,11 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import settings
+
+from curation.decode.scenes import analysis_size
+from curation.decode.signatures import Signatures
+from curation.frames import Timeline, decode, probe
+from curation.pictures import small_pictures
 
 # Tests write nothing into the checkout.
 settings.register_profile("tests", database=None)
@@ -95,6 +101,18 @@ def read_frames(path: Path | str, format: str | None = None) -> list[Frame]:
             picture = frame.to_ndarray(format=format) if format else frame.to_ndarray()
             out.append(Frame(float((frame.pts - start) * stream.time_base), picture))
         return out
+
+
+@functools.cache
+def analysed(path: Path) -> tuple[Timeline, Signatures]:
+    """What the analysis of a video keeps for cutting it."""
+    signatures = Signatures(probe(path).turn)
+    decoded = decode(path, num_threads=1)
+    for timeline, frame in decoded:  # noqa: B007
+        size = analysis_size(frame.width, frame.height)
+        _, luma, is_full_range = small_pictures(frame, size)
+        signatures.add(luma, is_full_range=is_full_range)
+    return timeline, signatures
 
 
 def num_packets(path: Path | str) -> int:

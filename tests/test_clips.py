@@ -8,13 +8,13 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from conftest import Frame, MakeVideo, Shot, ffmpeg, num_packets, read_frames
+from conftest import Frame, MakeVideo, Shot, analysed, ffmpeg, num_packets, read_frames
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from curation.cuts.clips import Clip, cut
 from curation.cuts.parameter_sets import split
-from curation.frames import MediaError, Timeline, decode, probe
+from curation.frames import MediaError, Timeline, probe
 from curation.pipelines import Cut
 
 CLOSED = ("-bf", 3, "-g", 30, "-keyint_min", 5, "-x264-params", "b-adapt=0:b-pyramid=normal")
@@ -34,17 +34,15 @@ def make_video(make_video: MakeVideo) -> MakeVideo:
 
 
 @functools.cache
-def timeline_of(path: Path) -> Timeline:
-    return [timeline for timeline, _ in decode(path, num_threads=1)][-1]
-
-
-@functools.cache
 def source_frames(path: Path) -> list[Frame]:
     return read_frames(path)
 
 
 def cut_one(path: Path, first: int, last: int, config: Cut = FINE) -> Clip:
-    return cut(str(path), probe(path), timeline_of(path), [(first, last)], config, lambda: None)[0]
+    made = cut(str(path), probe(path), *analysed(path), [(first, last)], config, lambda: None)[0]
+    if isinstance(made, MediaError):
+        raise made
+    return made
 
 
 def read_clip(clip: Clip, folder: Path) -> list[Frame]:
@@ -157,7 +155,8 @@ def test_lengths_of_two_bytes_are_copied(make_video: MakeVideo) -> None:
 def test_spans_that_overlap_are_all_cut(make_video: MakeVideo) -> None:
     path = make_video("closed.mp4", options=CLOSED)
     spans = [(0, 90), (30, 55), (0, 30), (30, 90), (30, 55)]
-    clips = cut(str(path), probe(path), timeline_of(path), spans, FINE, lambda: None)
+    made = cut(str(path), probe(path), *analysed(path), spans, FINE, lambda: None)
+    clips = [clip for clip in made if isinstance(clip, Clip)]
     assert {clip.made for clip in clips} == {"copied"}
     assert [len(read_clip(clip, path.parent)) for clip in clips] == [90, 25, 30, 60, 25]
 
@@ -167,7 +166,7 @@ def test_spans_that_overlap_are_all_cut(make_video: MakeVideo) -> None:
 
 def keyframes(path: Path) -> list[int]:
     """Display indices of the frames whose packets the container calls keyframes."""
-    stamps = timeline_of(path).pts
+    stamps = analysed(path)[0].pts
     with av.open(str(path)) as container:
         packets = list(container.demux(container.streams.video[0]))
     return [stamps.index(p.pts) for p in packets if p.is_keyframe and p.pts is not None]
@@ -203,7 +202,7 @@ def test_an_end_inside_a_pyramid_is_not_copied(make_video: MakeVideo) -> None:
     path = make_video("closed.mp4", options=CLOSED)
     with av.open(str(path)) as container:
         pts = [p.pts for p in container.demux(video=0) if p.pts is not None]
-    stamps = timeline_of(path).pts
+    stamps = analysed(path)[0].pts
     clean = {i for i in range(1, 31) if set(pts[:i]) == set(stamps[:i])}
     inside = next(i for i in range(2, 30) if i not in clean)
     expect_clip(path, 0, inside, copied=False)
@@ -326,8 +325,9 @@ def test_an_encoder_that_fails_is_a_media_error(make_video: MakeVideo) -> None:
 
 def test_other_frames_than_asked_for_are_a_media_error(make_video: MakeVideo) -> None:
     path = make_video("closed.mp4", options=CLOSED)
-    timeline = Timeline(timeline_of(path).time_base)
-    for pts in timeline_of(path).pts:
+    timeline = Timeline(analysed(path)[0].time_base)
+    for pts in analysed(path)[0].pts:
         timeline.append(pts + 1, 1)  # a timeline of another file
-    with pytest.raises(MediaError, match="encode: the encoder gave"):
-        cut(str(path), probe(path), timeline, [(85, 90)], FINE, lambda: None)
+    seen = analysed(path)[1]
+    (made,) = cut(str(path), probe(path), timeline, seen, [(85, 90)], FINE, lambda: None)
+    assert str(made).startswith("encode: the encoder gave")

@@ -15,12 +15,12 @@ import cv2
 import imageio_ffmpeg
 import numpy as np
 import pytest
-from conftest import Frame, MakeVideo, Shot, ffmpeg, read_frames
+from conftest import Frame, MakeVideo, Shot, analysed, ffmpeg, read_frames
 
 from curation.cuts.clips import Clip, cut
 from curation.cuts.packets import read_source
 from curation.cuts.parameter_sets import escape, packed, read_sequence_set, ue_text, unescape
-from curation.frames import Timeline, decode, probe
+from curation.frames import probe
 from curation.pipelines import Cut
 
 SHOTS = (Shot("test", 1.6), Shot("fractal", 1.4), Shot("bars", 1.0), Shot("gradient", 1.2))
@@ -63,17 +63,13 @@ def make_video(make_video: MakeVideo) -> MakeVideo:
 
 
 @functools.cache
-def timeline_of(path: Path) -> Timeline:
-    return [timeline for timeline, _ in decode(path, num_threads=1)][-1]
-
-
-@functools.cache
 def source_frames(path: Path) -> list[Frame]:
     return read_frames(path)
 
 
 def cut_all(path: Path, spans: list[tuple[int, int]], config: Cut = FINE) -> list[Clip]:
-    return cut(str(path), probe(path), timeline_of(path), spans, config, lambda: None)
+    made = cut(str(path), probe(path), *analysed(path), spans, config, lambda: None)
+    return [clip for clip in made if isinstance(clip, Clip)]
 
 
 def joined_of(
@@ -187,7 +183,7 @@ def test_joined_clips_are_the_source(make_video: MakeVideo, tmp_path: Path, name
 def test_open_groups_become_clip_starts(make_video: MakeVideo, tmp_path: Path, name: str) -> None:
     suffix, options = SOURCES[name]
     path = make_video(f"join-{name}.{suffix}", SHOTS, options=options)
-    frames, timeline = source_frames(path), timeline_of(path)
+    frames, timeline = source_frames(path), analysed(path)[0]
     source = read_source(str(path), probe(path), joins=True)
     assert source is not None
     starts = [timeline.pts.index(p.pts) for p in source.packets if p.opens]
@@ -231,7 +227,7 @@ def test_changing_parameter_sets_are_not_joined(
     ffmpeg("-f", "concat", "-safe", 0, "-i", entries, "-c", "copy", path)
     for video, is_joined in ((parts[0], True), (path, False)):
         source = read_source(str(video), probe(video), joins=True)
-        assert source is not None and (source.headers is not None) == is_joined
+        assert (source is not None and source.headers is not None) == is_joined
 
 
 def test_colours_of_the_encoded_ends_are_the_sources(make_video: MakeVideo) -> None:

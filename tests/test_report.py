@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 
 from curation.decode import previews
 from curation.decode.jpegs import bgr_from_jpeg
+from curation.frames import Turn
 from curation.pages.facts import facts_of, fit, integrity, kept_share, loops
 from curation.pages.sheets import previews as previews_of
 from curation.pages.sheets import sheets
@@ -245,7 +246,7 @@ def test_a_folder_that_is_no_dataset_is_refused(tmp_path: Path) -> None:
 
 def test_previews_are_of_their_clip_and_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(previews, "MAX_PREVIEWS", 16)
-    taken = previews.Previews(rotation=0)
+    taken = previews.Previews(Turn())
     for n in range(1000):  # 40 s at 25 fps, a grey that says the time
         taken.add(n / 25, np.full((36, 64, 3), n // 4, np.uint8), changed=n == 500)
     assert len(taken.items) <= 16
@@ -260,7 +261,7 @@ def test_previews_are_of_their_clip_and_bounded(monkeypatch: pytest.MonkeyPatch)
 def test_previews_are_turned_upright() -> None:
     stored = np.zeros((36, 64, 3), np.uint8)
     stored[:18] = 255  # the top half as stored
-    taken = previews.Previews(rotation=90)
+    taken = previews.Previews(Turn(90))
     taken.add(0.0, stored, changed=False)
     shown = cv2.imdecode(np.frombuffer(taken.of_clip(0, 1)[0], np.uint8), 0)
     assert shown.shape[0] > shown.shape[1]

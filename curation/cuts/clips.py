@@ -1,10 +1,15 @@
 """Kept spans -> mp4 bytes: packets copied where that is exact, joined where most are, else encoded.
 
-A clip's packets are exactly its displayed frames: no lead-in, no sound, upright square pixels.
+A clip's packets are exactly its displayed frames: no lead-in, no sound, upright square pixels. What
+it shows is held against what the analysis saw (decode/signatures.py): of encoded clips the frames
+that went into the encoder, of some copied and joined ones the picture that the body begins with.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import os
 import subprocess
 import tempfile
 from collections.abc import Callable
@@ -16,10 +21,12 @@ from typing import Any
 import av
 import ffmpeg
 import imageio_ffmpeg
+import numpy as np
 
 from curation.cuts.joins import join
 from curation.cuts.packets import mux, read_runs, read_source
-from curation.cuts.planner import plan
+from curation.cuts.planner import Plan, plan
+from curation.decode.signatures import Signatures, check_same, signature, signature_of
 from curation.frames import (
     MediaError,
     Probe,
@@ -30,10 +37,19 @@ from curation.frames import (
     video_stream,
 )
 from curation.pipelines import Cut
+from curation.records import TRIED_AGAIN
 
 # Decoding for an encode starts this long before the clip: the first covers rounding, the others
 # the distance of keyframes in containers where a seek can land between them.
 SEEK_MARGINS_S = (1.0, 8.0, 64.0)
+# Of an encoded clip these frames are compared: what a bad seek shows is wrong from the first frame
+# on, until the next keyframe. Ours: all of them would cost 0.4 ms each (1280x720), a fifth of
+# their decode.
+FIRST_COMPARED, STEP_COMPARED = 4, 16
+# Of copied packets so many bytes are decoded again at most, but for the first clip. Ours: keyframes
+# of 1280x720 took 15 ms; all of them would be a tenth of the decode of examples/media/meadow.mp4.
+COMPARED_SHARE = 1 / 64
+COMPARED_SIDE_PX = 64  # of the square picture that ffmpeg gives to compare
 
 
 @dataclass(frozen=True)
@@ -51,19 +67,27 @@ def cut(
     path: str,
     probe: Probe,
     timeline: Timeline,
+    signatures: Signatures,
     spans: list[tuple[int, int]],
     settings: Cut,
     beat: Callable[[], None],
-) -> list[Clip]:
+) -> list[Clip | MediaError]:
     """Cut frames [first, last) of a video for every span, in order.
 
-    `beat` is called as work advances. Raises MediaError encode when an encoder fails or returns
-    other frames than were asked for.
+    `beat` is called as work advances. Where a clip cannot be made, or shows other frames than the
+    analysis saw, its place holds the MediaError, of class encode. Raises MediaError disk_full.
     """
-    clips = copy_spans(path, probe, timeline, spans, settings, beat)
-    out = []
+    clips = copy_spans(path, probe, timeline, signatures, spans, settings, beat)
+    out: list[Clip | MediaError] = []
     for span in spans:
-        out.append(clips.get(span) or encode(path, probe, timeline, *span, settings, beat))
+        try:
+            out.append(
+                clips.get(span) or encode(path, probe, timeline, signatures, *span, settings, beat)
+            )
+        except MediaError as error:
+            if error.error_class in TRIED_AGAIN:
+                raise
+            out.append(error)  # of this clip alone
         beat()
     return out
 
@@ -72,30 +96,74 @@ def copy_spans(
     path: str,
     probe: Probe,
     timeline: Timeline,
+    signatures: Signatures,
     spans: list[tuple[int, int]],
     settings: Cut,
     beat: Callable[[], None],
 ) -> dict[tuple[int, int], Clip]:
     """The clip of every span of which packets can be copied; two passes over the file."""
-    source = read_source(path, probe, joins=settings.joins)
-    if source is None:
-        return {}
-    plans = [p for span in sorted(set(spans)) if (p := plan(source, timeline, *span))]
-    plans.sort(key=lambda p: p.packets)
-    clips = {}
-    runs = read_runs(path, [p.packets for p in plans])
-    for planned, (stream, packets) in zip(plans, runs, strict=True):
-        try:
-            made = join(planned, packets, source, probe, timeline, settings, beat)
-            data = mux(stream, *made)
-            with open_clip(data, ignore_edits=True) as clip:  # of hidden packets too
-                check_times(clip, timeline, *planned.span)
-        except (MediaError, av.FFmpegError, ValueError):
-            continue  # encoded whole then
-        word = "copied" if planned.is_copy else "joined"
-        clips[planned.span] = Clip(data, probe.width, probe.height, probe.codec, word)
-        beat()
+    clips: dict[tuple[int, int], Clip] = {}
+    # What is behind the frames that were analysed may be damaged: the rest is encoded then.
+    with contextlib.suppress(MediaError):
+        source = read_source(path, probe, joins=settings.joins)
+        if source is None:
+            return {}
+        plans = [p for span in sorted(set(spans)) if (p := plan(source, timeline, *span))]
+        plans.sort(key=lambda p: p.packets)
+        runs = read_runs(path, [p.packets for p in plans])
+        budget = Budget()
+        for planned, (stream, packets) in zip(plans, runs, strict=True):
+            try:
+                made = join(planned, packets, source, probe, timeline, signatures, settings, beat)
+                data = mux(stream, *made)
+                with open_clip(data, ignore_edits=True) as clip:  # of hidden packets too
+                    shown = check_times(clip, timeline, *planned.span)
+                    opening = shown[planned.body.first - planned.span[0]]
+                    if budget.allows(len(data), opening.size, planned.is_copy):
+                        check_opening(clip, opening, planned, signatures)
+            except (MediaError, av.FFmpegError, ValueError):
+                continue  # encoded whole then
+            word = "copied" if planned.is_copy else "joined"
+            clips[planned.span] = Clip(data, probe.width, probe.height, probe.codec, word)
+            beat()
     return clips
+
+
+class Budget:
+    """Which clips' openings are decoded again: the first of each kind, then a share by bytes."""
+
+    def __init__(self) -> None:
+        self.num_bytes = 0
+        self.num_decoded = 0
+        self.kinds: set[bool] = set()
+
+    def allows(self, clip_bytes: int, opening_bytes: int, is_copy: bool) -> bool:
+        self.num_bytes += clip_bytes
+        within = self.num_decoded + opening_bytes <= COMPARED_SHARE * self.num_bytes
+        if is_copy in self.kinds and not within:
+            return False
+        self.kinds.add(is_copy)
+        self.num_decoded += opening_bytes
+        return True
+
+
+def check_opening(
+    container: av.container.InputContainer,
+    opening: av.Packet,
+    planned: Plan,
+    signatures: Signatures,
+) -> None:
+    """Raise MediaError encode unless the packets that are copied begin with the picture analysed.
+
+    It needs no other. What follows it is not decoded: the source's own packets, in their order,
+    none of which needs one outside (planner.py).
+    """
+    decoder = video_stream(container).codec_context
+    decoder.thread_count = 1
+    frames = list(readable(iter([*decoder.decode(opening), *decoder.decode(None)])))
+    first = planned.body.first
+    found = np.stack([signature_of(frame) for frame in frames])
+    check_same(found, signatures.of(first, first + 1), np.array([first - planned.span[0]]))
 
 
 # -- encoding
@@ -105,6 +173,7 @@ def encode(
     path: str,
     probe: Probe,
     timeline: Timeline,
+    signatures: Signatures,
     first: int,
     last: int,
     settings: Cut,
@@ -112,37 +181,87 @@ def encode(
 ) -> Clip:
     """Encode frames [first, last) to H.264 with their own times, upright and square.
 
-    Raises MediaError encode when ffmpeg fails or its frames are not those asked for.
+    A seek that fails, or brings other frames, is followed by the next one, at last by a decode
+    from the beginning. Raises MediaError encode when that is no better.
     """
     width, height = (max(2, side // 2 * 2) for side in (probe.width, probe.height))  # for 4:2:0
-    starts_s = seeks_s(path, timeline, first)
+    numbers = np.array(
+        [n for n in range(last - first) if n < FIRST_COMPARED or n % STEP_COMPARED == 0]
+    )
+    starts_s = [None] if timeline.step else seeks_s(path, timeline, first)
     with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:
-        target = str(Path(folder) / "clip.mp4")
+        target, look = str(Path(folder) / "clip.mp4"), str(Path(folder) / "look.yuv")
         for attempt, start_s in enumerate(starts_s, start=1):
-            seek = {} if start_s is None else {"ss": start_s}
+            frames = decoded(path, probe, timeline, first, last, start_s).split()
             picture = (
-                ffmpeg.input(path, protocol_whitelist="file", **seek)
-                .video.filter("settb", timeline.time_base)  # some come in the frame rate's
-                .filter("trim", start_pts=timeline.pts[first], end_pts=timeline.end_pts(last))
-                .filter("setpts", "PTS-STARTPTS")
+                frames[0]
                 .filter("scale", probe.width, probe.height, flags="bicubic")  # square pixels
                 .filter("crop", width, height, 0, 0)
                 .filter("setsar", "1")
             )
-            run_ffmpeg(h264(picture, target, timeline, settings), beat)
+            # Counted: where the picture changes its size all filters begin anew, behind the clip.
+            outputs = (
+                h264(picture, target, timeline, settings, last - first),
+                compared(frames[1], look, len(numbers)),
+            )
             try:
+                run_ffmpeg(ffmpeg.merge_outputs(*outputs), beat)
                 with open_video(target) as made:
                     check_times(made, timeline, first, last)
+                check_looks(Path(look).read_bytes(), signatures.of(first, last)[numbers], numbers)
                 break
-            except MediaError:
-                if attempt == len(starts_s):
+            except MediaError as error:
+                if error.error_class != "encode" or attempt == len(starts_s):
                     raise
         return Clip(Path(target).read_bytes(), width, height, "h264", "encoded")
 
 
-def h264(picture: Any, target: str, timeline: Timeline, settings: Cut) -> Any:
-    """The ffmpeg-python command that writes a picture stream to an mp4 with its own times."""
-    output = ffmpeg.output(
+def decoded(
+    path: str, probe: Probe, timeline: Timeline, first: int, last: int, start_s: float | None
+) -> Any:
+    """The ffmpeg-python stream of frames [first, last), as frames.decode shows them.
+
+    `start_s` is where ffmpeg seeks to first, seconds; None: it does not.
+    """
+    seek = {} if start_s is None else {"ss": start_s}
+    stream = ffmpeg.input(path, protocol_whitelist="file", **seek)[str(probe.stream_index)]
+    stream = stream.filter("settb", timeline.time_base)  # some come in the frame rate's
+    if timeline.step:
+        stream = stream.filter("setpts", f"N*{timeline.step}")
+    return (
+        stream
+        # A repeated stamp is never shown.
+        .filter("select", "isnan(prev_selected_pts)+gt(pts,prev_selected_pts)")
+        .filter("trim", start_pts=timeline.pts[first], end_pts=timeline.end_pts(last))
+        .filter("setpts", "PTS-STARTPTS")
+    )
+
+
+def compared(frames: Any, target: str, num_frames: int) -> Any:
+    """The ffmpeg-python output of the frames that are compared, small, end to end.
+
+    As 4:2:0 of limited range: its grey was 4 levels darker than the brightness plane (9.0.2).
+    """
+    side = COMPARED_SIDE_PX
+    some = frames.filter("select", f"lt(n,{FIRST_COMPARED})+not(mod(n,{STEP_COMPARED}))")
+    small = some.filter("scale", side, side, flags="area", out_range="tv")
+    small = small.filter("format", "yuv420p")
+    limit = {"frames:v": num_frames}
+    return ffmpeg.output(small, target, format="rawvideo", fps_mode="passthrough", **limit)
+
+
+def check_looks(data: bytes, wanted: np.ndarray, numbers: np.ndarray) -> None:
+    """Raise MediaError encode unless what `compared` wrote has the signatures wanted."""
+    side = COMPARED_SIDE_PX
+    pictures = np.frombuffer(data, np.uint8).reshape(-1, side * side * 3 // 2)
+    lumas = pictures[:, : side * side].reshape(-1, side, side)
+    found = [signature(luma, is_full_range=False) for luma in lumas]
+    check_same(np.array(found), wanted, numbers)
+
+
+def h264(picture: Any, target: str, timeline: Timeline, settings: Cut, num_frames: int) -> Any:
+    """The ffmpeg-python output that writes a picture stream to an mp4 with its own times."""
+    return ffmpeg.output(
         picture,
         target,
         vcodec="libx264",
@@ -155,9 +274,8 @@ def h264(picture: Any, target: str, timeline: Timeline, settings: Cut) -> Any:
         video_track_timescale=timescale(timeline.time_base),
         map_metadata=-1,
         fflags="+bitexact",
-        **{"flags:v": "+bitexact"},
+        **{"flags:v": "+bitexact", "frames:v": num_frames},
     )
-    return output.global_args("-copyts", "-nostdin", "-loglevel", "error", "-progress", "pipe:1")
 
 
 def seeks_s(path: str, timeline: Timeline, first: int) -> list[float | None]:
@@ -178,8 +296,10 @@ def timescale(time_base: Fraction) -> int:
     return ticks if ticks >= 1000 else ticks * 1000
 
 
-def run_ffmpeg(command: object, beat: Callable[[], None]) -> None:
+def run_ffmpeg(command: Any, beat: Callable[[], None]) -> None:
     """Run an ffmpeg-python command to its end, calling `beat` as frames come out."""
+    command = command.global_args("-copyts", "-nostdin", "-loglevel", "error")
+    command = command.global_args("-progress", "pipe:1")
     arguments = ffmpeg.compile(command, cmd=imageio_ffmpeg.get_ffmpeg_exe(), overwrite_output=True)
     with (
         tempfile.TemporaryFile("w+") as errors,
@@ -195,15 +315,29 @@ def run_ffmpeg(command: object, beat: Callable[[], None]) -> None:
                 beat()
         if process.wait() != 0:
             errors.seek(0)  # the cause comes first, what it led to after
-            raise MediaError("encode", f"ffmpeg failed: {errors.read().strip()[:500]}")
+            said = errors.read().strip()
+            if os.strerror(errno.ENOSPC) in said or is_full(Path.cwd()):
+                raise MediaError("disk_full", f"ffmpeg failed: {said[:500]}; give TMPDIR more room")
+            raise MediaError("encode", f"ffmpeg failed: {said[:500]}")
+
+
+def is_full(folder: Path) -> bool:
+    """Whether a folder's disk has no room for a page: ffmpeg may die of that without a word."""
+    room = os.statvfs(folder)
+    return room.f_bavail * room.f_frsize < 4096
 
 
 def check_times(
     container: av.container.InputContainer, timeline: Timeline, first: int, last: int
-) -> None:
-    """Raise MediaError encode unless a clip's packets are frames [first, last) at their times."""
+) -> list[av.Packet]:
+    """A clip's packets in the order of display.
+
+    Raises MediaError encode unless they are frames [first, last) at their times.
+    """
     stream = video_stream(container)
-    pts = sorted(p.pts for p in readable(container.demux(stream)) if p.pts is not None and p.size)
+    packets = [p for p in readable(container.demux(stream)) if p.pts is not None and p.size]
+    packets.sort(key=lambda packet: packet.pts or 0)
+    pts = [packet.pts or 0 for packet in packets]
     assert stream.time_base is not None
     found = [float((p - pts[0]) * stream.time_base) for p in pts]
     wanted = [timeline.time_s(i) - timeline.time_s(first) for i in range(first, last)]
@@ -212,3 +346,4 @@ def check_times(
     worst = max(abs(a - b) for a, b in zip(found, wanted, strict=True))
     if worst > 1e-3:
         raise MediaError("encode", f"the encoder moved a frame by {worst:.4f} s")
+    return packets

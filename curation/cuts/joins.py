@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 import av
+import numpy as np
 from av.video.frame import PictureType
 
 from curation.cuts import parameter_sets
@@ -21,6 +22,7 @@ from curation.cuts.packets import Sample, Source
 from curation.cuts.parameter_sets import IDR, SLICE, split
 from curation.cuts.planner import Plan, Run
 from curation.cuts.slices import Headers, is_idr
+from curation.decode.signatures import Signatures, check_same, signature_of
 from curation.frames import Probe, Timeline
 from curation.pipelines import Cut
 
@@ -48,12 +50,14 @@ def join(
     source: Source,
     probe: Probe,
     timeline: Timeline,
+    signatures: Signatures,
     settings: Cut,
     beat: Callable[[], None],
 ) -> tuple[list[Sample], bytes | None]:
     """What `mux` makes the planned clip of, from its packets: samples, and a header of its own.
 
-    Raises ValueError when a condition turns out not to hold.
+    Raises ValueError when a condition turns out not to hold, and MediaError encode when an end does
+    not begin with the picture that the analysis saw.
     """
     if plan.is_copy:
         facts = source.packets[slice(*plan.packets)]
@@ -66,7 +70,11 @@ def join(
     ends = {}
     for run in (plan.head, plan.tail):
         if run:
-            frames = decode_run(run, numbered, source, timeline, beat)
+            frames: Iterator[av.VideoFrame] = decode_run(run, numbered, source, timeline, beat)
+            first = next(frames)
+            wanted = signatures.of(run.first, run.first + 1)
+            check_same(signature_of(first)[None], wanted, np.array([run.first - plan.span[0]]))
+            frames = itertools.chain([first], frames)
             ends[run] = encode_end(frames, probe, timeline.time_base, headers, settings)
     sets = {(end.sequence, end.picture) for end in ends.values()}
     if len(sets) > 1:
@@ -116,7 +124,9 @@ def decode_run(
 
 
 def packet_of(data: bytes, pts: int) -> av.Packet:
-    packet = av.Packet(data)
+    """A packet of our own bytes; PyAV lends them to FFmpeg as they are unless it allocates."""
+    packet = av.Packet(len(data))  # with the zero bytes behind it that decoders read
+    packet.update(data)
     packet.pts = pts
     return packet
 

@@ -17,6 +17,8 @@ from curation.frames import Probe, open_video, readable, stamps_decode_order, vi
 # Instantaneous decoder refresh pictures: H.264 table 7-1 type 5, H.265 table 7-1 types 19 and 20.
 # By codec: the types, and the bits of a NAL unit's first byte that hold one.
 IDR_TYPES = {"h264": ({5}, 0, 0x1F), "hevc": ({19, 20}, 1, 0x3F)}
+# Parameter sets likewise: H.264 types 7 and 8, H.265 types 32 to 34.
+SET_TYPES = {"h264": {7, 8}, "hevc": {32, 33, 34}}
 # What is joined: containers that stamp every frame, 8-bit 4:2:0.
 CONTAINERS = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "mpegts"}
 PIX_FMTS = {"yuv420p", "yuvj420p"}
@@ -43,6 +45,8 @@ class Source:
     headers: Headers | None  # None: nothing is proven of its pictures, clips are copied whole
     packets: list[Packet] = field(default_factory=list)
     index_of: dict[int, int] = field(default_factory=dict)  # by PTS, if no other packet has it
+    sets: list[bytes] = field(default_factory=list)  # parameter sets beside a keyframe
+    is_steady: bool = True  # they never change: one header goes for every clip
 
     @property
     def length_size(self) -> int:
@@ -57,7 +61,9 @@ class Source:
 
         Whether one opens is told by the picture after it. Returns the next `before`.
         """
-        if packet.pts is None or packet.has_sidedata("new_extradata"):
+        if packet.has_sidedata("new_extradata"):
+            self.is_steady = False
+        if packet.pts is None:
             self.headers = None
         if packet.pts is None:
             return []
@@ -69,6 +75,9 @@ class Source:
         except ValueError:  # what was split before still tells of an IDR picture
             self.headers, kept = None, []
         types, shift, mask = IDR_TYPES[self.codec]
+        in_band = [nal for nal in nals if nal[0] >> shift & mask in SET_TYPES[self.codec]]
+        self.is_steady &= in_band in ([], self.sets or in_band)
+        self.sets = self.sets or in_band
         is_idr = any(nal[0] >> shift & mask in types for nal in nals)
         if before and self.headers:
             self.packets[-1] = replace(self.packets[-1], opens=self.headers.opens(before, kept))
@@ -98,6 +107,8 @@ def read_source(path: str, probe: Probe, *, joins: bool) -> Source | None:
         for packet in readable(container.demux(stream)):
             if packet.size:
                 before = source.add(packet, before)
+    if not source.is_steady:
+        return None
     times = collections.Counter(packet.pts for packet in source.packets)
     source.index_of = {p.pts: i for i, p in enumerate(source.packets) if times[p.pts] == 1}
     if len(source.index_of) < len(source.packets):

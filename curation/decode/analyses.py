@@ -28,10 +28,11 @@ from curation.decode.samples import (
 )
 from curation.decode.scenes import CutFinder, analysis_size, build_detector
 from curation.decode.shots import ShotFinder, TransitionTrack
+from curation.decode.signatures import Signatures
 from curation.decode.tracks import ClipScores, MakeTrack, Tracks, build_tracks
 from curation.decode.transitions import split_evenly
-from curation.frames import MediaError, Probe, Timeline, decode
-from curation.pictures import small_bgr
+from curation.frames import MediaError, Probe, Timeline, Turn, decode
+from curation.pictures import small_pictures
 from curation.pipelines import SHOTS, Pipeline, Scenes, Scorers
 from curation.records import Beat
 from curation.scores import headers
@@ -46,20 +47,24 @@ BAR_STEP_S = 0.25
 BAR_CHANGE = 8.0
 
 
+# What comes behind these is another video, joined to the one before.
+BREAKS = {"size_changes", "clock_restarts"}
+
+
 # -- what a source's pictures are like
 
 
 class Overview:
     """Takes every frame of a source: stillness, bars, samples for overlays, previews."""
 
-    def __init__(self, rotation: int, scorers: Scorers) -> None:
-        self.rotation = rotation
+    def __init__(self, turn: Turn, scorers: Scorers) -> None:
+        self.turn = turn
         self.scorers = scorers
         self.steps: list[float] = []  # mean absolute luma step to the next frame, grey levels
         # Time, brightest of each row and column.
         self.line_max: list[tuple[float, np.ndarray, np.ndarray]] = []
         self.overlays: Spread[np.ndarray] = Spread(OVERLAY_STEP_S)
-        self.previews = Previews(rotation)
+        self.previews = Previews(turn)
         self.last_gray: np.ndarray | None = None
 
     def add(self, now_s: float, frame: av.VideoFrame, small: np.ndarray, gray: np.ndarray) -> bool:
@@ -68,7 +73,7 @@ class Overview:
             self.steps.append(cv2.norm(gray, self.last_gray, cv2.NORM_L1) / gray.size)
         self.last_gray = gray
         if self.scorers.watermark == "network" and self.overlays.wants(now_s):
-            self.overlays.add(now_s, overlay_luma(frame, self.rotation))
+            self.overlays.add(now_s, overlay_luma(frame, self.turn))
         changed = bool(self.steps) and self.steps[-1] > BAR_CHANGE
         if changed or not self.line_max or now_s - self.line_max[-1][0] >= BAR_STEP_S:
             self.line_max.append((now_s, gray.max(axis=1), gray.max(axis=0)))
@@ -102,9 +107,10 @@ class Overview:
 class Analyser:
     """Takes every frame of a video in order and shows it to everything that was asked for.
 
-    tracks: scorers of frames. takers: what keeps frames for models. overview and finder: of a
-    source alone; a finder ends the scenes that the takers sample, of which those longer than
-    max_scene_s seconds are split evenly. size: of the small pictures, px; None: by the first frame.
+    tracks: scorers of frames. takers: what keeps frames for models. overview, finder and
+    signatures: of a source alone; a finder ends the scenes that the takers sample, of which those
+    longer than max_scene_s seconds are split evenly. size: of the small pictures, px; None: by the
+    first frame.
     """
 
     def __init__(
@@ -115,6 +121,7 @@ class Analyser:
         finder: CutFinder | ShotFinder | None = None,
         size: tuple[int, int] | None = None,
         max_scene_s: float | None = None,
+        signatures: Signatures | None = None,
     ) -> None:
         self.tracks = tracks
         self.takers = takers
@@ -122,6 +129,7 @@ class Analyser:
         self.finder = finder
         self.size = size
         self.max_scene_s = max_scene_s
+        self.signatures = signatures
         self.scenes: list[tuple[int, int]] = []  # those found, as frames [first, last)
 
     def add(self, timeline: Timeline, frame: av.VideoFrame) -> None:
@@ -129,8 +137,10 @@ class Analyser:
         changed = False
         if self.overview or self.tracks:
             self.size = self.size or analysis_size(frame.width, frame.height)
-            small = small_bgr(frame, self.size)
+            small, luma, is_full_range = small_pictures(frame, self.size)
             gray = cv2.cvtColor(small, cv2.COLOR_BGR2GRAY)
+            if self.signatures:
+                self.signatures.add(luma, is_full_range=is_full_range)
             if self.overview:
                 changed = self.overview.add(now_s, frame, small, gray)
             self.tracks.add(now_s, frame, small, gray)
@@ -170,20 +180,27 @@ def parts_of(
 
 def run(
     path: str | Path, analyser: Analyser, num_threads: int, beat: Callable[[float], None]
-) -> tuple[Timeline, list[tuple[int, int]]]:
-    """Decode a file once; its timeline and the scenes found.
+) -> tuple[Timeline, list[tuple[int, int]], MediaError | None]:
+    """Decode a file once; its timeline, the scenes found, and what ended it early, if anything.
 
     `beat` gets the position in seconds about once a second. Raises MediaError as frames.decode
-    does, and scorer where tracks are strict.
+    does, but for BREAKS behind a first frame, and scorer where tracks are strict.
     """
     next_beat_s = 0.0
-    for timeline, frame in decode(path, num_threads=num_threads):
-        analyser.add(timeline, frame)
-        now_s = timeline.time_s(timeline.num_frames - 1)
-        if now_s >= next_beat_s:
-            beat(now_s)
-            next_beat_s = now_s + 1.0
-    return timeline, analyser.finish(timeline)
+    timeline, broke = None, None
+    try:
+        for timeline, frame in decode(path, num_threads=num_threads):
+            analyser.add(timeline, frame)
+            now_s = timeline.time_s(timeline.num_frames - 1)
+            if now_s >= next_beat_s:
+                beat(now_s)
+                next_beat_s = now_s + 1.0
+    except MediaError as error:
+        if error.error_class not in BREAKS:
+            raise
+        broke = error
+    assert timeline is not None  # without a frame decode raises corrupt
+    return timeline, analyser.finish(timeline), broke
 
 
 # -- a source
@@ -194,6 +211,7 @@ class Analysis:
     """What the one decode of a source found."""
 
     timeline: Timeline
+    signatures: Signatures
     spans: list[tuple[int, int]]  # frames [first, last) of every scene or given span
     outside: list[Span]  # given spans that hold no frame of the video
     overview: Overview
@@ -201,6 +219,7 @@ class Analysis:
     tracks: Tracks
     caption_frames: ClipFrames  # empty where no model captions
     model_frames: ClipFrames  # for the models that score clips; empty where there is none
+    broke: MediaError | None  # why only what lies before it was decoded
 
 
 def analyse(
@@ -216,7 +235,7 @@ def analyse(
     times_s = partial(caption_times_s, pipeline.captions.num_frames)
     longest_s = pipeline.scenes.max_s or math.inf
     captions, models = (
-        ClipFrames(times, side_px, probe.rotation, spans, max_clip_s=longest_s)
+        ClipFrames(times, side_px, probe.turn, spans, max_clip_s=longest_s)
         for times, side_px in ((times_s, CAPTION_SIDE_PX), (text_times_s, TEXT_SIDE_PX))
     )
     takers = [captions] * (pipeline.captions.model != SOURCE_TEXT)
@@ -225,17 +244,26 @@ def analyse(
     if not spans and pipeline.scenes.detector == SHOTS:
         makers.setdefault("hidden_cut", TransitionTrack)
     tracks = Tracks(makers, strict=True)
-    overview = Overview(probe.rotation, pipeline.scorers)
+    overview = Overview(probe.turn, pipeline.scorers)
     finder = None if spans else build_finder(pipeline.scenes, probe, tracks)
-    turned = probe.rotation in (90, 270)
+    turned = probe.turn.degrees in (90, 270)
     stored = (probe.height, probe.width) if turned else (probe.width, probe.height)
-    size = analysis_size(*stored)
-    analyser = Analyser(tracks, takers, overview, finder, size, pipeline.scenes.max_s)
-    timeline, scenes_found = run(source.path, analyser, pipeline.media.num_threads, beat)
+    signatures = Signatures(probe.turn)
+    size, longest = analysis_size(*stored), pipeline.scenes.max_s
+    analyser = Analyser(tracks, takers, overview, finder, size, longest, signatures)
+    timeline, scenes_found, broke = run(source.path, analyser, pipeline.media.num_threads, beat)
     given, outside = given_spans(source, timeline)
-    watermark = overview.watermark()
     return Analysis(
-        timeline, scenes_found or given, outside, overview, watermark, tracks, captions, models
+        timeline=timeline,
+        signatures=signatures,
+        spans=scenes_found or given,
+        outside=outside,
+        overview=overview,
+        watermark=overview.watermark(),
+        tracks=tracks,
+        caption_frames=captions,
+        model_frames=models,
+        broke=broke,
     )
 
 
@@ -282,11 +310,13 @@ def score_clip(
     path.write_bytes(data)
     running = Tracks(tracks, strict=False)
     whole = Span(0.0, duration_s)
-    pictures = ClipFrames(text_times_s, TEXT_SIDE_PX, 0, [whole], as_shown=True)
+    pictures = ClipFrames(text_times_s, TEXT_SIDE_PX, Turn(), [whole], as_shown=True)
     analyser = Analyser(running, [pictures] * wants_pictures)
     try:
-        timeline, _ = run(path, analyser, 1, lambda at_s: beat("score", at_s))
+        timeline, _, broke = run(path, analyser, 1, lambda at_s: beat("score", at_s))
     except MediaError as error:
         return ClipScores(error=str(error))
+    if broke:
+        return ClipScores(error=str(broke))
     rows = {key: running.row(key, 0.0, timeline.duration_s) for key in tracks}
     return ClipScores(rows, [jpeg for _, jpeg in pictures.of_clip(0.0, duration_s)])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+from curation.frames import Turn
 from curation.pictures import upright
 
 # All ours, so that a clip's four pictures take about 10 kB: a tenth of a percent or so of the clip.
@@ -18,8 +19,8 @@ MAX_PREVIEWS = 16_384  # of one video; beyond it every other one goes: 2.3 hours
 class Previews:
     """Takes small pictures while a video is decoded; a clip's preview is some of them."""
 
-    def __init__(self, rotation: int) -> None:
-        self.rotation = rotation
+    def __init__(self, turn: Turn) -> None:
+        self.turn = turn
         self.step_s = PREVIEW_STEP_S
         self.items: list[tuple[float, bytes]] = []
 
@@ -30,7 +31,7 @@ class Previews:
         """
         if self.items and not changed and time_s - self.items[-1][0] < self.step_s - 1e-6:
             return
-        self.items.append((time_s, small_jpeg(upright(small, self.rotation))))
+        self.items.append((time_s, small_jpeg(upright(small, self.turn))))
         if len(self.items) > MAX_PREVIEWS:
             del self.items[1::2]
             self.step_s *= 2

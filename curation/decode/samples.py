@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 
 from curation.decode.jpegs import jpeg_from_picture
+from curation.frames import Turn
 from curation.pictures import luma, upright
 from curation.sources import Span
 
@@ -91,7 +92,7 @@ class ClipFrames:
         self,
         times_s: Callable[[float, float], list[float]],
         side_px: int,
-        rotation: int,
+        turn: Turn,
         spans: Sequence[Span],
         *,
         as_shown: bool = False,
@@ -101,7 +102,7 @@ class ClipFrames:
         self.as_shown = as_shown
         self.pick = shown_at if as_shown else nearest
         self.side_px = side_px
-        self.rotation = rotation
+        self.turn = turn
         self.waiting = sorted(
             {(t, s.start_s, s.end_s) for s in spans for t in times_s(s.start_s, s.end_s)}
         )
@@ -138,7 +139,7 @@ class ClipFrames:
         if inside:
             time_s, frame = self.pick(inside, ideal_s)
             if not any(time_s == known for known, _ in self.taken[-2 * MAX_SAMPLES :]):
-                self.taken.append((time_s, jpeg(shrink(frame, self.side_px), self.rotation)))
+                self.taken.append((time_s, jpeg(shrink(frame, self.side_px), self.turn)))
 
     def finish(self) -> None:
         """End the video; a given span that goes on behind its end makes do with the last frames."""
@@ -149,7 +150,7 @@ class ClipFrames:
         """Make a JPEG of the youngest of the samples before the last `num_raw`."""
         if len(items) > num_raw:
             time_s, picture = items[-num_raw - 1]
-            items[-num_raw - 1] = (time_s, packed(picture, self.rotation))
+            items[-num_raw - 1] = (time_s, packed(picture, self.turn))
 
     def settle(self, until_s: float) -> None:
         """No scene that is closed later ends before `until_s`: what lies there is of the next."""
@@ -176,7 +177,7 @@ class ClipFrames:
                 for t, f in sorted(held, key=lambda h: abs(h[0] - middle_s))[:1]
             ]
         chosen = dict(nearest(inside, t) for t in self.times_s(start_s, end_s) if inside)
-        self.taken += [(t, packed(f, self.rotation)) for t, f in chosen.items()]
+        self.taken += [(t, packed(f, self.turn)) for t, f in chosen.items()]
 
     def of_clip(self, start_s: float, end_s: float) -> list[tuple[float, bytes]]:
         """The frames taken inside [start_s, end_s) for a clip, time and JPEG, in order."""
@@ -197,19 +198,19 @@ def shrink(frame: av.VideoFrame, side_px: int) -> av.VideoFrame:
     return frame.reformat(width=width, height=height, format="rgb24")
 
 
-def jpeg(frame: av.VideoFrame, rotation: int) -> bytes:
+def jpeg(frame: av.VideoFrame, turn: Turn) -> bytes:
     """An RGB frame, turned upright, as JPEG bytes."""
-    return jpeg_from_picture(upright(frame.to_ndarray(), rotation))
+    return jpeg_from_picture(upright(frame.to_ndarray(), turn))
 
 
-def packed(sample: Sample, rotation: int) -> bytes:
+def packed(sample: Sample, turn: Turn) -> bytes:
     """A sample, turned upright, as JPEG bytes."""
-    return sample if isinstance(sample, bytes) else jpeg(sample, rotation)
+    return sample if isinstance(sample, bytes) else jpeg(sample, turn)
 
 
-def overlay_luma(frame: av.VideoFrame, rotation: int) -> np.ndarray:
+def overlay_luma(frame: av.VideoFrame, turn: Turn) -> np.ndarray:
     """The upright brightness that a logo is sought in, uint8 [H, W], short side OVERLAY_SIDE_PX."""
     stored = luma(frame)
     scale = min(1.0, OVERLAY_SIDE_PX / min(stored.shape))
     size = (round(stored.shape[1] * scale), round(stored.shape[0] * scale))
-    return upright(cv2.resize(stored, size, interpolation=cv2.INTER_AREA), rotation)
+    return upright(cv2.resize(stored, size, interpolation=cv2.INTER_AREA), turn)

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from curation.captions import SOURCE_TEXT
 from curation.pipelines import Pipeline, Rule
-from curation.records import decided
+from curation.records import TRIED_AGAIN, decided
 from curation.rules import judge, judge_headers, video_verdict
 from curation.scores.table import keys_where
 from curation.shards import (
@@ -37,6 +37,7 @@ class Holdings:
     redecided: int = 0  # videos whose decisions were derived anew from stored scores
     redo: int = 0  # videos whose commit no longer holds
     changed: set[str] = field(default_factory=set)  # stages whose config changed
+    again: set[str] = field(default_factory=set)  # ids of videos that the machine failed
 
     def holds(self, source: Source) -> bool:
         """Whether a source is decided, from what its lists say of it now.
@@ -103,9 +104,13 @@ def take_over(dataset: Dataset, pipeline: Pipeline, *, dry_run: bool = False) ->
         holdings.redo += len(stale) - len(kept)
         if not dry_run:
             dataset.delete_commit(commit["name"])
-    for table in dataset.ledgers(["level", "video_id", "source_url", "source_fingerprint"]):
+    columns = ["level", "video_id", "source_url", "source_fingerprint", "error_class"]
+    for table in dataset.ledgers(columns):
         for row in table.filter(pc.equal(table["level"], "video")).to_pylist():
-            if row["video_id"] in holdings.decided:
+            if row["video_id"] in holdings.decided and row["error_class"] in TRIED_AGAIN:
+                holdings.again.add(row["video_id"])
+                holdings.decided.remove(row["video_id"])
+            elif row["video_id"] in holdings.decided:
                 holdings.urls[row["source_url"]] = row["video_id"]
                 holdings.fingerprints[row["video_id"]] = row["source_fingerprint"]
     return holdings

@@ -90,6 +90,8 @@ def tell_holdings(holdings: Holdings, console: Console) -> None:
             f"{holdings.redecided} videos decided again from their scores, {holdings.redo} to redo",
             "yellow",
         )
+    if holdings.again:
+        say(console, f"{len(holdings.again)} videos to try again: the machine had failed", "yellow")
     if held := len(holdings.decided) - holdings.redecided:
         say(console, f"{held} videos already decided")
 
@@ -101,7 +103,11 @@ def hear(
     sources: list[Source],
     console: Console,
 ) -> None:
-    """Take in what lists say now: new captions are written, what else changed makes room."""
+    """Make room for what is done again: what the machine failed, and what lists changed.
+
+    New captions are written.
+    """
+    forget(dataset, holdings.again)
     if retold := retell(dataset, pipeline, holdings, sources):
         say(console, f"{len(retold)} videos with new captions from their lists", "yellow")
     if outdated := holdings.outdated(sources):

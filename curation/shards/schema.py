@@ -51,6 +51,7 @@ LEDGER_SCHEMA = pa.schema(
         pa.field("threshold", pa.float64()),
         pa.field("error_class", pa.string()),
         pa.field("message", pa.string()),
+        pa.field("partial", pa.string()),  # why only the video's beginning was curated
         pa.field("attempts", pa.int32(), nullable=False),
         *[pa.field(name, pa.float64()) for name in SCORES],
         pa.field("watermark_box", pa.list_(pa.float32())),  # x0 y0 x1 y1, fractions of the picture
@@ -60,7 +61,11 @@ LEDGER_SCHEMA = pa.schema(
     ],
     metadata={"schema_version": SCHEMA_VERSION},
 )
-YOUNGER = {"captions", "source_fingerprint"}  # columns that files of this version may lack
+YOUNGER = {
+    "captions",
+    "source_fingerprint",
+    "partial",
+}  # columns that files of this version may lack
 
 
 def with_own(schema: pa.Schema, own: Iterable[str]) -> pa.Schema:
