@@ -22,7 +22,7 @@ from curation.decode.samples import MAX_SAMPLES, MAX_WAITING, ClipFrames
 from curation.decode.shots import ShotFinder, TransitionTrack
 from curation.decode.tracks import build_tracks
 from curation.decode.transitions import MARGIN
-from curation.frames import Timeline, probe
+from curation.frames import Timeline, Turn, probe
 from curation.pipelines import Captions, Pipeline, Scenes, Scorers, load_pipeline
 from curation.records import VideoResult
 from curation.sources import Source, Span
@@ -211,7 +211,7 @@ def test_every_shot_has_its_middle_frame(
 
 
 def test_a_clip_has_no_frame_of_the_transition_before_it() -> None:
-    frames = ClipFrames(lambda start_s, end_s: [start_s], 16, 0, [])
+    frames = ClipFrames(lambda start_s, end_s: [start_s], 16, Turn(), [])
     for index in range(5 * FPS):
         frames.add(index / FPS, av.VideoFrame(16, 16, "rgb24"))
     frames.close_scene(0.0, 2.0)
@@ -244,7 +244,7 @@ def test_nothing_is_settled_that_a_later_scene_ends_before(
 
 def test_what_waits_stays_bounded() -> None:
     """An hour without a word of a scene's end, then one take of two hours in parts of 10 s."""
-    frames = ClipFrames(lambda a, b: [(a + b) / 2], 16, 0, [], max_clip_s=10.0)
+    frames = ClipFrames(lambda a, b: [(a + b) / 2], 16, Turn(), [], max_clip_s=10.0)
     picture = av.VideoFrame(16, 16, "rgb24")
     for second in range(3600):
         frames.add(float(second), picture)
@@ -260,7 +260,7 @@ def test_what_waits_stays_bounded() -> None:
 
 
 def test_motion_does_not_fill_the_memory_with_samples() -> None:
-    frames = ClipFrames(lambda a, b: [(a + b) / 2], 16, 0, [])
+    frames = ClipFrames(lambda a, b: [(a + b) / 2], 16, Turn(), [])
     for index in range(240):
         frames.add(index / FPS, av.VideoFrame(16, 16, "rgb24"), changed=index >= 24)
     assert len(frames.recent) == pytest.approx(10 * 4, abs=2)
