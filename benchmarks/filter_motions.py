@@ -26,8 +26,9 @@ import cv2
 import numpy as np
 
 from curation.decode.scenes import CutFinder, analysis_size, build_detector
-from curation.frames import decode, probe
-from curation.pictures import small_bgr
+from curation.media.frames import decode
+from curation.media.pictures import small_bgr
+from curation.media.probes import probe
 from curation.scores.motions import MotionTrack
 
 ROOT = Path(__file__).parents[1]

@@ -12,7 +12,7 @@ from overlay_cases import Case, corpus, make
 
 from curation.decode.analyses import Analysis, analyse
 from curation.decode.jpegs import bgr_from_jpeg
-from curation.frames import probe
+from curation.media.probes import probe
 from curation.pipelines import Pipeline, Scorers
 from curation.scores.burnt_in_text import TextDetector, text_score
 from curation.sources import Source

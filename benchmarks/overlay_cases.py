@@ -16,7 +16,7 @@ import numpy as np
 from overlay_pictures import CORNERS, HEIGHT, LINES, WIDTH, faint, logo, placed, subtitle, tiled
 from PIL import Image
 
-from curation.frames import probe
+from curation.media.probes import probe
 
 Box = tuple[float, float, float, float]  # x0, y0, x1, y1, fractions of the picture
 

@@ -26,8 +26,8 @@ from scene_videos import KINDS, Case, film_cases, made_cases
 
 from curation.decode.scenes import CutFinder, analysis_size, build_detector
 from curation.decode.transitions import TransitionFinder
-from curation.frames import Timeline, decode
-from curation.pictures import small_bgr
+from curation.media.frames import Timeline, decode
+from curation.media.pictures import small_bgr
 
 HERE = Path(__file__).parent
 TOLERANCE = 2  # frames, as in TransNetV2's own evaluation

@@ -170,7 +170,7 @@ def start_ray(address: str | None, num_cpus: int | None = None) -> None:
 
     A cluster that happens to run on this machine is not joined unasked. `num_cpus` is of one
     that is started here, all of the machine's by default. Raises ConfigError when there is no
-    cluster at the address or no place for one here.
+    cluster at the address or no place for one here, and RunError when one does not start in time.
     """
     check_temp(address)
     import ray
@@ -191,6 +191,12 @@ def start_ray(address: str | None, num_cpus: int | None = None) -> None:
             ray.init(address=address, **options)
     except (ConnectionError, ValueError) as error:
         raise ConfigError(f"no Ray cluster at {address}: {error}") from None
+    except Exception as error:
+        # Ray raises a plain one after 30 s, which it does not let anybody change (2.60).
+        if type(error) is not Exception or "timed out" not in str(error):
+            raise
+        message = "Ray did not start within 30 s: this machine has too much else to do"
+        raise RunError(f"{message}; the same command again goes on") from error
 
 
 # -- the code

@@ -15,7 +15,7 @@ import yt_dlp
 from yt_dlp.extractor.youtube import YoutubeIE
 from yt_dlp.networking.exceptions import CertificateVerifyError, HTTPError, TransportError
 
-from curation.frames import MediaError
+from curation.media.files import MediaError
 from curation.pipelines import Download
 from curation.sources import Source, content_id
 from curation.sources.source import storable

@@ -17,8 +17,8 @@ from curation.sources import Source
 from curation.sources.source import storable
 
 if TYPE_CHECKING:
-    from curation.cuts.clips import Clip
-    from curation.frames import MediaError
+    from curation.cuts.encodes import Clip
+    from curation.media.files import MediaError
     from curation.pipelines import Rule
 
 # Called with the stage and the position in the video, in seconds, whenever there is progress.

@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.progress import track
 
 from curation.commands import say, screen, told_errors, without_stdin
-from curation.frames import MediaError, open_clip, readable
+from curation.media.files import MediaError, open_clip, readable
 from curation.places import open_dataset
 from curation.shards import (
     FAILED,

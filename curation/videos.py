@@ -16,13 +16,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from curation import frames
 from curation.captions import SOURCE_TEXT, read_cues, source_caption
-from curation.cuts.clips import Clip, cut
+from curation.cuts.clips import cut
+from curation.cuts.encodes import Clip
 from curation.decode.analyses import Analysis, analyse
 from curation.decode.tracks import scoring
 from curation.downloads import download
-from curation.frames import MediaError
+from curation.media import probes
+from curation.media.files import MediaError
 from curation.pipelines import Pipeline, Rule
 from curation.records import (
     Beat,
@@ -109,13 +110,13 @@ def curate_file(source: Source, pipeline: Pipeline, watch: Stopwatch, beat: Beat
     path = source.path
     assert path is not None
     with watch.stage("probe"):
-        probe = frames.probe(path)
+        probe = probes.probe(path)
     source = replace(source, title=source.title or probe.title)
     header = header_scores(probe)
     too_short = judge_headers({}, rules_of_length(pipeline), probe.duration_s)
     if probe.duration_s and (too_short or any(s.end_s > probe.duration_s for s in source.spans)):
         # A header may say less than there is: FLV's is often never filled in.
-        length_s = max(probe.duration_s, frames.packets_s(path))
+        length_s = max(probe.duration_s, probes.packets_s(path))
         probe = replace(probe, duration_s=length_s)
     # Given spans may lie anywhere, so only the video's own length is a bound on theirs.
     verdict = judge_headers(header, pipeline.rules, probe.duration_s)

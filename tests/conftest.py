@@ -24,8 +24,9 @@ from hypothesis import settings
 
 from curation.decode.scenes import analysis_size
 from curation.decode.signatures import Signatures
-from curation.frames import Timeline, decode, probe
-from curation.pictures import small_pictures
+from curation.media.frames import Timeline, decode
+from curation.media.pictures import small_pictures
+from curation.media.probes import probe
 
 # Tests write nothing into the checkout.
 settings.register_profile("tests", database=None)

@@ -11,7 +11,7 @@ from conftest import THREE_SHOTS, MakeVideo, Shot, ffmpeg, read_frames
 from curation.decode.analyses import Analysis, analyse, score_clip
 from curation.decode.jpegs import picture_from_jpeg
 from curation.decode.samples import MAX_SAMPLES, Spread, nearest, shown_at
-from curation.frames import probe
+from curation.media.probes import probe
 from curation.pipelines import Captions, Pipeline
 from curation.sources import Source, Span
 

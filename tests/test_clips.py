@@ -12,9 +12,12 @@ from conftest import Frame, MakeVideo, Shot, analysed, ffmpeg, num_packets, read
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from curation.cuts.clips import Clip, cut
+from curation.cuts.clips import cut
+from curation.cuts.encodes import Clip
 from curation.cuts.parameter_sets import split
-from curation.frames import MediaError, Timeline, probe
+from curation.media.files import MediaError
+from curation.media.frames import Timeline
+from curation.media.probes import probe
 from curation.pipelines import Cut
 
 CLOSED = ("-bf", 3, "-g", 30, "-keyint_min", 5, "-x264-params", "b-adapt=0:b-pyramid=normal")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 from rich.console import Console
 from training_media import FPS, clip, mp4
 from typer.testing import CliRunner
@@ -354,3 +355,14 @@ def test_a_lock_that_cannot_be_made_is_told(tmp_path: Path) -> None:
     (tmp_path / "out/.lock").mkdir(parents=True)
     with pytest.raises(ConfigError, match="cannot be locked"), held(tmp_path / "out", "taken"):
         raise AssertionError
+
+
+def test_a_ray_that_starts_too_late_is_told(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def late(**options: Any) -> None:
+        raise Exception("The current node timed out during startup. This could happen because ...")
+
+    monkeypatch.setattr(ray, "init", late)
+    code, said = curate("--output", tmp_path / "out")
+    assert code == 1 and "Ray did not start within 30 s" in said

@@ -14,9 +14,11 @@ import numpy as np
 import pytest
 from conftest import MakeVideo, Shot, ffmpeg, read_frames
 
-from curation import frames
-from curation.frames import MediaError, Timeline, Turn, decode, probe
-from curation.pictures import luma, small_bgr
+from curation.media import probes
+from curation.media.files import MediaError
+from curation.media.frames import Timeline, decode
+from curation.media.pictures import luma, small_bgr
+from curation.media.probes import Turn, probe
 from curation.pipelines import Pipeline, Rule
 from curation.sources import Source, Span
 from curation.videos import curate_video
@@ -181,7 +183,7 @@ def test_probe_names_hdr_transfers(make_video: MakeVideo, transfer: str) -> None
 
 def test_matroska_durations_are_read_whatever_their_tag_says() -> None:
     stream = SimpleNamespace(duration=None, metadata={"DURATION-eng": "00:01:02.500000000"})
-    assert frames.declared_duration_s(None, stream) == 62.5  # type: ignore[arg-type]
+    assert probes.declared_duration_s(None, stream) == 62.5  # type: ignore[arg-type]
 
 
 # -- headers that say less or more than there is

@@ -17,10 +17,11 @@ import numpy as np
 import pytest
 from conftest import Frame, MakeVideo, Shot, analysed, ffmpeg, read_frames
 
-from curation.cuts.clips import Clip, cut
+from curation.cuts.clips import cut
+from curation.cuts.encodes import Clip
 from curation.cuts.packets import read_source
 from curation.cuts.parameter_sets import escape, packed, read_sequence_set, ue_text, unescape
-from curation.frames import probe
+from curation.media.probes import probe
 from curation.pipelines import Cut
 
 SHOTS = (Shot("test", 1.6), Shot("fractal", 1.4), Shot("bars", 1.0), Shot("gradient", 1.2))

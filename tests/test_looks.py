@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from conftest import ffmpeg
 
-from curation.frames import decode
-from curation.pictures import luma, small_bgr
+from curation.media.frames import decode
+from curation.media.pictures import luma, small_bgr
 from curation.scores.quality import (
     LookTrack,
     blockiness,

@@ -15,9 +15,10 @@ import pytest
 from conftest import MakeVideo, Shot, analysed
 
 from curation import downloads, videos
-from curation.cuts import clips
+from curation.cuts import clips, encodes
 from curation.flow.holdings import forget, take_over
-from curation.frames import MediaError, probe
+from curation.media.files import MediaError
+from curation.media.probes import probe
 from curation.pipelines import Cut, Download, Pipeline
 from curation.records import TRIED_AGAIN, failed_row
 from curation.shards import Dataset, write_commit
@@ -43,12 +44,12 @@ def test_a_full_disk_is_not_the_videos_fault(
 ) -> None:
     """ffmpeg dies of it as of anything else, often without a word."""
     path = make_video("plain.mp4")
-    monkeypatch.setattr(clips, "is_full", lambda folder: True)
-    monkeypatch.setattr(clips, "h264", functools.partial(broken, clips.h264))
+    monkeypatch.setattr(encodes, "is_full", lambda folder: True)
+    monkeypatch.setattr(encodes, "h264", functools.partial(broken, encodes.h264))
     assert outcome(path) == ("failed", "disk_full")
     with pytest.raises(MediaError, match="disk_full"):  # no clip of it is judged
         clips.cut(str(path), probe(path), *analysed(path), [(5, 25)], NO_JOINS, lambda: None)
-    monkeypatch.setattr(clips, "is_full", lambda folder: False)
+    monkeypatch.setattr(encodes, "is_full", lambda folder: False)
     assert outcome(path) == ("failed", "encode")
 
 

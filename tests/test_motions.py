@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from curation.pictures import shrink
+from curation.media.pictures import shrink
 from curation.scores.motions import MotionTrack
 
 SIZES = [(640, 360), (1280, 720)]

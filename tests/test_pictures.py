@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 from conftest import MakeVideo, Shot, analysed, read_frames
 
-from curation.cuts.clips import Clip, cut
+from curation.cuts.clips import cut
+from curation.cuts.encodes import Clip
 from curation.cuts.packets import read_source
 from curation.cuts.planner import plan
 from curation.decode.signatures import Signatures
-from curation.frames import MediaError, probe
+from curation.media.files import MediaError
+from curation.media.probes import probe
 from curation.pipelines import Cut
 
 FINE = Cut(crf=10)

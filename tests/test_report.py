@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 
 from curation.decode import previews
 from curation.decode.jpegs import bgr_from_jpeg
-from curation.frames import Turn
+from curation.media.probes import Turn
 from curation.pages.facts import facts_of, fit, integrity, kept_share, loops
 from curation.pages.sheets import previews as previews_of
 from curation.pages.sheets import sheets

@@ -32,7 +32,8 @@ from curation.captions import Blip2
 from curation.decode.jpegs import picture_from_jpeg
 from curation.decode.samples import CAPTION_SIDE_PX, jpeg, shrink
 from curation.flow.plans import Plan, execute, make_plan
-from curation.frames import decode
+from curation.media.frames import decode
+from curation.media.probes import Turn
 from curation.settings import ConfigError
 from curation.shards import DROPPED, FAILED, KEPT, Dataset
 
@@ -349,7 +350,7 @@ def frame_at(path: str, at_s: float) -> np.ndarray:
     """The picture a captioner gets of the frame of a video at a time."""
     for timeline, frame in decode(path, num_threads=1):
         if abs(timeline.time_s(timeline.num_frames - 1) - at_s) < 1e-6:
-            return picture_from_jpeg(jpeg(shrink(frame, CAPTION_SIDE_PX), 0))
+            return picture_from_jpeg(jpeg(shrink(frame, CAPTION_SIDE_PX), Turn()))
     raise AssertionError(f"no frame at {at_s} s")
 
 

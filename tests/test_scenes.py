@@ -13,7 +13,8 @@ from scenedetect import FrameTimecode
 
 from curation.decode.analyses import Analysis, analyse
 from curation.decode.scenes import analysis_size, build_detector, frame_at
-from curation.frames import Timeline, probe
+from curation.media.frames import Timeline
+from curation.media.probes import probe
 from curation.pipelines import Pipeline, Scenes
 from curation.sources import Source
 

@@ -15,7 +15,7 @@ from conftest import MakeVideo, Shot
 
 from curation.decode.analyses import score_clip
 from curation.decode.tracks import build_tracks
-from curation.frames import Probe, probe
+from curation.media.probes import Probe, Turn, probe
 from curation.pipelines import Pipeline, Scorers
 from curation.scores.headers import black_bars, header_scores, static
 from curation.scores.motions import MotionTrack
@@ -23,7 +23,10 @@ from curation.scores.quality import LookTrack
 from curation.sources import Source
 from curation.videos import curate_video
 
-HD = Probe(1280, 720, 0, Fraction(1), 25.0, 9.0, 225, "h264", "yuv420p", None, False, None)
+HD = Probe(
+    *(0, 1280, 720, Turn(), Fraction(1), 25.0, 9.0, 225),
+    *("h264", "yuv420p", None, False, None),
+)
 
 
 def clip_scores(path: Path) -> dict[str, float]:

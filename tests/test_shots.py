@@ -22,7 +22,8 @@ from curation.decode.samples import MAX_SAMPLES, MAX_WAITING, ClipFrames
 from curation.decode.shots import ShotFinder, TransitionTrack
 from curation.decode.tracks import build_tracks
 from curation.decode.transitions import MARGIN
-from curation.frames import Timeline, Turn, probe
+from curation.media.frames import Timeline
+from curation.media.probes import Turn, probe
 from curation.pipelines import Captions, Pipeline, Scenes, Scorers, load_pipeline
 from curation.records import VideoResult
 from curation.sources import Source, Span

@@ -16,7 +16,7 @@ import pytest
 from conftest import MakeVideo, Shot, ffmpeg, read_frames
 
 from curation.decode.jpegs import bgr_from_jpeg
-from curation.frames import decoded
+from curation.media.files import decoded
 from curation.pipelines import Cut, Pipeline
 from curation.records import VideoResult
 from curation.sources import Source, Span
@@ -177,12 +177,13 @@ def test_an_encode_that_fails_costs_its_clip_alone(
     make_video: MakeVideo, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from curation.cuts import clips
-    from curation.frames import MediaError
+    from curation.cuts.encodes import Clip
+    from curation.media.files import MediaError
 
     path = make_video("plain.webm", options=VP9)
     encode = clips.encode
 
-    def failing(*arguments: Any) -> clips.Clip:
+    def failing(*arguments: Any) -> Clip:
         if arguments[4] == 30:  # the first frame
             raise MediaError("encode", "no")
         return encode(*arguments)

@@ -23,7 +23,8 @@ from curation.cuts.parameter_sets import IDR, SLICE, split
 from curation.cuts.planner import Plan, Run
 from curation.cuts.slices import Headers, is_idr
 from curation.decode.signatures import Signatures, check_same, signature_of
-from curation.frames import Probe, Timeline
+from curation.media.frames import Timeline
+from curation.media.probes import Probe
 from curation.pipelines import Cut
 
 
@@ -176,7 +177,7 @@ def open_encoder(
     encoder.pix_fmt = first.format.name
     encoder.time_base = time_base
     encoder.framerate = Fraction(probe.fps).limit_denominator(100_000)
-    encoder.thread_count = 1  # for the reason in clips.h264
+    encoder.thread_count = 1  # for the reason in encodes.h264
     for tag in ("color_range", "colorspace", "color_primaries", "color_trc"):
         setattr(encoder, tag, getattr(first, tag))
     encoder.flags |= av.codec.context.Flags.global_header

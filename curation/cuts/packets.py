@@ -12,7 +12,8 @@ import av
 
 from curation.cuts.parameter_sets import split
 from curation.cuts.slices import Headers, read_headers
-from curation.frames import Probe, open_video, readable, stamps_decode_order, video_stream
+from curation.media.files import open_video, readable, stamps_decode_order, video_stream
+from curation.media.probes import Probe
 
 # Instantaneous decoder refresh pictures: H.264 table 7-1 type 5, H.265 table 7-1 types 19 and 20.
 # By codec: the types, and the bits of a NAL unit's first byte that hold one.

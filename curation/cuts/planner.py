@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from curation.cuts.packets import Source
-from curation.frames import Timeline
+from curation.media.frames import Timeline
 
 # A join must spare this share of encoding the whole clip. Decoding a frame costs about an eighth
 # of encoding it (measured at 1280x720, x264 veryfast).

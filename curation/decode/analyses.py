@@ -31,8 +31,10 @@ from curation.decode.shots import ShotFinder, TransitionTrack
 from curation.decode.signatures import Signatures
 from curation.decode.tracks import ClipScores, MakeTrack, Tracks, build_tracks
 from curation.decode.transitions import split_evenly
-from curation.frames import MediaError, Probe, Timeline, Turn, decode
-from curation.pictures import small_pictures
+from curation.media.files import MediaError
+from curation.media.frames import Timeline, decode
+from curation.media.pictures import small_pictures
+from curation.media.probes import Probe, Turn
 from curation.pipelines import SHOTS, Pipeline, Scenes, Scorers
 from curation.records import Beat
 from curation.scores import headers

@@ -5,8 +5,8 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from curation.frames import Turn
-from curation.pictures import upright
+from curation.media.pictures import upright
+from curation.media.probes import Turn
 
 # All ours, so that a clip's four pictures take about 10 kB: a tenth of a percent or so of the clip.
 PREVIEW_PICTURES = 4

@@ -13,8 +13,8 @@ import cv2
 import numpy as np
 
 from curation.decode.jpegs import jpeg_from_picture
-from curation.frames import Turn
-from curation.pictures import luma, upright
+from curation.media.pictures import luma, upright
+from curation.media.probes import Turn
 from curation.sources import Span
 
 T = TypeVar("T")

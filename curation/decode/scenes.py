@@ -13,7 +13,7 @@ from scenedetect.common import Timecode
 from scenedetect.detector import SceneDetector
 from scenedetect.detectors import AdaptiveDetector, ContentDetector, ThresholdDetector
 
-from curation.frames import Timeline
+from curation.media.frames import Timeline
 
 
 class QuickScore:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from curation.decode.transitions import Judgement, TransitionFinder
-from curation.frames import Timeline
+from curation.media.frames import Timeline
 
 if TYPE_CHECKING:
     import av

@@ -13,8 +13,9 @@ import cv2
 import numpy as np
 
 from curation.decode.scenes import analysis_size
-from curation.frames import MediaError, Turn
-from curation.pictures import small_pictures, upright
+from curation.media.files import MediaError
+from curation.media.pictures import small_pictures, upright
+from curation.media.probes import Turn
 
 if TYPE_CHECKING:
     import av

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from curation.frames import MediaError
+from curation.media.files import MediaError
 from curation.pipelines import Scorers
 from curation.scores.chosen import build_models, check_models
 from curation.scores.models import Model, Row, checked, described

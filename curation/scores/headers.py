@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from curation.frames import Probe
+from curation.media.probes import Probe
 
 # Mean absolute luma step, in grey levels, below which two frames show the same picture. Ours:
 # re-encoded stills stay under 0.15, the slowest real motion tried (a turning globe) over 0.3.

@@ -14,7 +14,7 @@ import av
 import cv2
 import numpy as np
 
-from curation.pictures import luma
+from curation.media.pictures import luma
 
 STEP_S = 0.5  # between frames that are measured. Ours: 0.04 decodes (docs/filters.md)
 LATE_S = 1e-3  # times come from rounded stamps

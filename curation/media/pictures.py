@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 from av.video.reformatter import ColorRange
 
-from curation.frames import Turn
+from curation.media.probes import Turn
 
 
 def luma(frame: av.VideoFrame) -> np.ndarray:
