@@ -210,6 +210,28 @@ def test_null_captions_are_the_empty_prompt(tmp_path: Path) -> None:
     assert rows_of(folder).fetch(0).caption == ""
 
 
+def test_an_epoch_draws_one_of_several_captions(tmp_path: Path) -> None:
+    """Each as likely, the same in every run; of one caption that one."""
+    captions = {f"x{n}": ["a dog", "a hound", "ein Hund"] for n in range(40)} | {"y": None}
+    rows = [
+        clip(name, mp4(4), 4, caption=several[0] if several else "a cat", captions=several)
+        for name, several in captions.items()
+    ]
+    folder = write_dataset(tmp_path / "a", rows, per_commit=41)
+    first, again = (
+        [s for s in take(Batches([rows_of(folder)], config("batch_size=41")), 4)
+         if isinstance(s, Sample)] for _ in range(2)
+    )  # fmt: skip
+    told = {(s.epoch, s.clip_id): s.caption for s in first}
+    assert told == {(s.epoch, s.clip_id): s.caption for s in again} and len(told) == 4 * 41
+    counts = Counter(caption for (_, name), caption in told.items() if name != "y")
+    # 160 draws of a third each: 53 expected, 6 the standard deviation.
+    assert set(counts) == {"a dog", "a hound", "ein Hund"} and min(counts.values()) > 29
+    assert {told[epoch, "y"] for epoch in range(4)} == {"a cat"}
+    per_clip = [{told[epoch, name] for epoch in range(4)} for name in captions if name != "y"]
+    assert sum(len(each) > 1 for each in per_clip) > 30  # not one a clip for ever
+
+
 def test_images_are_videos_of_one_frame_and_short_clips_are_left_out(tmp_path: Path) -> None:
     rows = [clip("image", mp4(1), 1), clip("short", mp4(2), 2), clip("long", mp4(9), 9)]
     folder = write_dataset(tmp_path / "a", rows)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from curation.settings import RunError
 from training.config import Config
-from training.data.orders import Draws, Mixture, deal, draw
+from training.data.orders import Draws, Mixture, deal, draw, pick_caption
 from training.data.rows import Rows
 from training.data.shapes import shapes_of
 from training.data.videos import BadVideoError, read_frames
@@ -271,7 +271,9 @@ def read_sample(
     except (BadVideoError, pa.ArrowException, ValueError, OSError) as error:
         return BadRow(rows.name, clip_id, str(error))
     raw, fps = torch.from_numpy(frames), shape.fps if len(frames) > 1 else 0
-    return Sample(rows.name, clip_id, epoch, found.caption, raw, draws, fps)
+    several = found.captions or (found.caption,)
+    caption = pick_caption(several, seed, rows.name, drawn_for, clip_id)
+    return Sample(rows.name, clip_id, epoch, caption, raw, draws, fps)
 
 
 def encoded_sample(

@@ -49,6 +49,15 @@ def draw(seed: int, dataset: str, epoch: int | str, sample_id: str) -> Draws:
     return Draws(rate, start, timestep, caption, int(words[3] >> np.uint64(1)))
 
 
+def pick_caption(
+    captions: Sequence[str], seed: int, dataset: str, epoch: int | str, sample_id: str
+) -> str:
+    """Which of a clip's captions an epoch trains on, each as likely; a draw of its own, so that
+    clips with one caption are trained as ever."""
+    word = int.from_bytes(digest(seed, dataset, epoch, sample_id, "which caption")[:6])
+    return captions[word * len(captions) >> 48]
+
+
 MAX_PERIOD = 10_000  # samples after which a mixture repeats; a table of them is made at the start
 
 

@@ -29,16 +29,20 @@ from training.parallel import ALONE, Team
 if TYPE_CHECKING:  # latents/ reads rows; here its words are types alone
     from training.latents.files import Encoded, Latents
 
-COLUMNS = ["clip_id", "caption", "clip"]
+COLUMNS = ["clip_id", "caption", "captions", "clip"]
 
 
 @dataclass(frozen=True)
 class Row:
-    """One kept clip: its id, its caption (null is the empty prompt) and its mp4."""
+    """One kept clip: its id, its caption (null is the empty prompt) and its mp4.
+
+    captions: where lists gave it several, all of them, `caption` first; else none.
+    """
 
     clip_id: str
     caption: str
     media: memoryview
+    captions: tuple[str, ...] = ()
 
 
 @dataclass
@@ -113,8 +117,10 @@ class Rows:
         media = table["clip"].chunk(0).field("bytes")[n].as_buffer()
         if media is None:
             raise DatasetError(f"{self.dataset.uri}: a row without media")
-        caption = table["caption"][n].as_py()
-        return Row(table["clip_id"][n].as_py(), caption or "", memoryview(media))
+        # Shards of before there were several have no such column.
+        several = table["captions"][n].as_py() if "captions" in table.column_names else None
+        caption, clip_id = table["caption"][n].as_py(), table["clip_id"][n].as_py()
+        return Row(clip_id, caption or "", memoryview(media), tuple(several or ()))
 
     def encoded(self, row: int) -> Encoded:
         """One row as it was precomputed; nothing else of the dataset is read."""
