@@ -17,6 +17,8 @@ from curation.commands import without_stdin
 
 ROOT = Path(__file__).parents[1]
 SMALL = "--pipeline web --set rules.resolution.min=180 --set rules.duration.min=0.5"
+# Far more than any step here takes, on one crowded core too: the first failure was to hang for ever.
+HANG_S = 600.0
 TINY = "max_steps=1 num_samples=0 held_out=0 num_frames=2 height=16 width=32"
 
 
@@ -50,17 +52,17 @@ def run(make_video: MakeVideo) -> str:
 def test_the_commands_end_on_a_terminal(terminal: Terminal, run: str, tmp_path: Path) -> None:
     """The first after Ctrl-Z, and on in the background."""
     terminal.type(f"{run} {tmp_path}/demo\n")
-    terminal.wait_for("starting Ray", 60)
+    terminal.wait_for("starting Ray", HANG_S)
     terminal.type("\x1a")
-    terminal.wait_for("Stopped", 30)
-    code, shown = terminal.run("bg; wait $!", 120)
+    terminal.wait_for("Stopped", HANG_S)
+    code, shown = terminal.run("bg; wait $!", HANG_S)
     assert code == 0 and "1 shard in" in shown and "INFO" not in shown, shown
     clean = f"{sys.executable} -m curation.clean {tmp_path}/demo --output {tmp_path}/clean"
-    code, shown = terminal.run(f"{clean} --set scorers.aesthetic=technical_quality", 120)
+    code, shown = terminal.run(f"{clean} --set scorers.aesthetic=technical_quality", HANG_S)
     assert code == 0, shown
     settings = " ".join(f"--set {each}" for each in TINY.split())
     train = f"{sys.executable} -m training.train --preset tiny --workers 1 {settings}"
-    code, shown = terminal.run(f"{train} --data {tmp_path}/demo --output {tmp_path}/run", 120)
+    code, shown = terminal.run(f"{train} --data {tmp_path}/demo --output {tmp_path}/run", HANG_S)
     assert code == 0 and "1 steps done" in shown, shown
 
 
@@ -69,11 +71,11 @@ def test_the_commands_end_on_a_terminal(terminal: Terminal, run: str, tmp_path: 
 def test_a_run_can_be_ended_and_goes_on(terminal: Terminal, run: str, tmp_path: Path) -> None:
     """Ctrl-C, and the same command goes on."""
     terminal.type(f"{run} {tmp_path}/demo\n")
-    terminal.wait_for("fetch", 60)  # the bars are up
+    terminal.wait_for("fetch", HANG_S)  # the bars are up
     terminal.type("\x03")
-    shown = terminal.wait_for("goes on from there", 60)
+    shown = terminal.wait_for("goes on from there", HANG_S)
     assert "Traceback" not in shown
-    code, shown = terminal.run(f"{run} {tmp_path}/demo", 120)
+    code, shown = terminal.run(f"{run} {tmp_path}/demo", HANG_S)
     assert code == 0 and "1 shard in" in shown and "INFO" not in shown, shown
 
 
