@@ -17,7 +17,7 @@ from curation.commands import without_stdin
 
 ROOT = Path(__file__).parents[1]
 SMALL = "--pipeline web --set rules.resolution.min=180 --set rules.duration.min=0.5"
-# Far more than any step here takes, on one crowded core too: the first failure was to hang for ever.
+# Far more than any step takes, on one crowded core too: the first failure was to hang for ever.
 HANG_S = 600.0
 TINY = "max_steps=1 num_samples=0 held_out=0 num_frames=2 height=16 width=32"
 
