@@ -62,6 +62,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", action="store_true", help="end with one JSON object on one line")
     given = parser.parse_args()
+    given.video = str(Path(given.video).resolve())  # the worker is in a folder of its own
     pipeline = load_pipeline(ROOT / "pipelines.yaml", given.pipeline, given.set)
     decodes, curations = [], []
     with MediaWorker(pipeline.media) as worker:
