@@ -84,12 +84,12 @@ def check_writable(dataset: Dataset) -> None:
 
 
 @contextmanager
-def only_writer(dataset: Dataset) -> Iterator[None]:
-    """Hold a local dataset folder for one run; ConfigError when another run has it."""
+def only_writer(dataset: Dataset, another: str = "another run") -> Iterator[None]:
+    """Hold a local dataset folder for one run; ConfigError when `another` has it."""
     if not dataset.is_local:
         yield
         return
-    with held(Path(dataset.root), f"another run is writing to {dataset.uri}"):
+    with held(Path(dataset.root), f"{another} is writing to {dataset.uri}"):
         yield
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from curation.commands import FAILED_RUN, start_ray
-from curation.places import check_lasting, check_reachable, held
+from curation.places import check_lasting, check_reachable, only_writer
 from curation.settings import ConfigError
 from curation.shards import Dataset, DatasetError
 from model.texts import CONTEXT
@@ -65,7 +63,7 @@ def precompute(
         try:
             facts = load_all(encoders)
             folder = Dataset.at(f"{latents.rstrip('/')}/{fingerprint_of(facts)}")
-            with only_writer(folder):
+            with only_writer(folder, "another vf-precompute"):
                 prepare(folder, facts, config, encoders[0])
                 if output is None:
                     remove_strays(folder, {commit["name"] for commit in commits})
@@ -106,16 +104,6 @@ def plan(config: Config, commits: list[dict[str, Any]], latents: str) -> str:
         f"{len(commits)} shards, {clips} clips, {size / 1e6:.2f} MB each, "
         f"{clips * size / 1e9:.2f} GB in {latents}"
     )
-
-
-@contextmanager
-def only_writer(folder: Dataset) -> Iterator[None]:
-    """Hold a local folder; ConfigError if another vf-precompute writes there."""
-    if not folder.is_local:
-        yield
-        return
-    with held(Path(folder.root), f"another vf-precompute is writing to {folder.uri}"):
-        yield
 
 
 def prepare(folder: Dataset, facts: dict[str, Any], config: Config, encoder: Any) -> None:
