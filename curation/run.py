@@ -44,6 +44,10 @@ def curate(
         typer.Option("--set", help="path=value inside the pipeline; may be repeated."),
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first N sources.")] = None,
+    retry: Annotated[
+        list[str] | None,
+        typer.Option(help="Try again what failed so, such as encode, or all; may be repeated."),
+    ] = None,
     dry_run: Annotated[bool, typer.Option(help="Print the resolved plan and stop.")] = False,
     ray_address: Annotated[
         str | None,
@@ -60,6 +64,7 @@ def curate(
         output,
         set_ or [],
         limit,
+        retry or [],
         dry_run,
         ray_address,
         time.time(),

@@ -205,7 +205,9 @@ def test_what_lies_before_damage_is_kept(
 
 
 def test_damage_at_once_leaves_nothing(make_video: MakeVideo) -> None:
-    path = damaged(make_video("one_group.ts"), "damaged_group.ts")  # its only key frame is the first
+    path = damaged(
+        make_video("one_group.ts"), "damaged_group.ts"
+    )  # its only key frame is the first
     result = curated(path)
     assert (result.video["decision"], result.video["error_class"]) == ("failed", "corrupt")
     assert result.video["message"].startswith("after ") and result.clips == []
