@@ -71,7 +71,10 @@ def open_video(path: str | Path) -> av.container.InputContainer:
     if not [s for s in container.streams.video if not is_cover_art(s)]:
         container.close()
         raise MediaError("no_video_stream", f"{path.name} has no video stream")
-    size = video_stream(container).codec_context
+    size: av.VideoCodecContext | None = video_stream(container).codec_context
+    if size is None:
+        container.close()
+        raise MediaError("no_video_stream", f"{path.name} has a video of a codec unknown here")
     if size.width * size.height > MAX_PICTURE_PX:
         container.close()
         says = f"its pictures are {size.width}x{size.height}"
