@@ -39,6 +39,7 @@ from curation.settings import RunError
 from curation.shards import Dataset
 from curation.sources import Source, content_id
 from curation.sources.source import fingerprinted, join
+from curation.sources.subtitles import with_subtitles
 
 MAX_COMMITS_IN_FLIGHT = 4
 MAX_TASKS = 10_000  # videos beyond this many share tasks
@@ -48,10 +49,11 @@ MAX_TASKS = 10_000  # videos beyond this many share tasks
 
 
 @ray.remote(max_retries=TASK_RETRIES)
-def identify(sources: list[Source]) -> list[Source]:
+def identify(sources: list[Source], needs_text: bool) -> list[Source]:
     """Give local files the id of their content and URLs the one that they name.
 
-    What cannot be read is left for the media stage.
+    `needs_text`: and local files the timed text beside them. What cannot be read is left for the
+    media stage.
     """
     out = []
     for source in sources:
@@ -60,18 +62,20 @@ def identify(sources: list[Source]) -> list[Source]:
         elif source.id is None and Path(source.path).is_file() and os.access(source.path, os.R_OK):
             with contextlib.suppress(OSError):
                 source = replace(source, id=content_id(source.path))
-        out.append(source)
+        out.append(with_subtitles(source) if needs_text else source)
     return out
 
 
-def identify_all(sources: list[Source]) -> tuple[list[Source], int]:
+def identify_all(sources: list[Source], *, needs_text: bool = False) -> tuple[list[Source], int]:
     """The sources with ids where content or URL give one; and how many were copies of others.
 
     Copies become one source: the first one, with the cuts and captions of all.
     """
     size = max(1, min(64, len(sources) // 16))
     chunks = [sources[i : i + size] for i in range(0, len(sources), size)]
-    found = [s for chunk in ray.get([identify.remote(c) for c in chunks]) for s in chunk]
+    found = [
+        s for chunk in ray.get([identify.remote(c, needs_text) for c in chunks]) for s in chunk
+    ]
     distinct: dict[str, Source] = {}
     for source in found:
         known = distinct.setdefault(source.id or source.url, source)

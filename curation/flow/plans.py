@@ -9,7 +9,7 @@ from pathlib import Path
 import yaml
 from rich.console import Console
 
-from curation.captions import check_checkpoint
+from curation.captions import SOURCE_TEXT, check_checkpoint
 from curation.commands import GOES_ON, interruptible, say, screen, start_ray, told_errors
 from curation.flow.driver import check_all_decided, identify_all, todo, write_run
 from curation.flow.driver import curate as run_flow
@@ -127,7 +127,8 @@ def execute(plan: Plan, console: Console, started: float) -> None:
             say(console, f"removed {len(swept)} files that a killed run left")
         holdings = take_over(dataset, pipeline)
         tell_holdings(holdings, console)
-        sources, num_copies = identify_all(plan.sources)
+        needs_text = pipeline.captions.model == SOURCE_TEXT
+        sources, num_copies = identify_all(plan.sources, needs_text=needs_text)
         if num_copies:
             say(console, f"{num_copies} sources are copies of others and are joined with them")
         hear(dataset, pipeline, holdings, sources, console)
