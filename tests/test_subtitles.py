@@ -17,7 +17,7 @@ from curation.media.probes import probe
 from curation.media.subtitle_tracks import track_cues
 from curation.pipelines import Pipeline
 from curation.sources import Source, Span
-from curation.sources.encodings import encoding_of
+from curation.sources.charsets import encoding_of
 from curation.sources.folders import videos
 from curation.sources.notes import Notes
 from curation.sources.source import differ_in_captions_alone, fingerprint, join

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pysubs2
 
-from curation.sources.encodings import encoding_of
+from curation.sources.charsets import encoding_of
 from curation.sources.source import Source, Subtitles, short_hash
 
 KINDS = (".srt", ".vtt", ".ass", ".ssa")  # those that are read; the first is preferred

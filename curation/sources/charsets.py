@@ -17,7 +17,7 @@ BOMS = {
 # What a text that is not Unicode is tried as, with the names that users know. The order decides
 # between those that fit it alike, as measured on short texts (docs/decisions.md): western text is
 # as good a Czech one to charset-normalizer, one line of Chinese as good a Korean one.
-CANDIDATES = {
+CHARSETS = {
     "cp1252": "Windows-1252",
     "cp1251": "Windows-1251",
     "euc_jp": "EUC-JP",
@@ -81,10 +81,11 @@ def is_utf_8(data: bytes) -> bool:
 def without_mark(head: bytes) -> str:
     """UTF-16 of one order or the other, by where the zero bytes of its digits and line ends are."""
     first, second = head[::2].count(0), head[1::2].count(0)
-    if first * 8 < second:
-        return "utf-16-le"
-    if second * 8 < first:
-        return "utf-16-be"
+    if max(first, second) * 16 > len(head):  # of its characters an eighth or more are ASCII
+        if first * 8 < second:
+            return "utf-16-le"
+        if second * 8 < first:
+            return "utf-16-be"
     raise ValueError("it holds zero bytes; save it as UTF-8 text")
 
 
@@ -95,14 +96,14 @@ def told(sample: bytes) -> str:
         steps=1,  # in one piece: a cut in the middle of a character is disorder
         chunk_size=len(sample),
         threshold=MAX_DISORDER,
-        cp_isolation=list(CANDIDATES),
+        cp_isolation=list(CHARSETS),
         enable_fallback=False,
     )
-    found = {match.encoding: match.chaos for match in fitting if match.encoding in CANDIDATES}
+    found = {match.encoding: match.chaos for match in fitting if match.encoding in CHARSETS}
     # Encodings that give the same text are one match.
     for match in fitting:
-        found |= {each: match.chaos for each in match.could_be_from_charset if each in CANDIDATES}
+        found |= {each: match.chaos for each in match.could_be_from_charset if each in CHARSETS}
     if not found:
         return "cp1252"
     least = min(found.values())
-    return next(each for each in CANDIDATES if found.get(each, 1.0) <= least + ALIKE)
+    return next(each for each in CHARSETS if found.get(each, 1.0) <= least + ALIKE)
