@@ -114,6 +114,12 @@ def failed_row(source: Source, error_class: str, message: str, **known: Any) -> 
     return ledger_row(source, level="video", **failure(error_class, message), **known)
 
 
+def copy_row(source: Source, video_id: str, first_url: str) -> dict[str, Any]:
+    """The ledger row of a source that turned out to be a video that another one is."""
+    message = f"the same video as {first_url}, which stands for both"
+    return failed_row(replace(source, id=None), "copy", message, copy_of=video_id)
+
+
 def video_row(
     source: Source,
     scores: Mapping[str, float | None],

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from curation.downloads import id_in
-from curation.flow.driver import identify_all, todo
+from curation.flow.driver import identify_all, joined, todo
 from curation.flow.holdings import Holdings, forget, retell, take_over
 from curation.pipelines import Pipeline
 from curation.shards import DROPPED, KEPT, LEDGER_SCHEMA, SHARD_SCHEMA, Dataset, write_commit
@@ -205,7 +205,7 @@ def test_copies_become_one_source_with_the_cuts_and_captions_of_all(
         Source(url="https://youtu.be/dQw4w9WgXcQ", caption="one"),
         Source(url="https://www.youtube.com/watch?v=dQw4w9WgXcQ&t=15s", caption="two"),
     ]
-    [file, site], num_copies = identify_all(given)
+    [file, site], num_copies = joined(identify_all(given), Holdings())
     assert num_copies == 2
     assert (file.url, file.license, file.caption) == ("a.mp4", "CC0", "whole")
     assert file.spans == (Span(0, 1, "first", ("again",)), Span(1, 2, "second"))
