@@ -25,6 +25,15 @@ if TYPE_CHECKING:
 Beat = Callable[[str, float], None]
 # Faults of the machine or the network, no verdict on a video: the next run tries again by itself.
 TRIED_AGAIN = frozenset({"disk_full", "no_memory", "unreachable", "lost"})
+COPY = "copy"  # a source that turned out to be the video of another one
+# Every class that a failure may have (docs/shards.md). Those of one reason stand together.
+ERROR_CLASSES = TRIED_AGAIN | {
+    *("missing", "empty", "not_video", "no_video_stream", "truncated", "corrupt", "outside"),
+    *("private_address", "download_failed"),
+    COPY,
+    *("crashed", "stalled", "timeout", "memory"),
+    *("encode", "caption", "scorer", "internal"),
+}
 MAX_MESSAGE = 2000  # characters of an error that a ledger row holds: a traceback, not a log
 
 
@@ -105,6 +114,7 @@ def decided(verdict: Verdict | None) -> dict[str, Any]:
 
 def failure(error_class: str, message: str) -> dict[str, Any]:
     """The outcome columns of a ledger row whose video or clip could not be worked on."""
+    assert error_class in ERROR_CLASSES, error_class
     message = storable(message[:MAX_MESSAGE])  # what a process said may be in no encoding
     return {"decision": FAILED, "error_class": error_class, "message": message}
 
@@ -117,7 +127,7 @@ def failed_row(source: Source, error_class: str, message: str, **known: Any) -> 
 def copy_row(source: Source, video_id: str, first_url: str) -> dict[str, Any]:
     """The ledger row of a source that turned out to be a video that another one is."""
     message = f"the same video as {first_url}, which stands for both"
-    return failed_row(replace(source, id=None), "copy", message, copy_of=video_id)
+    return failed_row(replace(source, id=None), COPY, message, copy_of=video_id)
 
 
 def video_row(

@@ -30,7 +30,7 @@ EXAMPLE = "Example: python curation/run.py clips/ urls.txt --pipeline web --outp
 def curate(
     sources: Annotated[
         list[str] | None,
-        typer.Argument(help="Files, folders, lists (.txt .csv .jsonl .parquet) and URLs."),
+        typer.Argument(help="Files, folders, lists (.txt .csv .jsonl .json .parquet) and URLs."),
     ] = None,
     pipeline: Annotated[str, typer.Option(help="A pipeline of the config.")] = "demo",
     config: Annotated[Path, typer.Option(help="Where pipelines are defined.")] = Path(
@@ -44,6 +44,10 @@ def curate(
         typer.Option("--set", help="path=value inside the pipeline; may be repeated."),
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first N sources.")] = None,
+    retry: Annotated[
+        list[str] | None,
+        typer.Option(help="Try again what failed so, such as encode, or all; may be repeated."),
+    ] = None,
     dry_run: Annotated[bool, typer.Option(help="Print the resolved plan and stop.")] = False,
     ray_address: Annotated[
         str | None,
@@ -60,6 +64,7 @@ def curate(
         output,
         set_ or [],
         limit,
+        retry or [],
         dry_run,
         ray_address,
         time.time(),

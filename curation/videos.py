@@ -215,6 +215,8 @@ def video_outcome(
     analysis: Analysis, candidates: list[Candidate], pipeline: Pipeline
 ) -> dict[str, Any]:
     """The outcome columns of a decoded video: those of the clip that came furthest."""
+    if not candidates and analysis.broke and not analysis.outside:
+        return failure(analysis.broke.error_class, analysis.broke.message)
     if not candidates:
         return outside(analysis)
     lost = [c for c in candidates if c.error and c.error.error_class == "encode"]

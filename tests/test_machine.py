@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import functools
 import http.server
+import re
 import socket
 import threading
 from collections.abc import Iterator
@@ -17,10 +18,12 @@ from conftest import MakeVideo, Shot, analysed
 from curation import downloads, videos
 from curation.cuts import clips, encodes
 from curation.flow.holdings import forget, take_over
+from curation.flow.plans import classes_of
 from curation.media.files import MediaError
 from curation.media.probes import probe
 from curation.pipelines import Cut, Download, Pipeline
-from curation.records import TRIED_AGAIN, failed_row
+from curation.records import ERROR_CLASSES, TRIED_AGAIN, failed_row, ledger_row
+from curation.settings import ConfigError
 from curation.shards import Dataset, write_commit
 from curation.sources import Source, Span
 
@@ -165,3 +168,44 @@ def test_the_next_run_tries_again_by_itself(tmp_path: Path) -> None:
     assert [name for name in classes if not holdings.holds(sources[name])] == ["full", "away"]
     forget(dataset, holdings.again)
     assert {video for video, _ in dataset.decided()} == {"bad"}
+    assert take_over(dataset, pipeline).again == set()
+
+
+def test_a_class_is_tried_again_when_asked(tmp_path: Path) -> None:
+    """Also a video that is kept and lost one clip."""
+    dataset, pipeline = Dataset.at(str(tmp_path / "data")), Pipeline()
+    dataset.claim()
+    rows = [
+        failed_row(Source(url=name, id=name), name, "so it was") for name in ("corrupt", "encode")
+    ]
+    part = Source(url="part", id="part")
+    lost = failed_row(part, "encode", "so it was") | {"level": "clip", "clip_id": "part_0"}
+    rows += [ledger_row(part, level="video", decision="kept"), lost]
+    write_commit(dataset, [], rows, pipeline.fingerprints())
+    again = {
+        classes: take_over(dataset, pipeline, retry=classes_of(classes)).again
+        for classes in [(), ("corrupt",), ("encode",), ("encode", "corrupt"), ("all",)]
+    }
+    every = {"corrupt", "encode", "part"}
+    assert list(again.values()) == [set(), {"corrupt"}, every - {"corrupt"}, every, every]
+
+
+def test_an_unknown_class_is_told() -> None:
+    with pytest.raises(ConfigError, match=r"--retry encod: .* did you mean 'encode'"):
+        classes_of(["encod"])
+
+
+def test_every_class_is_documented() -> None:
+    """Those that code names, those of docs/shards.md and those that --retry knows are the same."""
+    root = Path(__file__).parents[1]
+    table = (root / "docs/shards.md").read_text().partition("## Error classes")[2]
+    rows = re.findall(r"^\| ([a-z_, ]+) \|", table.partition("## ")[0], re.MULTILINE)
+    documented = {name for row in rows for name in row.split(", ")} - {"class"}
+    assert documented == ERROR_CLASSES
+    named = re.compile(
+        r"(?:MediaError|WorkerDiedError|failure|failed_row)\((?:source, )?\s*\"(\w+)\""
+    )
+    texts = [path.read_text() for path in (root / "curation").rglob("*.py")]
+    in_code = {name for text in texts for name in named.findall(text)}
+    assert in_code - {"size_changes", "clock_restarts"} < ERROR_CLASSES  # those two end a beginning
+    assert {"encode", "timeout", "lost", "outside"} < in_code

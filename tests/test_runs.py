@@ -80,8 +80,8 @@ def inputs(make_video: Callable[..., Path], tmp_path_factory: pytest.TempPathFac
     ffmpeg("-i", folder / "good.mp4", "-c", "copy", "-movflags", "+faststart", whole)
     data = bytearray(whole.read_bytes())
     (folder / "half.mp4").write_bytes(data[: len(data) // 2])
-    middle = len(data) // 2
-    data[middle : middle + 4000] = bytes(range(256)) * 16
+    first = data.index(b"mdat") + 100  # in the one key frame: nothing before it is whole
+    data[first : first + 4096] = bytes(range(256)) * 16
     (folder / "broken.mp4").write_bytes(data)
     whole.unlink()
     (folder / "empty.mp4").touch()

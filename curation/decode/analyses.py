@@ -49,8 +49,9 @@ BAR_STEP_S = 0.25
 BAR_CHANGE = 8.0
 
 
-# What comes behind these is another video, joined to the one before.
-BREAKS = {"size_changes", "clock_restarts"}
+# What lies before these is whole. Behind them is another video, joined to the one before, or
+# pictures that may be built on damage.
+BREAKS = {"size_changes", "clock_restarts", "corrupt"}
 
 
 # -- what a source's pictures are like
@@ -198,7 +199,7 @@ def run(
                 beat(now_s)
                 next_beat_s = now_s + 1.0
     except MediaError as error:
-        if error.error_class not in BREAKS:
+        if error.error_class not in BREAKS or timeline is None:
             raise
         broke = error
     assert timeline is not None  # without a frame decode raises corrupt
@@ -229,7 +230,7 @@ def analyse(
 ) -> Analysis:
     """Decode a source's video once; `beat` as `run` has it.
 
-    Raises MediaError corrupt or truncated, as frames.decode does, and scorer.
+    Raises MediaError corrupt (no frame decodes) or truncated, as frames.decode does, and scorer.
     """
     assert source.path is not None
     end_s = math.inf if probe.duration_s is None else probe.duration_s
@@ -254,11 +255,13 @@ def analyse(
     size, longest = analysis_size(*stored), pipeline.scenes.max_s
     analyser = Analyser(tracks, takers, overview, finder, size, longest, signatures)
     timeline, scenes_found, broke = run(source.path, analyser, pipeline.media.num_threads, beat)
-    given, outside = given_spans(source, timeline)
+    whole = num_whole(timeline, broke)
+    found = [(first, min(last, whole)) for first, last in scenes_found if first < whole]
+    given, outside = given_spans(source, timeline, whole)
     return Analysis(
         timeline=timeline,
         signatures=signatures,
-        spans=scenes_found or given,
+        spans=found or given,
         outside=outside,
         overview=overview,
         watermark=overview.watermark(),
@@ -279,9 +282,21 @@ def build_finder(scenes: Scenes, probe: Probe, tracks: Tracks) -> CutFinder | Sh
     return CutFinder(detector, probe.fps)
 
 
-def given_spans(source: Source, timeline: Timeline) -> tuple[list[tuple[int, int]], list[Span]]:
-    """The source's own cuts as frames, and those that hold no frame of the video."""
-    stamps = [timeline.time_s(i) for i in range(timeline.num_frames)] if source.spans else []
+def num_whole(timeline: Timeline, broke: MediaError | None) -> int:
+    """How many frames can be trusted: before damage those up to the last key frame.
+
+    Decoders hide damage before they notice it, but no frame before a key frame is built on what
+    comes behind it.
+    """
+    is_damaged = broke is not None and broke.error_class == "corrupt"
+    return timeline.last_key if is_damaged else timeline.num_frames
+
+
+def given_spans(
+    source: Source, timeline: Timeline, num_frames: int
+) -> tuple[list[tuple[int, int]], list[Span]]:
+    """The source's own cuts as frames, and those that hold none of the first `num_frames`."""
+    stamps = [timeline.time_s(i) for i in range(num_frames)] if source.spans else []
     spans, outside = [], []
     for span in source.spans:
         first, last = (bisect.bisect_left(stamps, t - 5e-7) for t in (span.start_s, span.end_s))

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
@@ -38,7 +39,21 @@ class Holdings:
     redecided: int = 0  # videos whose decisions were derived anew from stored scores
     redo: int = 0  # videos whose commit no longer holds
     changed: set[str] = field(default_factory=set)  # stages whose config changed
-    again: set[str] = field(default_factory=set)  # ids of videos that the machine failed
+    again: set[str] = field(default_factory=set)  # ids of failed videos that are tried again
+
+    def take_in(self, ledger: pa.Table, tried_again: frozenset[str]) -> None:
+        """Note the videos of a commit, and of them those with a failure that is tried again."""
+        failed = ledger.filter(pc.is_in(ledger["error_class"], pa.array(sorted(tried_again))))
+        again = set(failed["video_id"].to_pylist()) & self.decided
+        self.again |= again
+        self.decided -= again
+        for row in ledger.filter(pc.equal(ledger["level"], "video")).to_pylist():
+            if row["video_id"] in self.decided and row["copy_of"]:
+                self.copies[row["source_url"]] = row["video_id"]
+                self.urls[row["source_url"]] = row["copy_of"]
+            elif row["video_id"] in self.decided:
+                self.urls[row["source_url"]] = row["video_id"]
+                self.fingerprints[row["video_id"]] = row["source_fingerprint"]
 
     def holds(self, source: Source) -> bool:
         """Whether a source is decided, from what its lists say of it now.
@@ -86,12 +101,20 @@ def is_subset(commit: Mapping[str, Any]) -> bool:
     return "decisions" in commit["fingerprints"]
 
 
-def take_over(dataset: Dataset, pipeline: Pipeline, *, dry_run: bool = False) -> Holdings:
+def take_over(
+    dataset: Dataset,
+    pipeline: Pipeline,
+    *,
+    retry: frozenset[str] = frozenset(),
+    dry_run: bool = False,
+) -> Holdings:
     """Bring every commit up to the pipeline: keep, re-decide from its scores, or give up.
 
     A commit made with the same config stays. Where only rules changed, decisions are derived from
     the stored scores; a video whose new decision needs media or scores that were never made is
-    given up, as is every video of a commit with another change. With `dry_run` nothing is written.
+    given up, as is every video of a commit with another change. Videos that failed by the machine,
+    or that failed or lost a clip in a class of `retry`, are tried again. With `dry_run` nothing is
+    written.
     """
     holdings = Holdings()
     wanted = pipeline.fingerprints()
@@ -120,16 +143,7 @@ def take_over(dataset: Dataset, pipeline: Pipeline, *, dry_run: bool = False) ->
             dataset.delete_commit(commit["name"])
     columns = ["level", "video_id", "source_url", "source_fingerprint", "error_class", "copy_of"]
     for table in dataset.ledgers(columns):
-        for row in table.filter(pc.equal(table["level"], "video")).to_pylist():
-            if row["video_id"] in holdings.decided and row["error_class"] in TRIED_AGAIN:
-                holdings.again.add(row["video_id"])
-                holdings.decided.remove(row["video_id"])
-            elif row["video_id"] in holdings.decided and row["copy_of"]:
-                holdings.copies[row["source_url"]] = row["video_id"]
-                holdings.urls[row["source_url"]] = row["copy_of"]
-            elif row["video_id"] in holdings.decided:
-                holdings.urls[row["source_url"]] = row["video_id"]
-                holdings.fingerprints[row["video_id"]] = row["source_fingerprint"]
+        holdings.take_in(table, TRIED_AGAIN | retry)
     return holdings
 
 

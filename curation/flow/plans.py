@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,11 +17,12 @@ from curation.flow.driver import check_all_decided, identify_all, joined, todo, 
 from curation.flow.driver import curate as run_flow
 from curation.flow.holdings import Holdings, forget, is_subset, retell, take_over
 from curation.flow.progress import Display, Tally
-from curation.funnels import show
+from curation.funnels import Funnel, show
 from curation.pipelines import Pipeline, load_pipeline
 from curation.places import check_reachable, check_temp, default_output, only_writer, open_output
+from curation.records import COPY, ERROR_CLASSES, TRIED_AGAIN
 from curation.scores.chosen import check_models
-from curation.settings import ConfigError
+from curation.settings import ConfigError, nearest
 from curation.shards import Dataset
 from curation.sources import Given, Source, read_given
 
@@ -33,6 +35,7 @@ class Plan:
     sources: list[Source]
     dataset: Dataset
     given: Given  # what the sources come from, and what was left out of it
+    retry: frozenset[str] = frozenset()  # error classes that are tried again
 
 
 def make_plan(
@@ -42,6 +45,7 @@ def make_plan(
     output: str | None,
     overrides: list[str],
     limit: int | None,
+    retry: Sequence[str] = (),
 ) -> Plan:
     """Resolve and check everything that can be checked before any work; raises ConfigError."""
     pipeline = load_pipeline(config, name, overrides)
@@ -65,7 +69,16 @@ def make_plan(
         )
     check_checkpoint(pipeline.captions)
     check_models(pipeline.scorers, pipeline.scorers.models)
-    return Plan(pipeline, sources, dataset, found)
+    return Plan(pipeline, sources, dataset, found, classes_of(retry))
+
+
+def classes_of(retry: Sequence[str]) -> frozenset[str]:
+    """The error classes named by --retry; "all" is every one. Raises ConfigError."""
+    for name in retry:
+        if name not in {*ERROR_CLASSES, "all"}:
+            allowed = nearest(name, {*ERROR_CLASSES, "all"})
+            raise ConfigError(f"--retry {name}: no such error class{allowed}")
+    return ERROR_CLASSES if "all" in retry else frozenset(retry)
 
 
 def show_plan(plan: Plan, console: Console) -> None:
@@ -78,7 +91,7 @@ def show_plan(plan: Plan, console: Console) -> None:
         say(console, line)
     for source in plan.sources[:10]:
         say(console, f"  {source.url}")
-    holdings = take_over(plan.dataset, plan.pipeline, dry_run=True)
+    holdings = take_over(plan.dataset, plan.pipeline, retry=plan.retry, dry_run=True)
     tell_holdings(holdings, console)
 
 
@@ -92,7 +105,7 @@ def tell_holdings(holdings: Holdings, console: Console) -> None:
             "yellow",
         )
     if holdings.again:
-        say(console, f"{len(holdings.again)} videos to try again: the machine had failed", "yellow")
+        say(console, f"{len(holdings.again)} videos with failures to try again", "yellow")
     if held := len(holdings.decided) - holdings.redecided:
         say(console, f"{held} videos already decided")
 
@@ -104,7 +117,7 @@ def hear(
     sources: list[Source],
     console: Console,
 ) -> None:
-    """Make room for what is done again: what the machine failed, and what lists changed.
+    """Make room for what is done again: failures that are tried again, and what lists changed.
 
     New captions are written.
     """
@@ -146,7 +159,7 @@ def execute(plan: Plan, console: Console, started: float) -> None:
         swept = dataset.sweep()
         if swept:
             say(console, f"removed {len(swept)} files that a killed run left")
-        holdings = take_over(dataset, pipeline)
+        holdings = take_over(dataset, pipeline, retry=plan.retry)
         tell_holdings(holdings, console)
         needs_text = pipeline.captions.model == SOURCE_TEXT
         identified = identify_all(plan.sources, needs_text=needs_text)
@@ -165,11 +178,25 @@ def execute(plan: Plan, console: Console, started: float) -> None:
         funnel = write_run(dataset, pipeline, facts)
         show(funnel, dataset, console)
         check_all_decided(dataset, sources, funnel)
-        where = dataset.path("shards") if dataset.is_local else f"{dataset.uri}/shards"
-        num_shards = len(dataset.shards())
-        shards = f"{num_shards} shard{'s' * (num_shards != 1)}"
-        say(console, f"{shards} in {where} ({wall_s:.0f} s)")
-        say(console, f"look into it: vf-validate {dataset.uri}; vf-why {dataset.uri} SOURCE_OR_ID")
+        tell_output(dataset, funnel, wall_s, console)
+
+
+def tell_output(dataset: Dataset, funnel: Funnel, wall_s: float, console: Console) -> None:
+    """Say where the clips are, and what can be done next."""
+    where = dataset.path("shards") if dataset.is_local else f"{dataset.uri}/shards"
+    num_shards = len(dataset.shards())
+    shards = f"{num_shards} shard{'s' * (num_shards != 1)}"
+    say(console, f"{shards} in {where} ({wall_s:.0f} s)")
+    failed = {*funnel.videos.failed, *funnel.clips.failed}
+    if passing := failed & TRIED_AGAIN:
+        say(console, f"failed by the machine ({listed(passing)}): the same command tries again")
+    if others := failed - TRIED_AGAIN - {COPY}:
+        say(console, f"failed for good ({listed(others)}): --retry CLASS tries again")
+    say(console, f"look into it: vf-validate {dataset.uri}; vf-why {dataset.uri} SOURCE_OR_ID")
+
+
+def listed(names: set[str]) -> str:
+    return ", ".join(sorted(names))
 
 
 def curate(
@@ -179,6 +206,7 @@ def curate(
     output: str | None,
     overrides: list[str],
     limit: int | None,
+    retry: list[str],
     dry_run: bool,
     ray_address: str | None,
     started: float,
@@ -186,7 +214,7 @@ def curate(
     """Run `curation/run.py`; exits 2 for a user's mistake and 1 for a run that failed."""
     console = screen()
     with told_errors(GOES_ON):
-        plan = make_plan(given, name, config, output, overrides, limit)
+        plan = make_plan(given, name, config, output, overrides, limit, retry)
         check_temp(ray_address)
         for line in plan.given.ignored():
             say(console, line, "yellow")

@@ -44,8 +44,11 @@ class Timeline:
         self.step = step
         self.pts: list[int] = []
         self.last_duration: int = 0
+        self.last_key = 0  # the newest frame that is a key frame
 
-    def append(self, pts: int, duration: int) -> None:
+    def append(self, pts: int, duration: int, *, is_key: bool = False) -> None:
+        if is_key:
+            self.last_key = len(self.pts)
         self.pts.append(pts)
         self.last_duration = duration
 
@@ -88,6 +91,10 @@ def decode(path: str | Path, *, num_threads: int) -> Iterator[tuple[Timeline, av
         check_samples(path, container, stream)
         stream.thread_type = "AUTO"
         stream.codec_context.thread_count = num_threads
+        # Otherwise HEVC fills damaged slices with guesses and says nothing. Of 6 files with 8 bytes
+        # changed 3 are noticed with this, none without; H.264 6 of 6 either way. No healthy file
+        # that we have decodes otherwise.
+        stream.codec_context.options = {"err_detect": "explode"}
         assert stream.time_base is not None
         timeline = Timeline(stream.time_base, step_without_stamps(container, stream))
         size: tuple[int, int] | None = None
@@ -108,7 +115,7 @@ def decode(path: str | Path, *, num_threads: int) -> Iterator[tuple[Timeline, av
                 if size != (frame.width, frame.height):
                     at = f"{frame.width}x{frame.height} after {at_s(timeline):.2f} s"
                     raise MediaError("size_changes", f"from {size[0]}x{size[1]} to {at}")
-                timeline.append(pts, frame.duration or 0)
+                timeline.append(pts, frame.duration or 0, is_key=frame.key_frame)
                 yield timeline, frame
         except MediaError as error:
             if error.error_class != "corrupt":
