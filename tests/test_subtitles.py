@@ -8,6 +8,7 @@ import struct
 from dataclasses import replace
 from pathlib import Path
 
+import av
 import pytest
 from conftest import MakeVideo, Shot, ffmpeg
 from hypothesis import given
@@ -300,8 +301,8 @@ def test_substation_is_read_by_time(tmp_path: Path) -> None:
 def test_cues_without_a_blank_line_between_them(end: str) -> None:
     text = "1\n00:00:00,100 --> 00:00:00,900\nfirst cue\n2\n00:00:01,000 --> 00:00:01,900\nsecond\n"
     assert texts(parse_cues(text.replace("\n", end))) == ["first cue", "second"]
-    text = "00:00:00,100 --> 00:00:00,900\nIn the year\n1984\n\n00:00:01,000 --> 00:00:01,900\n3\n"
-    assert texts(parse_cues(text)) == ["In the year 1984", "3"]
+    text = "00:00:00,100 --> 00:00:00,900\nIn the year\n1984\n00:00:01,000 --> 00:00:01,900\n3\n"
+    assert texts(parse_cues(text)) == ["In the year 1984", "3"]  # cues have no numbers here
 
 
 @pytest.mark.parametrize(
@@ -353,6 +354,11 @@ def test_rolling_captions_that_a_converter_made_one_line_of() -> None:
     lines = ["hi guys welcome", "hi guys welcome to my channel", "to my channel"]
     lines += ["to my channel today birds"]
     assert texts(parse_cues(srt(*lines))) == ["hi guys welcome", "to my channel", "today birds"]
+
+
+def test_a_word_in_common_is_no_repeat_where_captions_roll() -> None:
+    lines = ["I said", "I said no", "I said no\nno way", "way too much"]
+    assert texts(parse_cues(srt(*lines))) == ["I said", "no", "no way", "way too much"]
 
 
 def test_captions_of_television_roll_by_a_line() -> None:
@@ -419,13 +425,26 @@ def test_the_default_track_is_read_and_pictures_are_not(
     assert texts(track_cues(tmp_path / "b.mkv", 0.0)) == ["english"]
 
 
+def picture_subtitles() -> bytes:
+    """A Blu-ray subtitle (PGS) of two pixels: composition, window, palette, object, end."""
+    parts = [
+        (0x16, struct.pack(">HHBHBBBBHBBHH", 320, 180, 16, 0, 128, 0, 0, 1, 0, 0, 0, 0, 0)),
+        (0x17, struct.pack(">BBHHHH", 1, 0, 0, 0, 2, 1)),
+        (0x14, bytes([0, 0, 1, 200, 128, 128, 255])),
+        (0x15, struct.pack(">HBB", 0, 0, 0xC0) + bytes([0, 0, 8, 0, 2, 0, 1, 1, 1, 0, 0])),
+        (0x80, b""),
+    ]
+    heads = (b"PG" + struct.pack(">IIBH", 9000, 0, kind, len(data)) for kind, data in parts)
+    return b"".join(head + data for head, (_, data) in zip(heads, parts, strict=True))
+
+
 def test_a_track_of_pictures_is_no_text(make_video: MakeVideo, tmp_path: Path) -> None:
-    """A PGS stream (Blu-ray) of segments that end displays: mark, two times, kind, size."""
-    segments = (b"PG" + struct.pack(">IIBH", 90 * ms, 0, 0x80, 0) for ms in (100, 600))
-    (tmp_path / "a.sup").write_bytes(b"".join(segments))
+    (tmp_path / "a.sup").write_bytes(picture_subtitles())
     inputs = ("-i", make_video("plain.mp4"), "-f", "sup", "-i", tmp_path / "a.sup")
     ffmpeg(*inputs, "-map", 0, "-map", 1, "-c", "copy", tmp_path / "a.mkv")
-    assert probe(tmp_path / "a.mkv").has_subtitles
+    with av.open(str(tmp_path / "a.mkv")) as file:
+        pictures = [r for packet in file.demux(subtitles=0) for r in packet.decode()]
+    assert pictures and probe(tmp_path / "a.mkv").has_subtitles
     assert track_cues(tmp_path / "a.mkv", 0.0) == []
 
 

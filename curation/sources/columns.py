@@ -165,7 +165,7 @@ class RowReader:
 
         Names that `ls` wrote are in no encoding; those that people typed are in the list's.
         """
-        if self.notes.encoding is None or os.path.exists(self.path.parent / path):  # noqa: PTH110
+        if self.notes.encoding is None:
             return path
         data = path.encode(self.notes.encoding, "surrogateescape")
         as_is = os.fsdecode(data)
