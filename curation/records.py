@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 # Called with the stage and the position in the video, in seconds, whenever there is progress.
 Beat = Callable[[str, float], None]
 # Faults of the machine or the network, no verdict on a video: the next run tries again by itself.
-TRIED_AGAIN = frozenset({"disk_full", "no_memory", "unreachable", "lost"})
+TRIED_AGAIN = frozenset({"disk_full", "no_memory", "unreachable", "lost", "changing"})
 COPY = "copy"  # a source that turned out to be the video of another one
 # Every class that a failure may have (docs/shards.md). Those of one reason stand together.
 ERROR_CLASSES = TRIED_AGAIN | {

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import math
+import os
 import resource
 import time
 from collections.abc import Iterator, Mapping
@@ -44,7 +45,7 @@ from curation.records import (
 )
 from curation.rules import judge, judge_headers, video_verdict
 from curation.scores.headers import header_scores
-from curation.sources import Source, content_id
+from curation.sources import Source, content_id, stamp_of
 from curation.sources.subtitles import Cue, read_cues
 
 
@@ -79,8 +80,12 @@ def curate_video(source: Source, pipeline: Pipeline, folder: Path, beat: Beat) -
         with watch.stage("fetch"):
             beat("fetch", 0.0)
             source = fetch(source, pipeline, folder, beat)
-        return curate_file(source, pipeline, watch, beat)
-    except MediaError as error:
+        result = curate_file(source, pipeline, watch, beat)
+        if found := written_to(source):
+            raise found
+        return result
+    except MediaError as met:
+        error = written_to(source) or met
         row = failed_row(source, error.error_class, error.message, stage_s=watch.stage_s)
         return VideoResult([row])
     except (OSError, MemoryError) as error:
@@ -104,9 +109,18 @@ def fetch(source: Source, pipeline: Pipeline, folder: Path, beat: Beat) -> Sourc
     """The source with a local path and an id."""
     if source.path is None:
         return download(source, folder, pipeline.download, lambda: beat("fetch", time.monotonic()))
-    if source.id is None and Path(source.path).is_file():
-        return replace(source, id=content_id(source.path))
-    return source
+    if not os.path.isfile(source.path):  # noqa: PTH113  what it is, is told when it is opened
+        return source
+    stamp = source.stamp or stamp_of(source.path)
+    return replace(source, id=source.id or content_id(source.path), stamp=stamp)
+
+
+def written_to(source: Source) -> MediaError | None:
+    """The fault of a file that is not as it was when its id was taken; None when it is."""
+    if source.stamp is None or source.path is None or stamp_of(source.path) == source.stamp:
+        return None
+    message = f"{Path(source.path).name} was written to in the meantime"
+    return MediaError("changing", f"{message}; the next run tries again")
 
 
 def curate_file(source: Source, pipeline: Pipeline, watch: Stopwatch, beat: Beat) -> VideoResult:

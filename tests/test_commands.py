@@ -53,7 +53,8 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     video = {"video_id": "v", "source_url": TITLE, "decision": "kept", "attempts": 1}
     facts = {"start_s": 0.0, "end_s": 8 / FPS, "caption": WORSE, "duration": 1.0}
     rows = [{"level": "video"}, {"level": "clip", "clip_id": "v_0", **facts}]
-    kept = clip("v_0", mp4(8), 8, video_id="v", source_url=TITLE)
+    known = {"video_id": "v", "source_url": TITLE, "caption": WORSE, "duration": 1.0}
+    kept = clip("v_0", mp4(8), 8, **known)
     empty = dict.fromkeys(LEDGER_SCHEMA.names)
     write_commit(Dataset.at(folder), [kept], [empty | video | row for row in rows], {"cut": "x"})
     return folder
@@ -89,7 +90,7 @@ def test_report_and_validate_print_the_folder_whole(dataset: Path, tmp_path: Pat
     for odd in (place / "shards").iterdir():
         odd.rename(odd.with_name(f"{ODD}.parquet"))
     code, said = invoke(validate.app, place, "--workers", 1)
-    assert code == 1 and f"shards/{ODD}.parquet belongs to no manifest" in said
+    assert code == 1 and f"shards/{ODD}.parquet: it belongs to no manifest" in said
 
 
 def test_training_prints_the_folder_whole(dataset: Path, tmp_path: Path) -> None:

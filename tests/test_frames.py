@@ -238,7 +238,7 @@ def test_small_pictures_equal_the_slow_way(make_video: MakeVideo) -> None:
         assert (luma(frame) == frame.to_ndarray()[:180]).all()
 
 
-# -- bad media
+# -- bad media; more of it in tests/test_poison.py
 
 
 def test_a_stream_that_appears_in_the_middle(make_video: MakeVideo) -> None:
@@ -253,53 +253,6 @@ def test_a_stream_that_appears_in_the_middle(make_video: MakeVideo) -> None:
     assert error_class(renamed) == "corrupt"
 
 
-def text_file(media: Path) -> Path:
-    path = media / "text.mp4"
-    path.write_text("This is no film.\n" * 1000)
-    return path
-
-
-def html_file(media: Path) -> Path:
-    path = media / "page.mp4"
-    path.write_text("<!DOCTYPE html><html><body>404 not found</body></html>" * 100)
-    return path
-
-
-def empty_file(media: Path) -> Path:
-    path = media / "empty.mp4"
-    path.touch()
-    return path
-
-
-def playlist_file(media: Path) -> Path:
-    path = media / "playlist.mp4"
-    path.write_text("#EXTM3U\n#EXTINF:3,\nhttp://127.0.0.1:9/secret.ts\n#EXT-X-ENDLIST\n")
-    return path
-
-
-def sound_file(media: Path) -> Path:
-    path = media / "sound.mp4"
-    ffmpeg("-f", "lavfi", "-i", "sine=d=1", path)
-    return path
-
-
-def cover_file(media: Path) -> Path:
-    path = media / "cover.m4a"
-    sound = ("-f", "lavfi", "-i", "sine=d=1")
-    picture = ("-f", "lavfi", "-i", "testsrc2=d=0.04")
-    ffmpeg(*sound, *picture, "-c:v", "png", "-disposition:v", "attached_pic", path)
-    return path
-
-
-PLAIN_POISON = [
-    (lambda media: media / "nowhere.mp4", "missing"),
-    (empty_file, "empty"),
-    (text_file, "not_video"),
-    (html_file, "not_video"),
-    (playlist_file, "not_video"),
-    (sound_file, "no_video_stream"),
-    (cover_file, "no_video_stream"),
-]
 CUT_POISON = [
     ("fast.mp4", FAST, 0.5, "truncated"),
     ("fast.mp4", FAST, 0.95, "truncated"),
@@ -326,11 +279,6 @@ def expect_failed(path: Path, expected: str) -> None:
     assert result.clips == [] and len(result.ledger) == 1
     assert (result.ledger[0]["decision"], result.ledger[0]["error_class"]) == ("failed", expected)
     assert result.ledger[0]["level"] == "video" and result.ledger[0]["message"]
-
-
-@pytest.mark.parametrize(("make", "expected"), PLAIN_POISON)
-def test_what_is_no_video_is_failed(make: object, expected: str, media_folder: Path) -> None:
-    expect_failed(make(media_folder), expected)  # type: ignore[operator]
 
 
 @pytest.mark.parametrize(("name", "options", "share", "expected"), CUT_POISON)

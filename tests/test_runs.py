@@ -161,17 +161,17 @@ def test_a_rerun_adds_nothing(curated: Dataset, inputs: Path) -> None:
     assert before == {p: p.stat().st_mtime_ns for p in Path(curated.root).rglob("*.parquet")}
 
 
-def test_validation_sees_a_flipped_byte_and_a_lost_file(curated: Dataset, tmp_path: Path) -> None:
-    shutil.copytree(curated.root, tmp_path / "copy")
-    shard = next((tmp_path / "copy/shards").glob("*.parquet"))
+def test_a_repaired_dataset_is_made_whole_by_the_same_run(
+    copied: Dataset, curated: Dataset, inputs: Path
+) -> None:
+    shard = next(Path(copied.root, "shards").glob("*.parquet"))
     data = bytearray(shard.read_bytes())
     data[len(data) // 2] ^= 1
     shard.write_bytes(data)
-    done = CliRunner().invoke(validate.app, [str(tmp_path / "copy"), "--workers", "1"])
-    assert done.exit_code == 1 and "sha256" in done.output
-    shard.unlink()
-    done = CliRunner().invoke(validate.app, [str(tmp_path / "copy"), "--workers", "1"])
-    assert done.exit_code == 1 and "missing" in done.output
+    done = CliRunner().invoke(validate.app, [copied.root, "--workers", "1", "--repair"])
+    assert done.exit_code == 0 and "sha256" in done.output
+    run(inputs, copied.root)
+    assert decisions(copied) == decisions(curated) and clips(copied) == clips(curated)
 
 
 @pytest.mark.parametrize(

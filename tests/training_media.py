@@ -32,9 +32,13 @@ def level(n: int) -> int:
 
 
 def mp4(
-    num_frames: int, size: tuple[int, int] = (32, 16), times: Sequence[int] | None = None
+    num_frames: int,
+    size: tuple[int, int] = (32, 16),
+    times: Sequence[int] | None = None,
+    *,
+    first: int = 0,
 ) -> bytes:
-    """A clip whose n-th frame is of grey `level(n)`; size is (width, height).
+    """A clip whose n-th frame is of grey `level(first + n)`; size is (width, height).
 
     times: of the frames in 1/FPS seconds; with B-frames and a keyframe every six.
     """
@@ -45,7 +49,7 @@ def mp4(
         stream.codec_context.time_base = Fraction(1, FPS)
         stream.options = {"crf": "10", "g": "6", "bf": "2", "threads": "1"}
         for n in range(num_frames):
-            picture = np.full((size[1], size[0], 3), level(n), np.uint8)
+            picture = np.full((size[1], size[0], 3), level(first + n), np.uint8)
             frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
             frame.pts, frame.time_base = (times or range(num_frames))[n], Fraction(1, FPS)
             container.mux(stream.encode(frame))

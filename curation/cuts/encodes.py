@@ -18,7 +18,7 @@ import imageio_ffmpeg
 import numpy as np
 
 from curation.decode.signatures import Signatures, check_same, signature
-from curation.media.files import MediaError, open_video, readable, video_stream
+from curation.media.files import FORMATS, MediaError, open_video, readable, video_stream
 from curation.media.frames import Timeline
 from curation.media.probes import Probe
 from curation.pipelines import Cut
@@ -99,7 +99,8 @@ def decoded(
     `start_s` is where ffmpeg seeks to first, seconds; None: it does not.
     """
     seek = {} if start_s is None else {"ss": start_s}
-    stream = ffmpeg.input(path, protocol_whitelist="file", **seek)[str(probe.stream_index)]
+    only = {"protocol_whitelist": "file", "format_whitelist": FORMATS}
+    stream = ffmpeg.input(path, **only, **seek)[str(probe.stream_index)]
     stream = stream.filter("settb", timeline.time_base)  # some come in the frame rate's
     if timeline.step:
         stream = stream.filter("setpts", f"N*{timeline.step}")

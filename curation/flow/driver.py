@@ -37,7 +37,7 @@ from curation.scores.chosen import build_models
 from curation.scores.table import keys_where
 from curation.settings import RunError
 from curation.shards import Dataset
-from curation.sources import Source, content_id
+from curation.sources import Source, content_id, stamp_of
 from curation.sources.source import fingerprinted, join
 from curation.sources.subtitles import with_subtitles
 
@@ -61,7 +61,8 @@ def identify(sources: list[Source], needs_text: bool) -> list[Source]:
             source = replace(source, id=source.id or id_in(source.url))
         elif source.id is None and Path(source.path).is_file() and os.access(source.path, os.R_OK):
             with contextlib.suppress(OSError):
-                source = replace(source, id=content_id(source.path))
+                stamp = stamp_of(source.path)
+                source = replace(source, id=content_id(source.path), stamp=stamp)
         out.append(with_subtitles(source) if needs_text else source)
     return out
 

@@ -147,9 +147,14 @@ def take_over(
     return holdings
 
 
-def forget(dataset: Dataset, video_ids: set[str]) -> None:
-    """Take videos out of a dataset, so that they can be decided anew; their neighbours stay."""
-    for commit in dataset.commits():
+def forget(
+    dataset: Dataset, video_ids: set[str], commits: Iterable[dict[str, Any]] | None = None
+) -> None:
+    """Take videos out of some commits, all by default, so that they can be decided anew.
+
+    Their neighbours stay.
+    """
+    for commit in dataset.commits() if commits is None else commits:
         if not video_ids.isdisjoint(commit["video_ids"]):
             rows = ledger_rows(dataset, commit)
             rewrite(dataset, commit, [row for row in rows if row["video_id"] not in video_ids], {})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TypeVar
@@ -13,6 +14,16 @@ from curation.sources.source import storable
 
 # What PyAV raises at data that it cannot read.
 DAMAGE = (av.FFmpegError, ValueError, LookupError, TypeError, ArithmeticError, AssertionError)
+
+# Formats that read other files or hosts: playlists, pictures by a pattern, sessions, side files.
+# They are what FFmpeg's demuxers with `io_open` of their own are (libavformat, version 8).
+FOLLOWERS = {
+    *("hls", "dash", "webm_dash_manifest", "imf", "concat", "image2", "image2pipe", "lavfi"),
+    *("rtp", "rtsp", "sap", "sdp", "vobsub", "mlv"),
+}
+FORMATS = ",".join(sorted(av.formats_available - FOLLOWERS))
+# Of one picture. Ours: 16K (15360x8640), 400 MB in RGB; FFmpeg itself ends at 268 million.
+MAX_PICTURE_PX = 15360 * 8640
 
 T = TypeVar("T")
 
@@ -37,18 +48,22 @@ class MediaError(Exception):
 def open_video(path: str | Path) -> av.container.InputContainer:
     """Open a local file, only that file, for reading.
 
-    Raises MediaError: missing, empty, not_video, no_video_stream.
+    Raises MediaError: missing, empty, not_video, no_video_stream, memory.
     """
     path = Path(path)
     if not path.is_file():
-        raise MediaError("missing", f"no such file: {path}")
+        there = path.exists()  # opening a FIFO would wait for ever
+        raise MediaError("missing", f"{'not a file' if there else 'no such file'}: {path}")
+    if not os.access(path, os.R_OK):
+        raise MediaError("missing", f"may not be read: {path}")
     if path.stat().st_size == 0:
         raise MediaError("empty", f"{path.name} has 0 bytes")
     try:
-        # A playlist-like file must not make the demuxer open other files or hosts.
         # Old tags are in any encoding: what is not UTF-8 in them becomes U+FFFD.
         container = av.open(
-            str(path), options={"protocol_whitelist": "file"}, metadata_errors="replace"
+            str(path),
+            options={"protocol_whitelist": "file", "format_whitelist": FORMATS},
+            metadata_errors="replace",
         )
     except DAMAGE as error:
         raise MediaError("not_video", f"{path.name} is not a media file: {error}") from error
@@ -56,6 +71,11 @@ def open_video(path: str | Path) -> av.container.InputContainer:
     if not [s for s in container.streams.video if not is_cover_art(s)]:
         container.close()
         raise MediaError("no_video_stream", f"{path.name} has no video stream")
+    size = video_stream(container).codec_context
+    if size.width * size.height > MAX_PICTURE_PX:
+        container.close()
+        says = f"its pictures are {size.width}x{size.height}"
+        raise MediaError("memory", f"{says}; at most {MAX_PICTURE_PX:,} px are taken")
     return container
 
 

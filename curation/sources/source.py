@@ -60,6 +60,7 @@ class Source:
     other_captions: tuple[str, ...] = ()
     subtitles: Subtitles | None = None  # beside the file, where clips may need them
     fingerprint: str | None = None  # of what was said of it; None: not taken yet
+    stamp: tuple[int, int] | None = None  # of its file when the id was taken; see stamp_of
 
     @property
     def captions(self) -> tuple[str, ...]:
@@ -159,6 +160,12 @@ def content_id(path: str) -> str:
     """The video id of a file: the first 20 hex digits of its content's SHA-256."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:20]
+
+
+def stamp_of(path: str) -> tuple[int, int]:
+    """A file's size in bytes and when it was written, ns: they change while it is being written."""
+    facts = os.stat(path)  # noqa: PTH116  once per source
+    return facts.st_size, facts.st_mtime_ns
 
 
 # -- one source from several
