@@ -2,87 +2,21 @@
 
 from __future__ import annotations
 
-import html
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pysubs2
 
 from curation.pipelines import Captions
 from curation.scores.weights import Weights, missing_file
 from curation.settings import ConfigError
 from curation.sources import Source
+from curation.sources.subtitles import Cue
 
 SOURCE_TEXT = "source_text"
 
 
 # -- the source's own text
-
-
-@dataclass(frozen=True)
-class Cue:
-    """One timed line of text, in seconds."""
-
-    start_s: float
-    end_s: float
-    text: str
-
-
-def read_cues(video_path: str) -> list[Cue]:
-    """The timed text beside a video (same name, .srt .vtt .ass or .ssa); [] without any."""
-    for suffix in (".srt", ".vtt", ".ass", ".ssa"):
-        path = Path(video_path).with_suffix(suffix)
-        if path.is_file():
-            return parse_cues(path.read_text(encoding="utf-8-sig", errors="replace"), suffix[1:])
-    return []
-
-
-def parse_cues(text: str, kind: str = "srt") -> list[Cue]:
-    """The cues of SubRip, WebVTT or SubStation text by time, without markup; [] if it is broken.
-
-    `kind` is srt, vtt, ass or ssa; text that begins with WEBVTT is that.
-
-    >>> parse_cues("1\\n00:00:01,500 --> 00:00:02,000\\n<i>Hello</i>\\nyou")
-    [Cue(start_s=1.5, end_s=2.0, text='Hello you')]
-    """
-    text = "\n".join(text.splitlines())
-    kind = "vtt" if text.startswith("WEBVTT") else kind
-    is_styled = kind in ("ass", "ssa")
-    try:
-        file = pysubs2.SSAFile.from_string(text if is_styled else only_cues(text), kind)
-    except (ValueError, pysubs2.Pysubs2Error):
-        return []
-    cues = []
-    for event in sorted(file.get_text_events(), key=lambda event: event.start):
-        # In SubRip a backslash and words in braces are text; tags begin with both.
-        words = event.plaintext if is_styled else html.unescape(SRT_TAGS.sub("", event.text))
-        if words.strip():
-            cues.append(Cue(event.start / 1000, event.end / 1000, " ".join(words.split())))
-    return cues
-
-
-SRT_TAGS = re.compile(r"\{\\[^}]*\}")
-
-
-def only_cues(text: str) -> str:
-    """SubRip or WebVTT text with a line of words a cue, no tags, and nothing between cues.
-
-    For pysubs2 1.8, which takes a note or a cue's name for words of the cue before, a last line
-    that is a number for the number of the next cue, and a line with two times in tags, as the
-    captions of YouTube have, for the times of a cue.
-    """
-    cues = []
-    for block in re.split(r"\n\s*\n", re.sub(r"<[^>\n]*>", "", text)):
-        before, arrow, after = block.partition("-->")
-        if arrow:
-            start = before.rsplit("\n", 1)[-1]
-            end, _, words = after.partition("\n")
-            cues.append(f"{start}-->{end}\n{' '.join(words.split())}")
-    return "\n\n".join(cues)
 
 
 def source_caption(source: Source, cues: Sequence[Cue], start_s: float, end_s: float) -> str | None:
@@ -91,7 +25,7 @@ def source_caption(source: Source, cues: Sequence[Cue], start_s: float, end_s: f
     if given := source.captions_at(start_s, end_s):
         return given[0]
     spoken = [c.text for c in cues if c.start_s < end_s and c.end_s > start_s]
-    return " ".join(dict.fromkeys(spoken)) or source.title
+    return " ".join(spoken) or source.title
 
 
 # -- BLIP-2

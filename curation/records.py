@@ -25,10 +25,12 @@ if TYPE_CHECKING:
 Beat = Callable[[str, float], None]
 # Faults of the machine or the network, no verdict on a video: the next run tries again by itself.
 TRIED_AGAIN = frozenset({"disk_full", "no_memory", "unreachable", "lost", "changing"})
+COPY = "copy"  # a source that turned out to be the video of another one
 # Every class that a failure may have (docs/shards.md). Those of one reason stand together.
 ERROR_CLASSES = TRIED_AGAIN | {
     *("missing", "empty", "not_video", "no_video_stream", "truncated", "corrupt", "outside"),
     *("private_address", "download_failed"),
+    COPY,
     *("crashed", "stalled", "timeout", "memory"),
     *("encode", "caption", "scorer", "internal"),
 }
@@ -120,6 +122,12 @@ def failure(error_class: str, message: str) -> dict[str, Any]:
 def failed_row(source: Source, error_class: str, message: str, **known: Any) -> dict[str, Any]:
     """The ledger row of a video that could not be curated."""
     return ledger_row(source, level="video", **failure(error_class, message), **known)
+
+
+def copy_row(source: Source, video_id: str, first_url: str) -> dict[str, Any]:
+    """The ledger row of a source that turned out to be a video that another one is."""
+    message = f"the same video as {first_url}, which stands for both"
+    return failed_row(replace(source, id=None), COPY, message, copy_of=video_id)
 
 
 def video_row(

@@ -30,7 +30,7 @@ EXAMPLE = "Example: python curation/run.py clips/ urls.txt --pipeline web --outp
 def curate(
     sources: Annotated[
         list[str] | None,
-        typer.Argument(help="Files, folders, lists (.txt .csv .jsonl .parquet) and URLs."),
+        typer.Argument(help="Files, folders, lists (.txt .csv .jsonl .json .parquet) and URLs."),
     ] = None,
     pipeline: Annotated[str, typer.Option(help="A pipeline of the config.")] = "demo",
     config: Annotated[Path, typer.Option(help="Where pipelines are defined.")] = Path(

@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from curation.captions import SOURCE_TEXT, read_cues, source_caption
+from curation.captions import SOURCE_TEXT, source_caption
 from curation.cuts.clips import cut
 from curation.cuts.encodes import Clip
 from curation.decode.analyses import Analysis, analyse
@@ -25,6 +25,8 @@ from curation.decode.tracks import scoring
 from curation.downloads import download
 from curation.media import probes
 from curation.media.files import MediaError
+from curation.media.frames import Timeline
+from curation.media.subtitle_tracks import track_cues
 from curation.pipelines import Pipeline, Rule
 from curation.records import (
     Beat,
@@ -44,6 +46,7 @@ from curation.records import (
 from curation.rules import judge, judge_headers, video_verdict
 from curation.scores.headers import header_scores
 from curation.sources import Source, content_id, stamp_of
+from curation.sources.subtitles import Cue, read_cues
 
 
 class Stopwatch:
@@ -156,7 +159,10 @@ def curate_file(source: Source, pipeline: Pipeline, watch: Stopwatch, beat: Beat
     outcome = video_outcome(analysis, candidates, pipeline)
     outcome |= {"partial": str(analysis.broke) if analysis.broke else None}
     video = video_row(source, scores, outcome, watch.stage_s, analysis.watermark.box)
-    return collect(source, video, analysis, candidates, clips, pipeline)
+    cues = []
+    if pipeline.captions.model == SOURCE_TEXT:
+        cues = cues_of(source, probe, analysis.timeline)
+    return collect(source, video, analysis, candidates, clips, cues, pipeline)
 
 
 def rules_of_length(pipeline: Pipeline) -> dict[str, Rule]:
@@ -236,6 +242,16 @@ def video_outcome(
     return decided(video_verdict([c.verdict for c in scored], pipeline.rules))
 
 
+def cues_of(source: Source, probe: probes.Probe, timeline: Timeline) -> list[Cue]:
+    """The timed text of a video: of the file beside it, else of a track in it."""
+    if source.path is None or source.captions:  # a list's captions come first
+        return []
+    cues = read_cues(source.subtitles.path) if source.subtitles else []
+    if not cues and probe.has_subtitles:
+        cues = track_cues(source.path, float(timeline.pts[0] * timeline.time_base))
+    return cues
+
+
 def outside(analysis: Analysis) -> dict[str, Any]:
     """The outcome of a given span, or of a video with no other, that holds no frame."""
     end_s = analysis.timeline.duration_s
@@ -248,17 +264,17 @@ def collect(
     analysis: Analysis,
     candidates: list[Candidate],
     clips: Mapping[tuple[int, int], Clip],
+    cues: list[Cue],
     pipeline: Pipeline,
 ) -> VideoResult:
     """The rows of a decided video: the video's, every candidate's, and the kept clips.
 
-    `clips` are those cut, by their span of frames.
+    `clips` are those cut, by their span of frames; `cues` what is said in the video.
     """
     nowhere = outside(analysis)
     ledger = [video]
     ledger += [outside_row(source, s.start_s, s.end_s, nowhere) for s in analysis.outside]
     kept = []
-    cues = read_cues(source.path or "")
     for candidate in candidates:
         caption = None
         if pipeline.captions.model == SOURCE_TEXT:

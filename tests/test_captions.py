@@ -1,4 +1,4 @@
-"""Timed text, the source's own words, and BLIP-2 with a tiny random model of the real classes."""
+"""The source's own words, and BLIP-2 with a tiny random model of the real classes."""
 
 from __future__ import annotations
 
@@ -13,93 +13,28 @@ import pytest
 
 from curation.captions import (
     Blip2,
-    Cue,
     caption_each,
     check_checkpoint,
-    parse_cues,
-    read_cues,
     source_caption,
 )
 from curation.pipelines import Captions
 from curation.settings import ConfigError
 from curation.sources import Source, Span
+from curation.sources.subtitles import Cue
 
 SENTENCE = "a red cat runs over the green hill while two dogs sleep in blue grass question answer"
 WORDS = SENTENCE.split(" ")
 
-# -- timed text
+# -- the source's own words
 
-
-def test_subrip_is_read() -> None:
-    text = "1\r\n00:00:01,500 --> 00:00:02,000\r\n<i>Hello</i>\r\nyou\r\n\r\n2\r\n"
-    text += "01:00:00,000 --> 01:00:01,250\r\n{\\an8}<font color='red'>Bye &amp; thanks</font>\r\n"
-    assert parse_cues(text) == [Cue(1.5, 2.0, "Hello you"), Cue(3600.0, 3601.25, "Bye & thanks")]
-
-
-def test_webvtt_is_read() -> None:
-    text = "WEBVTT\nKind: captions\n\nNOTE a remark\n\nname\n00:01.000 --> 00:02.500 align:start\n"
-    text += "<v Ann>Good <00:01.500><c>morning</c>\n\n00:03.000 --> 00:04.000\n\n"
-    assert parse_cues(text) == [Cue(1.0, 2.5, "Good morning")]
-
-
-def test_old_line_ends_and_marks_of_order_are_no_text(tmp_path: Path) -> None:
-    path = tmp_path / "a.srt"
-    path.write_bytes("\ufeff1\r00:00:01,000 --> 00:00:02,000\rHello\r\r".encode())
-    assert read_cues(str(tmp_path / "a.mp4")) == [Cue(1.0, 2.0, "Hello")]
-
-
-def test_text_beside_the_video_is_found(tmp_path: Path) -> None:
-    assert read_cues(str(tmp_path / "a.mp4")) == []
-    (tmp_path / "a.vtt").write_text("WEBVTT\n\n00:01.000 --> 00:02.000\nvtt\n")
-    assert [cue.text for cue in read_cues(str(tmp_path / "a.mp4"))] == ["vtt"]
-    (tmp_path / "a.srt").write_text("00:00:01,000 --> 00:00:02,000\nsrt \xe4\n", "latin-1")
-    assert [cue.text[:3] for cue in read_cues(str(tmp_path / "a.mp4"))] == ["srt"]
-
-
-def test_what_stands_between_cues_is_no_text() -> None:
-    text = (
-        "WEBVTT\n\nintro\n00:01.000 --> 00:02.000\nIn the year\n1984\n\nNOTE a remark\n\nsecond\n"
-    )
-    text += (
-        "00:02.000 --> 00:03.000\n\nNOTE of nothing\n\nlast\n00:03.000 --> 00:04.000\nC:\\new {x}\n"
-    )
-    assert parse_cues(text) == [Cue(1.0, 2.0, "In the year 1984"), Cue(3.0, 4.0, "C:\\new {x}")]
-
-
-def test_times_inside_a_line_of_youtube_are_no_cue() -> None:
-    text = "WEBVTT\n\n00:00:01.000 --> 00:00:04.000 align:start position:0%\n"
-    text += "so<00:00:01.500><c> good</c><00:00:02.000><c> morning</c>\n"
-    assert parse_cues(text) == [Cue(1.0, 4.0, "so good morning")]
-
-
-ASS = """[Script Info]
-ScriptType: v4.00+
-[V4+ Styles]
-Format: Name, Fontname, Fontsize
-Style: Default,Arial,20
-[Events]
-Format: Layer, Start, End, Style, Name, MarginL, MarginR, MarginV, Effect, Text
-Dialogue: 0,0:00:05.00,0:00:06.50,Default,,0,0,0,,Later
-Comment: 0,0:00:01.00,0:00:02.00,Default,,0,0,0,,not shown
-Dialogue: 0,0:00:01.50,0:00:02.00,Default,,0,0,0,,{\\i1}Hello{\\i0},\\Nyou & me
-Dialogue: 0,0:00:01.50,0:00:02.00,Default,,0,0,0,,{\\p1}m 0 0 l 9 9{\\p0}
-"""
-
-
-def test_substation_is_read_by_time(tmp_path: Path) -> None:
-    (tmp_path / "a.ass").write_text(ASS)
-    cues = read_cues(str(tmp_path / "a.mp4"))
-    assert cues == [Cue(1.5, 2.0, "Hello, you & me"), Cue(5.0, 6.5, "Later")]
-    assert parse_cues(ASS.replace("0:00:05.00", "soon"), "ass") == []
-
-
-CUES = [Cue(0.0, 2.0, "one"), Cue(2.0, 4.0, "two"), Cue(3.0, 5.0, "two"), Cue(4.0, 6.0, "three")]
+CUES = [Cue(0.0, 2.0, "one"), Cue(2.0, 4.0, "two"), Cue(4.0, 6.0, "three"), Cue(8.0, 9.0, "one")]
 
 
 def test_text_that_overlaps_a_clip_is_its_caption() -> None:
     source = Source(url="x", title="T")
     assert source_caption(source, CUES, 1.0, 3.5) == "one two"
     assert source_caption(source, CUES, 2.0, 4.0) == "two"  # touching is no overlap
+    assert source_caption(source, CUES, 0.0, 9.0) == "one two three one"  # what is said again stays
     assert source_caption(source, CUES, 7.0, 8.0) == "T"
     assert source_caption(Source(url="x"), CUES, 7.0, 8.0) is None
 

@@ -191,7 +191,7 @@ def test_a_model_that_hangs_or_dies_in_a_run_costs_one_clip(
 ) -> None:
     monkeypatch.setattr("curation.flow.stages.MODEL_TIMEOUT_S", 2.0)
     pipeline = Pipeline(scorers=Scorers(text="rapidocr"), rules={"text": Rule(max=0.6)})
-    tally = Tally.remote()  # type: ignore[attr-defined]
+    tally = Tally.remote({})  # type: ignore[attr-defined]
     stage = Models(start_models(fakes(text=how).models, 1, 0), [], pipeline, tally)
     heights = {"a": 40, "b": ODD_HEIGHT_PX, "c": 40}
     video = result(*heights)

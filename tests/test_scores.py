@@ -25,7 +25,7 @@ from curation.videos import curate_video
 
 HD = Probe(
     *(0, 1280, 720, Turn(), Fraction(1), 25.0, 9.0, 225),
-    *("h264", "yuv420p", None, False, None),
+    *("h264", "yuv420p", None, False, False, None),
 )
 
 

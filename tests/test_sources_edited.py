@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from curation.downloads import id_in
-from curation.flow.driver import identify_all, todo
+from curation.flow.driver import identify_all, joined, todo
 from curation.flow.holdings import Holdings, forget, retell, take_over
 from curation.pipelines import Pipeline
 from curation.shards import DROPPED, KEPT, LEDGER_SCHEMA, SHARD_SCHEMA, Dataset, write_commit
@@ -205,7 +205,7 @@ def test_copies_become_one_source_with_the_cuts_and_captions_of_all(
         Source(url="https://youtu.be/dQw4w9WgXcQ", caption="one"),
         Source(url="https://www.youtube.com/watch?v=dQw4w9WgXcQ&t=15s", caption="two"),
     ]
-    [file, site], num_copies = identify_all(given)
+    [file, site], num_copies = joined(identify_all(given), Holdings())
     assert num_copies == 2
     assert (file.url, file.license, file.caption) == ("a.mp4", "CC0", "whole")
     assert file.spans == (Span(0, 1, "first", ("again",)), Span(1, 2, "second"))
@@ -228,3 +228,21 @@ def test_a_url_of_youtube_names_its_video(url: str, found: str | None) -> None:
 
 def test_holdings_without_anything_hold_nothing() -> None:
     assert not Holdings().holds(SAID)
+
+
+A, B = Source(url="https://h/a"), Source(url="https://h/b")
+# B was curated as the video x; A is a copy of it, in the row y.
+KNOWN = Holdings({"x", "y"}, {A.url: "x", B.url: "x"}, copies={A.url: "y"})
+
+
+def test_copies_are_joined_under_the_url_that_the_video_was_fetched_from() -> None:
+    one, two = replace(A, caption="one"), replace(B, caption="two")
+    [both], num_copies = joined([one, two], KNOWN)
+    assert (both.url, both.captions, num_copies) == (B.url, ("one", "two"), 1)
+    assert KNOWN.unnamed([both]) == set()
+
+
+def test_the_row_of_a_copy_goes_when_its_video_is_gone() -> None:
+    known = replace(KNOWN, decided={"y"})
+    assert not known.holds(A) and known.outdated([A]) == {"y"}
+    assert KNOWN.holds(A) and KNOWN.outdated([A]) == set()

@@ -58,10 +58,63 @@ def test_a_byte_order_mark_tells_the_encoding(tmp_path: Path, encoding: str) -> 
     assert captions(given(tmp_path, "l.csv", text.encode(encoding))) == ["été"]
 
 
-def test_utf_16_without_a_mark_is_refused(tmp_path: Path) -> None:
-    assert "save it as UTF-8" in refusal(
-        tmp_path, "l.csv", "url\nhttps://h/1\n".encode("utf-16-le")
-    )
+def test_utf_16_without_a_mark_is_read_and_other_zero_bytes_are_refused(tmp_path: Path) -> None:
+    text = "url,caption\nhttps://h/1,été\n"
+    assert captions(given(tmp_path, "l.csv", text.encode("utf-16-le"))) == ["été"]
+    assert "save it as UTF-8" in refusal(tmp_path, "l.csv", b"url\nhttps://h/\0\n")
+
+
+LATIN = "url,caption\nhttps://h/1,café déjà vu\nhttps://h/2,plain\n"
+CHINESE = "url,caption\nhttps://h/1,图书馆在哪里？\nhttps://h/2,我不知道该说什么。\n"
+RUSSIAN = "url,caption\nhttps://h/1,Где находится библиотека?\nhttps://h/2,Я не знаю\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding", "name"),
+    [
+        (LATIN, "cp1252", "Windows-1252"),
+        (CHINESE, "gb18030", "GB18030"),
+        (RUSSIAN, "cp1251", "Windows-1251"),
+    ],
+)
+def test_captions_that_are_not_utf_8_are_read_and_that_is_told(
+    tmp_path: Path, text: str, encoding: str, name: str
+) -> None:
+    said = [line.split(",")[1] for line in text.splitlines()[1:]]
+    for list_name in ("l.csv", "l.jsonl", "l.json"):
+        rows = [{"url": f"https://h/{n}", "caption": each} for n, each in enumerate(said)]
+        written = {
+            "l.csv": text,
+            "l.jsonl": "\n".join(json.dumps(row, ensure_ascii=False) for row in rows),
+            "l.json": json.dumps(rows, ensure_ascii=False, indent=1),
+        }[list_name]
+        found = given(tmp_path, list_name, written.encode(encoding))
+        assert captions(found) == said
+        assert found.ignored() == [f"{list_name}: read as {name}, since it is not UTF-8"]
+    assert given(tmp_path, "l.csv", text).ignored() == []
+
+
+def test_a_few_stray_bytes_make_no_other_encoding_of_utf_8(tmp_path: Path) -> None:
+    data = "url,caption\nhttps://h/1,été\nhttps://h/2,鳥\n".encode() + b"https://h/3,cut \xe2\x80\n"
+    found = given(tmp_path, "l.csv", data)
+    assert captions(found) == ["été", "鳥", "cut \ufffd\ufffd"]
+    assert "1 texts with what is not UTF-8" in found.ignored()[0]
+
+
+def test_names_of_a_list_are_found_as_they_were_typed_or_as_they_are_on_the_disk(
+    tmp_path: Path,
+) -> None:
+    """Excel writes a typed name in its own encoding; `ls` writes the bytes of a name."""
+    typed, listed = "été.mp4".encode(), "naïve.mp4".encode("latin-1")
+    for name in (typed, listed):
+        Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name)).write_bytes(name)
+    rows = ["url,caption", "été.mp4,typed é", "naïve.mp4,listed ï", "garçon.mp4,lost ç"]
+    found = given(tmp_path, "l.csv", "\n".join(rows).encode("cp1252"))
+    assert [Path(s.path or "").read_bytes() for s in found.sources[:2]] == [typed, listed]
+    assert captions(found) == ["typed é", "listed ï", "lost ç"]
+    names = [Path(s.url).name for s in found.sources]
+    assert names == ["été.mp4", "na\\xefve.mp4", "garçon.mp4"]
+    assert found.notes[0].counts["missing files"] == 1
 
 
 @pytest.mark.parametrize("mark", [",", ";", "\t", "|"])
@@ -113,8 +166,6 @@ def test_halves_of_characters_and_stray_bytes_are_replaced_and_told(tmp_path: Pa
     found = given(tmp_path, "l.jsonl", "\n".join(rows))
     assert captions(found) == ["cat \ufffd", "\U0001f600"]
     assert "1 texts with what is not UTF-8, read as U+FFFD (first: line 1)" in found.ignored()[0]
-    latin = "url,caption\nhttps://h/1,été\n".encode("latin-1")
-    assert captions(given(tmp_path, "l.csv", latin)) == ["\ufffdt\ufffd"]
 
 
 def test_a_file_whose_name_is_not_utf_8_is_reached_from_every_list(tmp_path: Path) -> None:
@@ -138,8 +189,11 @@ def test_a_file_whose_name_is_not_utf_8_is_reached_from_every_list(tmp_path: Pat
 
 
 def test_bytes_of_a_url_are_percent_encoded(tmp_path: Path) -> None:
-    [source] = given(tmp_path, "l.txt", b"https://h/caf\xe9.mp4").sources
+    data = "https://h/été\nhttps://h/".encode() + b"caf\xe9.mp4"  # more of it is UTF-8 than not
+    _, source = given(tmp_path, "l.txt", data).sources
     assert source.url == "https://h/caf%E9.mp4"
+    [source] = given(tmp_path, "l.txt", "https://h/café.mp4".encode("cp1252")).sources
+    assert source.url == "https://h/café.mp4"
 
 
 # -- text lists
@@ -285,6 +339,37 @@ def test_rows_that_contradict_are_told(tmp_path: Path) -> None:
     found = given(tmp_path, "l.csv", text)
     assert (found.sources[0].id, len(found.sources[0].spans)) == ("a", 2)
     assert "1 rows that name a video again with other facts" in found.ignored()[0]
+
+
+# -- other files
+
+
+def test_json_holds_an_array_of_rows_or_a_row_a_line(tmp_path: Path) -> None:
+    rows = [{"url": "https://h/1", "caption": "a"}, {"url": "https://h/2", "start": 1, "end": 2}]
+    expected = [
+        Source(url="https://h/1", caption="a"),
+        Source(url="https://h/2", spans=(Span(1, 2),)),
+    ]
+    for text in (
+        json.dumps(rows),
+        "\ufeff\n" + json.dumps(rows, indent=1),
+        "\n".join(map(json.dumps, rows)),
+    ):
+        assert given(tmp_path, "l.json", text).sources == expected
+    assert "item 2: no 'url'" in refusal(tmp_path, "l.json", json.dumps([rows[0], {"id": "x"}]))
+    assert "item 1 is not an object" in refusal(tmp_path, "l.json", '["https://h/1"]')
+    says = refusal(tmp_path, "l.json", json.dumps({"videos": rows}, indent=1))
+    assert "not a readable .json list: line 1" in says
+
+
+@pytest.mark.parametrize("name", ["l.xlsx", "L.XLS", "l.ods", "l.yaml", "l.xml", "l.csv.gz"])
+def test_a_table_that_is_not_read_says_what_is(tmp_path: Path, name: str) -> None:
+    says = refusal(tmp_path, name, b"PK\x03\x04")
+    assert name in says and ".csv" in says and ".jsonl" in says and "Save it as" in says
+
+
+def test_the_text_of_a_video_is_no_source(tmp_path: Path) -> None:
+    assert "name the video" in refusal(tmp_path, "a.en.srt", "1\n")
 
 
 # -- Parquet

@@ -39,6 +39,7 @@ from curation.settings import RunError
 from curation.shards import Dataset
 from curation.sources import Source, content_id, stamp_of
 from curation.sources.source import fingerprinted, join
+from curation.sources.subtitles import with_subtitles
 
 MAX_COMMITS_IN_FLIGHT = 4
 MAX_TASKS = 10_000  # videos beyond this many share tasks
@@ -48,10 +49,11 @@ MAX_TASKS = 10_000  # videos beyond this many share tasks
 
 
 @ray.remote(max_retries=TASK_RETRIES)
-def identify(sources: list[Source]) -> list[Source]:
+def identify(sources: list[Source], needs_text: bool) -> list[Source]:
     """Give local files the id of their content and URLs the one that they name.
 
-    What cannot be read is left for the media stage.
+    `needs_text`: and local files the timed text beside them. What cannot be read is left for the
+    media stage.
     """
     out = []
     for source in sources:
@@ -61,24 +63,38 @@ def identify(sources: list[Source]) -> list[Source]:
             with contextlib.suppress(OSError):
                 stamp = stamp_of(source.path)
                 source = replace(source, id=content_id(source.path), stamp=stamp)
-        out.append(source)
+        out.append(with_subtitles(source) if needs_text else source)
     return out
 
 
-def identify_all(sources: list[Source]) -> tuple[list[Source], int]:
-    """The sources with ids where content or URL give one; and how many were copies of others.
-
-    Copies become one source: the first one, with the cuts and captions of all.
-    """
+def identify_all(sources: list[Source], *, needs_text: bool = False) -> list[Source]:
+    """The sources with ids where content or URL give one; `needs_text` as identify has it."""
     size = max(1, min(64, len(sources) // 16))
     chunks = [sources[i : i + size] for i in range(0, len(sources), size)]
-    found = [s for chunk in ray.get([identify.remote(c) for c in chunks]) for s in chunk]
+    found = ray.get([identify.remote(chunk, needs_text) for chunk in chunks])
+    return [source for chunk in found for source in chunk]
+
+
+def joined(sources: list[Source], holdings: Holdings) -> tuple[list[Source], int]:
+    """The distinct videos of identified sources; and how many sources were copies of others.
+
+    Copies become one source, with the cuts and captions of all: the first one, or of URLs that one
+    from which the video was curated before.
+    """
     distinct: dict[str, Source] = {}
-    for source in found:
-        known = distinct.setdefault(source.id or source.url, source)
-        if known is not source:
-            distinct[source.id or source.url] = join(known, source)
-    return list(fingerprinted(distinct.values())), len(found) - len(distinct)
+    recorded = holdings.recorded()
+    for source in sources:
+        key = source.id or (holdings.urls.get(source.url) if source.path is None else None)
+        key = key or source.url
+        known = distinct.get(key)
+        if known is None:
+            distinct[key] = source
+            continue
+        both = join(known, source)
+        if known.path is None and source.path is None and source.url == recorded.get(key):
+            both = replace(both, url=source.url)
+        distinct[key] = both
+    return list(fingerprinted(distinct.values())), len(sources) - len(distinct)
 
 
 def todo(sources: list[Source], holdings: Holdings) -> list[Source]:

@@ -33,7 +33,8 @@ class Holdings:
     """What a dataset already holds for a pipeline."""
 
     decided: set[str] = field(default_factory=set)  # video ids that need no more work
-    urls: dict[str, str] = field(default_factory=dict)  # their ids by source URL
+    urls: dict[str, str] = field(default_factory=dict)  # their ids by source URL, copies' too
+    copies: dict[str, str] = field(default_factory=dict)  # ids of the rows of copies, by URL
     fingerprints: dict[str, str | None] = field(default_factory=dict)  # of their sources, by id
     redecided: int = 0  # videos whose decisions were derived anew from stored scores
     redo: int = 0  # videos whose commit no longer holds
@@ -47,7 +48,10 @@ class Holdings:
         self.again |= again
         self.decided -= again
         for row in ledger.filter(pc.equal(ledger["level"], "video")).to_pylist():
-            if row["video_id"] in self.decided:
+            if row["video_id"] in self.decided and row["copy_of"]:
+                self.copies[row["source_url"]] = row["video_id"]
+                self.urls[row["source_url"]] = row["copy_of"]
+            elif row["video_id"] in self.decided:
                 self.urls[row["source_url"]] = row["video_id"]
                 self.fingerprints[row["video_id"]] = row["source_fingerprint"]
 
@@ -62,6 +66,14 @@ class Holdings:
         gone = source.path is not None and source.id is None
         return gone or not differ(self.fingerprints.get(video_id), source.fingerprint)
 
+    def recorded(self) -> dict[str, str]:
+        """The URLs that decided videos are recorded from, by video id."""
+        return {
+            video_id: url
+            for url, video_id in self.urls.items()
+            if url not in self.copies and video_id in self.decided
+        }
+
     def outdated(self, sources: Iterable[Source]) -> set[str]:
         """Ids of decided videos whose place those take that are not held.
 
@@ -70,13 +82,18 @@ class Holdings:
         sources = list(sources)
         ids = {s.id or self.urls.get(s.url) for s in sources if self.holds(s)}
         left = [s for s in sources if not self.holds(s)]
-        found = {each for s in left for each in (s.id, self.urls.get(s.url)) if each}
+        found = {each for s in left for each in self.names(s)}
         return (found & self.decided) - ids
 
     def unnamed(self, sources: Iterable[Source]) -> set[str]:
         """Ids of decided videos that no source names any more."""
-        named = {each for s in sources for each in (s.id, self.urls.get(s.url))}
-        return self.decided - named
+        named = {each for s in sources for each in self.names(s)}
+        return self.decided - named - set(self.copies.values())
+
+    def names(self, source: Source) -> set[str]:
+        """The ids of what was decided of a source: its own, its URL's, that of its copy's row."""
+        found = (source.id, self.urls.get(source.url), self.copies.get(source.url))
+        return {each for each in found if each}
 
 
 def is_subset(commit: Mapping[str, Any]) -> bool:
@@ -124,7 +141,7 @@ def take_over(
         holdings.redo += len(stale) - len(kept)
         if not dry_run:
             dataset.delete_commit(commit["name"])
-    columns = ["level", "video_id", "source_url", "source_fingerprint", "error_class"]
+    columns = ["level", "video_id", "source_url", "source_fingerprint", "error_class", "copy_of"]
     for table in dataset.ledgers(columns):
         holdings.take_in(table, TRIED_AGAIN | retry)
     return holdings

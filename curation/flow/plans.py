@@ -7,19 +7,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import ray
 import yaml
 from rich.console import Console
 
-from curation.captions import check_checkpoint
+from curation.captions import SOURCE_TEXT, check_checkpoint
 from curation.commands import GOES_ON, interruptible, say, screen, start_ray, told_errors
-from curation.flow.driver import check_all_decided, identify_all, todo, write_run
+from curation.flow.driver import check_all_decided, identify_all, joined, todo, write_run
 from curation.flow.driver import curate as run_flow
 from curation.flow.holdings import Holdings, forget, is_subset, retell, take_over
 from curation.flow.progress import Display, Tally
 from curation.funnels import Funnel, show
 from curation.pipelines import Pipeline, load_pipeline
 from curation.places import check_reachable, check_temp, default_output, only_writer, open_output
-from curation.records import ERROR_CLASSES, TRIED_AGAIN
+from curation.records import COPY, ERROR_CLASSES, TRIED_AGAIN
 from curation.scores.chosen import check_models
 from curation.settings import ConfigError, nearest
 from curation.shards import Dataset
@@ -126,8 +127,28 @@ def hear(
     if outdated := holdings.outdated(sources):
         say(console, f"{len(outdated)} videos to redo: their lists or files changed", "yellow")
         forget(dataset, outdated)
+        holdings.decided -= outdated
     if unnamed := holdings.unnamed(sources):
         say(console, f"{len(unnamed)} videos are named by no source of this run; they stay")
+
+
+def untold(dataset: Dataset, holdings: Holdings, sources: list[Source]) -> list[Source]:
+    """Make room for decided videos of which their copies say more; those to be done again."""
+    outdated = holdings.outdated(sources)
+    forget(dataset, outdated)
+    left = [s for s in todo(sources, holdings) if holdings.names(s) & outdated]
+    holdings.decided -= outdated
+    return left
+
+
+def work(plan: Plan, holdings: Holdings, left: list[Source], console: Console) -> int:
+    """Curate what is left; returns how many sources turned out to be copies of others."""
+    if not left:
+        return 0
+    tally = Tally.remote(holdings.recorded())  # type: ignore[attr-defined]
+    with Display(tally, len(left), console), interruptible() as stop:
+        run_flow(left, plan.pipeline, plan.dataset, tally, stop)
+    return ray.get(tally.num_copies.remote())
 
 
 def execute(plan: Plan, console: Console, started: float) -> None:
@@ -140,15 +161,18 @@ def execute(plan: Plan, console: Console, started: float) -> None:
             say(console, f"removed {len(swept)} files that a killed run left")
         holdings = take_over(dataset, pipeline, retry=plan.retry)
         tell_holdings(holdings, console)
-        sources, num_copies = identify_all(plan.sources)
+        needs_text = pipeline.captions.model == SOURCE_TEXT
+        identified = identify_all(plan.sources, needs_text=needs_text)
+        sources, num_copies = joined(identified, holdings)
         if num_copies:
             say(console, f"{num_copies} sources are copies of others and are joined with them")
         hear(dataset, pipeline, holdings, sources, console)
-        left = todo(sources, holdings)
-        if left:
-            tally = Tally.remote()  # type: ignore[attr-defined]
-            with Display(tally, len(left), console), interruptible() as stop:
-                run_flow(left, pipeline, dataset, tally, stop)
+        if found := work(plan, holdings, todo(sources, holdings), console):
+            say(console, f"{found} sources turned out to be copies of others")
+            num_copies += found
+            holdings = take_over(dataset, pipeline)
+            sources, _ = joined(identified, holdings)
+            work(plan, holdings, untold(dataset, holdings, sources), console)
         wall_s = time.time() - started
         facts = {"sources": len(sources), "copies": num_copies, "wall_s": round(wall_s, 2)}
         funnel = write_run(dataset, pipeline, facts)
@@ -166,7 +190,7 @@ def tell_output(dataset: Dataset, funnel: Funnel, wall_s: float, console: Consol
     failed = {*funnel.videos.failed, *funnel.clips.failed}
     if passing := failed & TRIED_AGAIN:
         say(console, f"failed by the machine ({listed(passing)}): the same command tries again")
-    if others := failed - TRIED_AGAIN:
+    if others := failed - TRIED_AGAIN - {COPY}:
         say(console, f"failed for good ({listed(others)}): --retry CLASS tries again")
     say(console, f"look into it: vf-validate {dataset.uri}; vf-why {dataset.uri} SOURCE_OR_ID")
 

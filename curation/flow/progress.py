@@ -21,9 +21,15 @@ LOG_EVERY_S = 15.0
 
 @ray.remote(num_cpus=0)
 class Tally:
-    """Counts the videos that finished each stage, and knows where each one is now."""
+    """Counts the videos that finished each stage, and knows where each one is now.
 
-    def __init__(self) -> None:
+    It also knows which source stands for each video: `held` are the URLs of those that earlier
+    runs decided, by video id.
+    """
+
+    def __init__(self, held: dict[str, str]) -> None:
+        self.firsts = held
+        self.copies: set[str] = set()
         self.finished = dict.fromkeys(STAGES, 0)
         self.current: dict[str, tuple[str, float]] = {}
         self.starts: dict[tuple[str, str], int] = {}
@@ -32,6 +38,17 @@ class Tally:
         """Count one more start of a video in a stage; returns how many there were with this one."""
         self.starts[stage, video] = self.starts.get((stage, video), 0) + 1
         return self.starts[stage, video]
+
+    def claim(self, video_id: str, url: str) -> str:
+        """The URL of the source that stands for a video: this one, unless another came first."""
+        first = self.firsts.setdefault(video_id, url)
+        if first != url:
+            self.copies.add(url)
+        return first
+
+    def num_copies(self) -> int:
+        """How many sources turned out to be copies of others."""
+        return len(self.copies)
 
     def at(self, video: str, stage: str, position_s: float) -> None:
         """A video is in a stage now, and so has finished those before it."""

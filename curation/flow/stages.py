@@ -21,6 +21,7 @@ from curation.flow.media_processes import MediaWorker, curate_isolated
 from curation.pipelines import Captions, Pipeline
 from curation.records import (
     VideoResult,
+    copy_row,
     failed_row,
     with_captions,
     with_cost,
@@ -84,6 +85,11 @@ def curate_batch(batch: pa.Table, pipeline: Pipeline, tally: Any) -> Iterator[pa
         else:
             beat = partial(tally.at.remote, source.url)
             result = curate_isolated(media_worker, source, pipeline, beat)
+            # Only now is it known which video a URL led to.
+            video_id = result.video["video_id"]
+            first_url = ray.get(tally.claim.remote(video_id, source.url))
+            if first_url != source.url:
+                result = VideoResult([copy_row(source, video_id, first_url)])
         tally.left.remote(source.url, done)
         yield to_row(result)
 

@@ -52,6 +52,7 @@ class Probe:
     pix_fmt: str
     transfer: str | None  # "smpte2084", "arib-std-b67" or None for everything else
     has_audio: bool
+    has_subtitles: bool
     title: str | None  # the container's own title tag
 
     @property
@@ -88,6 +89,7 @@ def probe(path: str | Path) -> Probe:
             pix_fmt=first.format.name,
             transfer=HDR_TRANSFERS.get(int(first.color_trc)),
             has_audio=bool(container.streams.audio),
+            has_subtitles=bool(container.streams.subtitles),
             title=container.metadata.get("title") or None,
         )
 

@@ -51,6 +51,7 @@ LEDGER_SCHEMA = pa.schema(
         pa.field("threshold", pa.float64()),
         pa.field("error_class", pa.string()),
         pa.field("message", pa.string()),
+        pa.field("copy_of", pa.string()),  # the video_id that a failed video of class copy has
         pa.field("partial", pa.string()),  # why only the video's beginning was curated
         pa.field("attempts", pa.int32(), nullable=False),
         *[pa.field(name, pa.float64()) for name in SCORES],
@@ -65,6 +66,7 @@ YOUNGER = {
     "captions",
     "source_fingerprint",
     "partial",
+    "copy_of",
 }  # columns that files of this version may lack
 
 

@@ -149,7 +149,7 @@ class RowReader:
             raise ValueError("url holds a zero byte")
         if is_url(url):
             return remote(url)
-        path = local_path(url)
+        path = self.as_on_disk(local_path(url))
         source = local(self.path.parent / path, Path.cwd())
         if not is_storable(path):
             self.notes.leave_out("names that are not UTF-8, recorded with \\xNN", where)
@@ -159,6 +159,17 @@ class RowReader:
         if not os.path.exists(source.path):  # noqa: PTH110
             self.notes.count("missing files")
         return source
+
+    def as_on_disk(self, path: str) -> str:
+        """A path of the list: with the bytes that it has in the list, where a file is named so.
+
+        Names that `ls` wrote are in no encoding; those that people typed are in the list's.
+        """
+        if self.notes.encoding is None:
+            return path
+        data = path.encode(self.notes.encoding, "surrogateescape")
+        as_is = os.fsdecode(data)
+        return as_is if os.path.exists(self.path.parent / as_is) else path  # noqa: PTH110
 
     def text(self, cell: Any, name: str, where: str) -> str | None:
         """A cell as one line of text that can be stored; None when it holds nothing."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from PIL import Image
 
 from curation.sources.notes import Notes
+from curation.sources.subtitles import beside, is_subtitle
 
 # Taken for videos whatever they hold: what is wrong with one is its outcome.
 VIDEO_SUFFIXES = {
@@ -62,6 +63,8 @@ def walk(
         notes.leave_out("links to folders that are walked already", inside)
         return
     seen.add((facts.st_dev, facts.st_ino))
+    texts: list[str] = []
+    found: list[str] = []
     for entry in entries:
         name = os.path.join(inside, entry.name)  # noqa: PTH118  Path would cost more than the walk
         if entry.name.startswith("."):
@@ -72,10 +75,29 @@ def walk(
             links.append((entry.path, name))
         elif reason := why_unusable(entry.path):
             notes.leave_out(reason, name)
+        elif is_subtitle(entry.name):
+            texts.append(entry.name)
         elif holds_video(entry.path):
+            found.append(entry.name)
             yield name
         else:
             notes.no_videos[Path(name).suffix.lower() or "without a suffix"] += 1
+    tell_of_texts(inside, texts, found, notes)
+
+
+def tell_of_texts(inside: str, texts: list[str], found: list[str], notes: Notes) -> None:
+    """Note which timed texts of a folder are read for its videos; both are sorted names."""
+    unused = dict.fromkeys(texts)
+    for video in found:
+        for at, name in enumerate(beside(video, texts)):
+            if at == 0:
+                notes.count("videos with subtitles beside them")
+            elif name in unused:
+                reason = "subtitles not read: their video has others"
+                notes.leave_out(reason, os.path.join(inside, name))  # noqa: PTH118
+            unused.pop(name, None)
+    for name in unused:
+        notes.leave_out("subtitles beside no video", os.path.join(inside, name))  # noqa: PTH118
 
 
 def leads_to_folder(entry: os.DirEntry[str]) -> bool:

@@ -13,6 +13,15 @@ from curation.sources.folders import videos
 from curation.sources.lists import READERS, read_rows
 from curation.sources.notes import Notes
 from curation.sources.source import Source, contradicts, is_url, join, local, place, remote
+from curation.sources.subtitles import is_subtitle
+
+# Tables that are taken for lists, and what to do to have them read.
+UNREAD = {
+    **dict.fromkeys((".xlsx", ".xlsm", ".xls", ".ods", ".numbers"), "as UTF-8 if you are asked"),
+    **dict.fromkeys((".yaml", ".yml", ".toml", ".xml"), "with a row for each video"),
+    **dict.fromkeys((".feather", ".arrow", ".h5", ".pkl", ".sqlite", ".db"), "or as .parquet"),
+    **dict.fromkeys((".gz", ".zip", ".zst"), "unpacked"),
+}
 
 
 @dataclass
@@ -86,5 +95,12 @@ def sources_of(text: str, folder: Path, notes: list[Notes]) -> Iterator[Found]:
         for where, row in read_rows(path, about):
             if found := reader.source(row, where):
                 yield found, about, where
+    elif path.suffix.lower() in UNREAD:
+        raise ConfigError(
+            f"{text} is no list that is read: those are {', '.join(READERS)}. "
+            f"Save it as .csv or .jsonl, {UNREAD[path.suffix.lower()]}"
+        )
+    elif is_subtitle(path.name):
+        raise ConfigError(f"{text} is the text of a video; name the video, and it is found")
     else:
         yield source, None, ""

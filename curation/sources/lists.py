@@ -1,8 +1,7 @@
-"""A list file -> its rows, one after another: .txt, .csv, .tsv, .jsonl and .parquet."""
+"""A list file -> its rows, one after another: .txt, .csv, .tsv, .jsonl, .json, .parquet."""
 
 from __future__ import annotations
 
-import codecs
 import csv
 import json
 import math
@@ -16,18 +15,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from curation.settings import ConfigError
+from curation.sources.charsets import CHARSETS, NUM_HEAD, encoding_of
 from curation.sources.columns import squeezed
 from curation.sources.notes import Notes
 
 Row = tuple[str, dict[str, Any]]  # where it is, as a user would look for it; cells by column name
 
-BOMS = {
-    codecs.BOM_UTF8: "utf-8-sig",
-    codecs.BOM_UTF32_LE: "utf-32",  # begins like UTF-16's, so it is looked for first
-    codecs.BOM_UTF32_BE: "utf-32",
-    codecs.BOM_UTF16_LE: "utf-16",
-    codecs.BOM_UTF16_BE: "utf-16",
-}
 DELIMITERS = ",;\t|"
 BATCH_ROWS = 1024  # of a Parquet list in memory. Ours: a row of text is small, so a few MB at most
 COMMENT_SIGNS = ("#", ";", "]")  # yt-dlp's, for files of URLs
@@ -41,7 +34,7 @@ def read_rows(path: Path, notes: Notes) -> Iterator[Row]:
     """
     suffix = path.suffix.lower()
     try:
-        for where, row in READERS[suffix](path):
+        for where, row in READERS[suffix](path, notes):
             notes.count("rows")
             if all(is_blank(cell) for cell in row.values()):
                 notes.leave_out("blank rows skipped", where)
@@ -60,24 +53,23 @@ def is_blank(cell: Any) -> bool:
     return cell is None or (isinstance(cell, str) and not cell.strip())
 
 
-def open_text(path: Path) -> TextIO:
-    """A text file in the encoding of its byte order mark, else UTF-8.
+def open_text(path: Path, notes: Notes) -> TextIO:
+    """A text file in its encoding, which is noted unless it is UTF-8 or has a mark.
 
-    Bytes that are not UTF-8 come as lone surrogates, so that file names with them stay what
-    they are. Lines end where they do in the file.
+    Bytes that are none of the encoding come as lone surrogates, so that file names with them stay
+    what they are. Lines end where they do in the file.
     """
     with path.open("rb") as file:
-        head = file.read(4096)
-    encoding = next((name for mark, name in BOMS.items() if head.startswith(mark)), "utf-8")
-    if encoding == "utf-8" and b"\0" in head:
-        raise ValueError("it holds zero bytes; save it as UTF-8 text")
-    errors = "surrogateescape" if encoding.startswith("utf-8") else "replace"
+        encoding = encoding_of(file)
+    notes.encoding = encoding if encoding in CHARSETS else None
+    has_bytes = encoding in CHARSETS or encoding.startswith("utf-8")
+    errors = "surrogateescape" if has_bytes else "replace"
     return path.open(encoding=encoding, errors=errors, newline="")
 
 
-def text_rows(path: Path) -> Iterator[Row]:
+def text_rows(path: Path, notes: Notes) -> Iterator[Row]:
     """A URL or path a line. Comments as in yt-dlp, unless a file has the whole line as its name."""
-    with open_text(path) as file:
+    with open_text(path, notes) as file:
         for number, line in enumerate(lines(file), 1):
             url = line.strip()
             if (url.startswith(COMMENT_SIGNS) or INLINE_COMMENT.search(url)) and not (
@@ -96,9 +88,9 @@ def lines(file: TextIO) -> Iterator[str]:
         yield line.rstrip("\r\n")
 
 
-def csv_rows(path: Path) -> Iterator[Row]:
+def csv_rows(path: Path, notes: Notes) -> Iterator[Row]:
     """Rows of a .csv or .tsv, numbered as a spreadsheet shows them: the header is row 1."""
-    with open_text(path) as file:
+    with open_text(path, notes) as file:
         first = file.readline()
         if found := re.match(r'"?sep=(.)"?\s*$', first):  # what Excel writes before the header
             delimiter, first = found[1], file.readline()
@@ -162,8 +154,8 @@ def check_header(names: list[str]) -> None:
         seen[squeezed(name)] = name
 
 
-def jsonl_rows(path: Path) -> Iterator[Row]:
-    with open_text(path) as file:
+def jsonl_rows(path: Path, notes: Notes) -> Iterator[Row]:
+    with open_text(path, notes) as file:
         for number, line in enumerate(lines(file), 1):
             where = f"line {number}"
             if not line.strip():
@@ -171,17 +163,26 @@ def jsonl_rows(path: Path) -> Iterator[Row]:
             try:
                 row = json.loads(line)
             except ValueError as error:
-                raise ConfigError(
-                    f"{path} is not a readable .jsonl list: {where}: {error}"
-                ) from None
+                raise ValueError(f"{where}: {error}; an object a line is read") from None
             if not isinstance(row, dict):
-                raise ConfigError(
-                    f"{path} is not a readable .jsonl list: {where} is not an object of columns"
-                )
+                raise ValueError(f"{where} is not an object of columns")
             yield where, row
 
 
-def parquet_rows(path: Path) -> Iterator[Row]:
+def json_rows(path: Path, notes: Notes) -> Iterator[Row]:
+    """The rows of an array of objects, which is held in memory, or of an object a line."""
+    with open_text(path, notes) as file:
+        if not re.match(r"\s*\[", file.read(NUM_HEAD)):
+            yield from jsonl_rows(path, notes)
+            return
+        file.seek(0)
+        for number, row in enumerate(json.load(file), 1):
+            if not isinstance(row, dict):
+                raise ValueError(f"item {number} is not an object of columns")
+            yield f"item {number}", row
+
+
+def parquet_rows(path: Path, notes: Notes) -> Iterator[Row]:
     number = 0
     with pq.ParquetFile(path) as file:
         check_header(file.schema_arrow.names)
@@ -224,11 +225,12 @@ def unicode_of(data: bytes) -> str:
     return data.decode("utf-8", "surrogateescape")
 
 
-READERS: dict[str, Callable[[Path], Iterator[Row]]] = {
+READERS: dict[str, Callable[[Path, Notes], Iterator[Row]]] = {
     ".txt": text_rows,
     ".csv": csv_rows,
     ".tsv": csv_rows,
     ".jsonl": jsonl_rows,
     ".ndjson": jsonl_rows,
+    ".json": json_rows,
     ".parquet": parquet_rows,
 }

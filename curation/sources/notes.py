@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from curation.sources.charsets import CHARSETS
+
 MAX_NAMES = 12  # of columns or suffixes in a line. Ours: a line stays one
 
 
@@ -18,6 +20,7 @@ class Notes:
     no_videos: Counter[str] = field(default_factory=Counter)  # files of a folder, by suffix
     unread: dict[str, None] = field(default_factory=dict)  # columns, in order
     read: dict[str, None] = field(default_factory=dict)  # columns, in order
+    encoding: str | None = None  # of a list that is not Unicode, as Python names it
     counts: dict[str, int] = field(default_factory=dict)  # rows, spans, captions ...
 
     def count(self, what: str, more: int = 1) -> None:
@@ -34,6 +37,8 @@ class Notes:
         if self.no_videos:
             kinds = some(f"{n} {suffix}" for suffix, n in self.no_videos.most_common())
             parts.append(f"{self.no_videos.total()} files that are no videos ({kinds})")
+        if self.encoding:
+            parts.insert(0, f"read as {CHARSETS[self.encoding]}, since it is not UTF-8")
         if self.unread:
             parts.insert(0, f"columns not read: {some(self.unread)}")
         return f"{self.name}: {'; '.join(parts)}" if parts else None

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import quote
 
 # What lists and sites may say of a video, beside captions and cuts.
@@ -32,6 +33,13 @@ class Span:
         return all_of(self.caption, self.other_captions)
 
 
+class Subtitles(NamedTuple):
+    """A file of timed text beside a video."""
+
+    path: str  # absolute
+    digest: str  # of its bytes
+
+
 @dataclass(frozen=True)
 class Source:
     """One video to curate: where it is and what is already known of it; None = not given.
@@ -50,6 +58,7 @@ class Source:
     upload_date: str | None = None
     spans: tuple[Span, ...] = ()  # sorted, none twice; empty: find the scenes
     other_captions: tuple[str, ...] = ()
+    subtitles: Subtitles | None = None  # beside the file, where clips may need them
     fingerprint: str | None = None  # of what was said of it; None: not taken yet
     stamp: tuple[int, int] | None = None  # of its file when the id was taken; see stamp_of
 
@@ -167,7 +176,7 @@ def join(known: Source, other: Source) -> Source:
 
     Captions of one span, and those of the whole video, are put behind one another.
     """
-    facts = {f: getattr(known, f) or getattr(other, f) for f in ("id", *FACTS)}
+    facts = {f: getattr(known, f) or getattr(other, f) for f in ("id", "subtitles", *FACTS)}
     joined = replace(known, spans=join_spans([*known.spans, *other.spans]), **facts)
     return with_captions(joined, [*known.captions, *other.captions])
 
@@ -193,10 +202,14 @@ def contradicts(known: Source, other: Source) -> bool:
 
 
 def fingerprint(source: Source) -> str:
-    """Hashes of what was said of a source: its cuts, its facts and its captions, joined by "-"."""
+    """Hashes of what was said of a source: its cuts, its facts and its captions, joined by "-".
+
+    The timed text beside it counts among its captions.
+    """
     cuts = [[span.start_s, span.end_s] for span in source.spans]
     facts = [getattr(source, name) for name in FACTS]
     captions = [source.captions, *[span.captions for span in source.spans]]
+    captions += [(source.subtitles.digest,)] if source.subtitles else []
     return "-".join(short_hash(each) for each in (cuts, facts, captions))
 
 
