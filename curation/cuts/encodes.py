@@ -27,8 +27,8 @@ from curation.pipelines import Cut
 # the distance of keyframes in containers where a seek can land between them.
 SEEK_MARGINS_S = (1.0, 8.0, 64.0)
 # Of an encoded clip these frames are compared: what a bad seek shows is wrong from the first frame
-# on, until the next keyframe. Ours: all of them would cost 0.4 ms each (1280x720), a fifth of
-# their decode.
+# on, until the next keyframe; what a decoder guesses of damage stays until the end. Ours: all of
+# them would cost 0.4 ms each (1280x720), a fifth of their decode.
 FIRST_COMPARED, STEP_COMPARED = 4, 16
 COMPARED_SIDE_PX = 64  # of the square picture that ffmpeg gives to compare
 
@@ -60,8 +60,9 @@ def encode(
     from the beginning. Raises MediaError encode when that is no better.
     """
     width, height = (max(2, side // 2 * 2) for side in (probe.width, probe.height))  # for 4:2:0
+    count = last - first
     numbers = np.array(
-        [n for n in range(last - first) if n < FIRST_COMPARED or n % STEP_COMPARED == 0]
+        [n for n in range(count) if n < FIRST_COMPARED or n % STEP_COMPARED == 0 or n == count - 1]
     )
     starts_s = [None] if timeline.step else seeks_s(path, timeline, first)
     with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:
@@ -76,8 +77,8 @@ def encode(
             )
             # Counted: where the picture changes its size all filters begin anew, behind the clip.
             outputs = (
-                h264(picture, target, timeline, settings, last - first),
-                compared(frames[1], look, len(numbers)),
+                h264(picture, target, timeline, settings, count),
+                compared(frames[1], look, len(numbers), count),
             )
             try:
                 run_ffmpeg(ffmpeg.merge_outputs(*outputs), beat)
@@ -113,13 +114,14 @@ def decoded(
     )
 
 
-def compared(frames: Any, target: str, num_frames: int) -> Any:
+def compared(frames: Any, target: str, num_frames: int, count: int) -> Any:
     """The ffmpeg-python output of the frames that are compared, small, end to end.
 
-    As 4:2:0 of limited range: its grey was 4 levels darker than the brightness plane (9.0.2).
+    They are `num_frames` of the clip's `count`. As 4:2:0 of limited range: its grey was 4 levels darker than the brightness plane (9.0.2).
     """
     side = COMPARED_SIDE_PX
-    some = frames.filter("select", f"lt(n,{FIRST_COMPARED})+not(mod(n,{STEP_COMPARED}))")
+    chosen = f"lt(n,{FIRST_COMPARED})+not(mod(n,{STEP_COMPARED}))+eq(n,{count - 1})"
+    some = frames.filter("select", chosen)
     small = some.filter("scale", side, side, flags="area", out_range="tv")
     small = small.filter("format", "yuv420p")
     limit = {"frames:v": num_frames}

@@ -10,13 +10,16 @@ import cv2
 import numpy as np
 
 from curation.decode.scenes import analysis_size
-from curation.decode.signatures import MAX_FIELD, MAX_MEAN, signature
+from curation.decode.signatures import signature
 from curation.media.files import MediaError, open_clip, readable
 from curation.media.pictures import small_pictures
 
-# How far the nearest frame of a clip may be from a preview of it: the bounds of
-# decode/signatures.py fit. Measured: 37 clips of 11 real videos at most 0.5 and 3 grey levels; two
-# bad seeks into MPEG-4 at least 5.2 and 31, 0.8 and 16.
+# How far the nearest frame of a clip may be from a preview of it, in the measures of
+# decode/signatures.py, grey levels. Measured: 37 clips of 11 real videos at most 0.5 and 3, of tiny
+# GIFs in strong colours, which 4:2:0 shows otherwise, 2.0 and 10; two bad seeks into MPEG-4 at
+# least 5.2 and 31, 0.8 and 16.
+MAX_MEAN = 3.0
+MAX_FIELD = 12.0
 
 
 def check_clip(row: dict[str, Any], previews: Sequence[bytes]) -> Iterator[str]:
