@@ -117,7 +117,8 @@ def decoded(
 def compared(frames: Any, target: str, num_frames: int, count: int) -> Any:
     """The ffmpeg-python output of the frames that are compared, small, end to end.
 
-    They are `num_frames` of the clip's `count`. As 4:2:0 of limited range: its grey was 4 levels darker than the brightness plane (9.0.2).
+    They are `num_frames` of the clip's `count`. As 4:2:0 of limited range: its grey was 4 levels
+    darker than the brightness plane (9.0.2).
     """
     side = COMPARED_SIDE_PX
     chosen = f"lt(n,{FIRST_COMPARED})+not(mod(n,{STEP_COMPARED}))+eq(n,{count - 1})"
