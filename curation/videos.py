@@ -184,7 +184,7 @@ def judge_clips(
         scores = dict(header) | {
             "duration": analysis.timeline.span_s(first, last),
             "static": analysis.overview.static(first, last),
-            "black_bars": analysis.overview.black_bars(start_s, end_s),
+            "black_bars": analysis.overview.bars.between(start_s, end_s),
             "watermark": analysis.watermark.score,
         }
         error = None

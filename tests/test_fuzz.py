@@ -12,7 +12,9 @@ NUM_FILES = 200
 
 def test_damaged_files_end_in_an_outcome(tmp_path: Path) -> None:
     found = Found()
-    assert list(fuzz(make_seeds(tmp_path), range(NUM_FILES), tmp_path, found)) == [*range(NUM_FILES)]
+    assert list(fuzz(make_seeds(tmp_path), range(NUM_FILES), tmp_path, found)) == [
+        *range(NUM_FILES)
+    ]
     assert found.died == [] and found.broken == []
     total = found.total()
     assert total.total() == NUM_FILES and found.outcomes.keys() == CONTAINERS.keys()

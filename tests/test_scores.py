@@ -17,7 +17,7 @@ from curation.decode.analyses import score_clip
 from curation.decode.tracks import build_tracks
 from curation.media.probes import Probe, Turn, probe
 from curation.pipelines import Pipeline, Scorers
-from curation.scores.headers import black_bars, header_scores, static
+from curation.scores.headers import header_scores, static
 from curation.scores.motions import MotionTrack
 from curation.scores.quality import LookTrack
 from curation.sources import Source
@@ -49,27 +49,6 @@ def test_a_still_is_static_and_moving_pictures_are_not(make_video: MakeVideo) ->
 def test_static_is_the_share_of_steps_that_change_nothing() -> None:
     assert static(np.array([0.0, 0.1, 5.0, 5.0])) == 0.5
     assert static(np.array([])) == 1.0
-
-
-def test_a_letterbox_is_measured_within_a_line(make_video: MakeVideo) -> None:
-    """2.39:1 inside 16:9: a picture of 134 lines of 180."""
-    boxed = "crop=320:134,pad=320:180:0:23:black"
-    score = clip_scores(make_video("scope.mp4", [Shot("test", 1.0)], filters=boxed))["black_bars"]
-    assert score == pytest.approx(46 / 180, abs=1 / 72)  # one line of the 144 looked at, each side
-
-
-def test_a_pillarbox_is_measured_too(make_video: MakeVideo) -> None:
-    boxed = "crop=240:180,pad=320:180:40:0:black"
-    score = clip_scores(make_video("pillar.mp4", [Shot("test", 1.0)], filters=boxed))["black_bars"]
-    assert score == pytest.approx(80 / 320, abs=2 / 256)
-
-
-def test_bars_count_from_the_edges_only() -> None:
-    lit = np.full(100, 200)
-    dark_middle = np.r_[lit[:40], np.full(20, 16), lit[:40]]
-    assert black_bars(dark_middle, lit) == 0
-    assert black_bars(np.full(100, 16), lit) == 1
-    assert black_bars(np.r_[np.full(10, 16), lit[:90]], lit) == pytest.approx(0.1)
 
 
 def test_a_full_picture_has_no_bars(make_video: MakeVideo) -> None:

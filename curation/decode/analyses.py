@@ -33,18 +33,19 @@ from curation.decode.tracks import ClipScores, MakeTrack, Tracks, build_tracks
 from curation.decode.transitions import split_evenly
 from curation.media.files import MediaError
 from curation.media.frames import Timeline, decode
-from curation.media.pictures import small_pictures
+from curation.media.pictures import small_pictures, whole_luma
 from curation.media.probes import Probe, Turn
 from curation.pipelines import SHOTS, Pipeline, Scenes, Scorers
 from curation.records import Beat
 from curation.scores import headers
+from curation.scores.bars import Bars
 from curation.scores.burnt_in_text import TEXT_SIDE_PX, text_times_s
 from curation.scores.watermarks import Watermark, watermark_evidence
 from curation.sources import Source, Span
 
 # Bars are looked for this often, and in every frame that differs much from the one before, so
-# that a scene of any length has a line of its own. Ours: a bar stays for a whole scene.
-BAR_STEP_S = 0.25
+# that a scene of any length has a look of its own. Ours: a bar stays for a whole scene.
+BAR_STEP_S = 0.5
 # Grey levels, mean over the picture. Ours: above noise; a fainter cut waits for the next step.
 BAR_CHANGE = 8.0
 
@@ -64,8 +65,8 @@ class Overview:
         self.turn = turn
         self.scorers = scorers
         self.steps: list[float] = []  # mean absolute luma step to the next frame, grey levels
-        # Time, brightest of each row and column.
-        self.line_max: list[tuple[float, np.ndarray, np.ndarray]] = []
+        self.bars = Bars()
+        self.bars_s = -math.inf  # when they were last looked for
         self.overlays: Spread[np.ndarray] = Spread(OVERLAY_STEP_S)
         self.previews = Previews(turn)
         self.last_gray: np.ndarray | None = None
@@ -78,23 +79,16 @@ class Overview:
         if self.scorers.watermark == "network" and self.overlays.wants(now_s):
             self.overlays.add(now_s, overlay_luma(frame, self.turn))
         changed = bool(self.steps) and self.steps[-1] > BAR_CHANGE
-        if changed or not self.line_max or now_s - self.line_max[-1][0] >= BAR_STEP_S:
-            self.line_max.append((now_s, gray.max(axis=1), gray.max(axis=0)))
+        if changed or now_s - self.bars_s >= BAR_STEP_S - 1e-6:
+            luma, is_full = whole_luma(frame)
+            self.bars.add(now_s, luma, is_full_range=is_full)
+            self.bars_s = now_s
         self.previews.add(now_s, small, changed)
         return changed
 
     def static(self, first: int, last: int) -> float | None:
         """The static score of frames [first, last)."""
         return headers.static(np.array(self.steps[first : last - 1]))
-
-    def black_bars(self, start_s: float, end_s: float) -> float | None:
-        """The black_bars score of a stretch, from the lines inside it; None without one."""
-        inside = [lines for lines in self.line_max if start_s - 1e-6 <= lines[0] < end_s]
-        if not inside:
-            return None
-        rows = np.max([lines[1] for lines in inside], axis=0)
-        columns = np.max([lines[2] for lines in inside], axis=0)
-        return headers.black_bars(rows, columns)
 
     def watermark(self) -> Watermark:
         """What the network tells, or no score when a model is to tell or the evidence is thin."""

@@ -14,7 +14,7 @@ import numpy as np
 
 from curation.decode.scenes import analysis_size
 from curation.media.files import MediaError
-from curation.media.pictures import small_pictures, upright
+from curation.media.pictures import FULL, small_pictures, upright
 from curation.media.probes import Turn
 
 if TYPE_CHECKING:
@@ -26,9 +26,6 @@ GRID = 8
 # seeks into MPEG-4: 7.8 and 46, 1.2 and 21.
 MAX_MEAN = 2.0
 MAX_FIELD = 8.0
-
-# Limited range (ITU-R BT.709: 16 to 235) as full range.
-FULL = np.clip(np.round((np.arange(256) - 16) * 255 / 219), 0, 255).astype(np.uint8)
 
 
 class Signatures:

@@ -9,6 +9,9 @@ from av.video.reformatter import ColorRange
 
 from curation.media.probes import Turn
 
+# Brightness of limited range (ITU-R BT.709: 16 to 235) as full range.
+FULL = np.clip(np.round((np.arange(256) - 16) * 255 / 219), 0, 255).astype(np.uint8)
+
 
 def luma(frame: av.VideoFrame) -> np.ndarray:
     """The stored brightness plane as uint8 [H, W], not rotated; a view where the format allows."""
@@ -27,6 +30,19 @@ def stored_luma(frame: av.VideoFrame) -> np.ndarray | None:
     data = frame.planes[0]
     lines = np.frombuffer(memoryview(data), np.uint16).reshape(data.height, -1)[:, : data.width]
     return (lines >> (bits - 8)).astype(np.uint8)
+
+
+def whole_luma(frame: av.VideoFrame) -> tuple[np.ndarray, bool]:
+    """The brightness at the stored size, uint8 [H, W], and whether it is of full range."""
+    stored = stored_luma(frame)
+    if stored is None:
+        return cv2.cvtColor(frame.to_ndarray(format="bgr24"), cv2.COLOR_BGR2GRAY), True
+    return stored, is_full_range(frame)
+
+
+def is_full_range(frame: av.VideoFrame) -> bool:
+    """Whether stored brightness goes from 0 to 255 and not from 16 to 235."""
+    return "yuvj" in frame.format.name or frame.color_range == ColorRange.JPEG
 
 
 def plane(frame: av.VideoFrame, index: int) -> np.ndarray:
@@ -51,19 +67,18 @@ def small_pictures(
     are shrunk plane by plane before they are converted. The matrix is BT.601 whatever the file
     says: for comparing frames of one video with each other that does not matter.
     """
-    is_full_range = "yuvj" in frame.format.name or frame.color_range == ColorRange.JPEG
     if frame.format.name not in ("yuv420p", "yuvj420p"):
         small = shrink(frame.reformat(format="bgr24").to_ndarray(), size)
         stored = stored_luma(frame)
         if stored is None:
             return small, cv2.cvtColor(small, cv2.COLOR_BGR2GRAY), True
-        return small, shrink(stored, size), is_full_range
+        return small, shrink(stored, size), is_full_range(frame)
     width, height = size
     i420 = np.empty((height * 3 // 2, width), np.uint8)
     i420[:height] = shrink(plane(frame, 0), size)
     chroma = [shrink(plane(frame, i), (width // 2, height // 2)) for i in (1, 2)]
     i420[height:] = np.concatenate([c.reshape(-1) for c in chroma]).reshape(-1, width)
-    return cv2.cvtColor(i420, cv2.COLOR_YUV2BGR_I420), i420[:height], is_full_range
+    return cv2.cvtColor(i420, cv2.COLOR_YUV2BGR_I420), i420[:height], is_full_range(frame)
 
 
 def shrink(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
