@@ -32,13 +32,14 @@ X264 = ("-c:v", "libx264", "-preset", "veryfast", "-crf", "23")
 FLAGGED = ("-flags", "+ilme+ildct")
 TFF = "tinterlace=interleave_top"
 SOFT = "tinterlace=interleave_top:flags=vlpf"  # as cameras do it
+WHOLE = "crop=iw:trunc(ih/4)*4"  # interlaced H.264 has lines in fours
 STILL = "loop=-1:1,trim=end_frame=150,setpts=N/25/TB"
 COMBED = {
-    "top field first, flagged": (f"{TFF},fieldorder=tff", (*X264, *FLAGGED, "-top", "1")),
-    "bottom field first, flagged": ("tinterlace=interleave_bottom", (*X264, *FLAGGED, "-top", "0")),
+    "top field first, flagged": (f"{TFF},setfield=tff", (*X264, *FLAGGED)),
+    "bottom field first, flagged": ("tinterlace=interleave_bottom,setfield=bff", (*X264, *FLAGGED)),
     "lines softened, flagged": (SOFT, (*X264, *FLAGGED)),
-    "encoded as progressive": (TFF, X264),
-    "softened, as progressive": (SOFT, X264),
+    "encoded as progressive": (f"{TFF},setfield=prog", X264),
+    "softened, as progressive": (f"{SOFT},setfield=prog", X264),
     "as progressive, crf 35": (TFF, (*X264, "-crf", "35")),
     "MPEG-2": (TFF, ("-c:v", "mpeg2video", "-q:v", "4", *FLAGGED)),
     "telecined 2:3": ("telecine=pattern=23", X264),
@@ -53,7 +54,7 @@ PROGRESSIVE = {
     "crf 35": ("null", (*X264, "-crf", "35")),
     "deinterlaced": (f"{TFF},bwdif=send_frame:tff:all", X264),
     **{
-        f"page rolls by {n} px": (f"{STILL},scroll=vertical={n}/ih".replace("/ih", "/720"), X264)
+        f"page rolls by {n} px": (f"{STILL},scale=-2:720,scroll=vertical={n / 720}", X264)
         for n in (1, 2, 3)
     },
 }
@@ -133,7 +134,8 @@ def main() -> None:
                 found = []
                 for video in videos:
                     target = Path(folder) / "made.ts"
-                    ffmpeg("-t", given.seconds, "-i", video, "-an", "-vf", filters, *options, target)
+                    made = ("-vf", f"{WHOLE},{filters}", *options, target)
+                    ffmpeg("-t", given.seconds, "-i", video, "-an", *made)
                     found.append(looked_at(target))
                 totals[name][0] += row(f"{name}: {kind}", found, bound)
                 totals[name][1] += len(found)

@@ -10,8 +10,9 @@ picture with itself, so that texture, text, repeated frames, cuts and noise weig
 
 from __future__ import annotations
 
+import itertools
 from array import array
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import av
 import cv2
@@ -29,6 +30,9 @@ MIN_SHARE = 0.05  # of the teeth that the frames have anyway; less is noise
 UNEVEN = 0.5  # how uneven the two weaves are: 0 progressive, 1 interlaced
 UNEVEN_FLAGGED = 0.3  # the same where the stream says that it is interlaced
 OWN = 0.1  # teeth of the frames as they are, of those of the worse weave
+
+
+FieldOrder = Literal["tff", "bff"]  # which field is the earlier one: top, bottom
 
 
 class Look(NamedTuple):
@@ -94,6 +98,10 @@ class CombingTrack:
         signs = self.signs(start_s, end_s)
         return {"interlaced": abs(float(signs.mean())) if len(signs) else 0.0}
 
+    def field_order(self, start_s: float, end_s: float) -> FieldOrder:
+        """The order of most looks. Streams' own words are wrong too often to go by."""
+        return "tff" if self.signs(start_s, end_s).sum() >= 0 else "bff"
+
 
 def strips(frame: av.VideoFrame) -> np.ndarray:
     """A frame's brightness in some strips of full height side by side, uint8 [H, W], H even."""
@@ -110,7 +118,7 @@ def strips(frame: av.VideoFrame) -> np.ndarray:
 def teeth(frames: list[np.ndarray]) -> tuple[float, float, float]:
     """The teeth of frames [H, W] as they are, and of both weaves of each with the next."""
     fields = [(lines[0::2], lines[1::2]) for lines in frames]
-    pairs = list(zip(fields, fields[1:], strict=False))
+    pairs = list(itertools.pairwise(fields))
     own = [teeth_of(top, bottom) for top, bottom in fields]
     top_first = [teeth_of(top, bottom) for (top, _), (_, bottom) in pairs]
     bottom_first = [teeth_of(top, bottom) for (_, bottom), (top, _) in pairs]
