@@ -200,7 +200,7 @@ class Pipeline(Section):
         if self.cut.deinterlace and self.combed_over is None:
             raise ValueError(
                 "cut.deinterlace needs rules.interlaced.max, which tells what is interlaced; "
-                "add --set rules.interlaced.max=0.25 --set scorers.interlaced=fields"
+                "add --set rules.interlaced.max=0.3 --set scorers.interlaced=fields"
             )
         return self
 

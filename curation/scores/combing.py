@@ -20,17 +20,14 @@ import numpy as np
 
 from curation.media.pictures import luma, stored_luma
 
-STEP_S = 0.6  # between looks. Ours, for the cost (docs/filters.md)
+STEP_S = 0.7  # between looks. Ours, for the cost (docs/filters.md)
 NUM_FRAMES = 3  # of a look: two pairs, since a thin line may be in one field now and the other next
 NUM_STRIPS, STRIP_PX = 4, 32  # of full height, evenly over the width. Ours, for the cost too
 LATE_S = 1e-3  # times come from rounded stamps
-# The bounds are measured (docs/filters.md, Interlaced).
-MIN_TEETH = 0.02  # grey levels, mean over the picture; less is nothing that moves
-MIN_SHARE = 0.05  # of the teeth that the frames have anyway; less is noise
-UNEVEN = 0.5  # how uneven the two weaves are: 0 progressive, 1 interlaced
-UNEVEN_FLAGGED = 0.3  # the same where the stream says that it is interlaced
-OWN = 0.1  # teeth of the frames as they are, of those of the worse weave
-
+# Measured (docs/filters.md, Interlaced).
+MIN_TEETH = 0.05  # grey levels that the worse weave has more than the frames; less: nothing moves
+MIN_SHARE = 0.1  # the same, of what the frames have; less is noise
+MIN_OWN = 0.1  # teeth of the frames, of those of the worse weave; less: none to be seen
 
 FieldOrder = Literal["tff", "bff"]  # which field is the earlier one: top, bottom
 
@@ -43,13 +40,13 @@ class Look(NamedTuple):
     own: float  # each frame as it is
     top_first: float  # a frame's top field and the next one's bottom field
     bottom_first: float
-    is_flagged: float  # the decoder calls the frames interlaced
 
 
 class CombingTrack:
-    """The score `interlaced`: of the looks in which something moves the share that is combed, 0..1.
+    """The score `interlaced`: how much better the fields fit in one order than in the other, 0..1.
 
-    A track (decode/tracks.py). 0 where nothing moves: nothing is combed there.
+    0 progressive, 1 interlaced, the mean of a clip's looks in which something moves; 0 without any.
+    A track (decode/tracks.py).
     """
 
     def __init__(self) -> None:
@@ -66,41 +63,32 @@ class CombingTrack:
             self.start_s, self.next_s = now_s, now_s + STEP_S
         self.held.append(strips(frame))
         if len(self.held) == NUM_FRAMES:
-            self.looks.extend(
-                Look(self.start_s, now_s, *teeth(self.held), float(frame.interlaced_frame))
-            )
+            self.looks.extend(Look(self.start_s, now_s, *teeth(self.held)))
             self.held = []
 
-    def measured(self, start_s: float, end_s: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Of each look in [start_s, end_s) in which something moves: uneven, own, is_flagged.
+    def uneven(self, start_s: float, end_s: float) -> np.ndarray:
+        """Of each look in [start_s, end_s) in which something moves how uneven its weaves are.
 
-        uneven: 0 progressive, 1 the top field is the earlier one, -1 the bottom field is. own: the
-        teeth of the frames as they are, of those of the worse weave.
+        0: not at all; 1: the top field is the earlier one; -1: the bottom field is.
         """
         table = np.array(self.looks).reshape(-1, len(Look._fields))
         # Half a microsecond: times of stored clips went through a file.
         inside = (table[:, 0] >= start_s - 5e-7) & (table[:, 1] < end_s - 5e-7)
-        _, _, own, top_first, bottom_first, is_flagged = table[inside].T
+        _, _, own, top_first, bottom_first = table[inside].T
         worse = np.maximum(top_first, bottom_first)
-        moves = worse - own > np.maximum(MIN_TEETH, MIN_SHARE * own)
-        own, worse, is_flagged = own[moves], worse[moves], is_flagged[moves]
-        uneven = (top_first - bottom_first)[moves] / (worse - own)
-        return uneven, own / worse, is_flagged
-
-    def signs(self, start_s: float, end_s: float) -> np.ndarray:
-        """Of the same looks: 1 or -1 for one that is combed, as `uneven` has it, 0 for another."""
-        uneven, own, is_flagged = self.measured(start_s, end_s)
-        bound = np.where(is_flagged > 0, UNEVEN_FLAGGED, UNEVEN)
-        return np.sign(uneven) * ((np.abs(uneven) >= bound) & (own >= OWN))
+        moved = worse - own
+        moves = (moved > MIN_TEETH) & (moved > MIN_SHARE * own)
+        found = (top_first - bottom_first) / np.where(moves, moved, 1)
+        return (np.clip(found, -1, 1) * (own >= MIN_OWN * worse))[moves]
 
     def between(self, start_s: float, end_s: float) -> dict[str, float | None]:
-        """The score; looks of the other order count against each other, as no camera makes both."""
-        signs = self.signs(start_s, end_s)
-        return {"interlaced": abs(float(signs.mean())) if len(signs) else 0.0}
+        """The score; one order speaks against the other, as no camera makes both."""
+        found = self.uneven(start_s, end_s)
+        return {"interlaced": abs(float(found.mean())) if len(found) else 0.0}
 
     def field_order(self, start_s: float, end_s: float) -> FieldOrder:
-        """The order of most looks. Streams' own words are wrong too often to go by."""
-        return "tff" if self.signs(start_s, end_s).sum() >= 0 else "bff"
+        """The order in which the fields fit; what a stream says may be wrong or missing."""
+        return "tff" if self.uneven(start_s, end_s).sum() >= 0 else "bff"
 
 
 def strips(frame: av.VideoFrame) -> np.ndarray:
@@ -126,13 +114,16 @@ def teeth(frames: list[np.ndarray]) -> tuple[float, float, float]:
 
 
 def teeth_of(top: np.ndarray, bottom: np.ndarray) -> float:
-    """How far the lines of one field stick out of those of another that they are woven with.
+    """How far the lines of a frame woven of two fields stick out, grey levels, mean over the lines.
 
-    In grey levels, mean over the field: a line's distance from the median of it and the two lines
-    around it. Of both fields as of one: what sticks out has others that stick out beside it.
+    A line sticks out of the two around it by its distance from the median of the three. Of both
+    fields: by one alone progressive video looks up to three times as uneven (measured).
     """
-    above, line, below = top[:-1], bottom[:-1], top[1:]
-    if line.size == 0:
+    if len(top) < 2:
         return 0.0
-    inside = cv2.max(cv2.min(above, below), cv2.min(line, cv2.max(above, below)))
-    return cv2.norm(line, inside, cv2.NORM_L1) / line.size
+    total = 0.0
+    for outer, inner in ((top, bottom[:-1]), (bottom, top[1:])):
+        above, below = outer[:-1], outer[1:]
+        inside = cv2.max(cv2.min(above, below), cv2.min(inner, cv2.max(above, below)))
+        total += cv2.norm(inner, inside, cv2.NORM_L1)
+    return total / (2 * top[1:].size)
