@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import av
@@ -105,18 +106,33 @@ def test_a_still_of_interlaced_video_is_not_combed(make_video: MakeVideo) -> Non
     )
 
 
+def drawn(draw: Callable[[int], np.ndarray]) -> float:
+    """The score of frames that show `draw(i)`, true for bright, [180, 320]."""
+    track = CombingTrack()
+    for i in range(20):
+        picture = np.where(draw(i), 200, 40).astype(np.uint8)
+        frame = av.VideoFrame.from_ndarray(picture, format="gray")
+        track.add(i / 25, frame, np.empty(0), np.empty(0))
+    return track.between(0, 99)["interlaced"] or 0.0
+
+
+Y, X = np.mgrid[:180, :320]
+
+
 @pytest.mark.parametrize("slope", [0, 1 / 7])
 @pytest.mark.parametrize("step", [1, 2, 3, 4])
 @pytest.mark.parametrize("period", [2, 3, 4, 6, 8])
 def test_stripes_that_go_down_are_not_combed(period: int, step: int, slope: float) -> None:
-    """By an even number of lines a frame, level lines fit better in one order, as if interlaced."""
-    y, x = np.mgrid[:180, :320]
-    track = CombingTrack()
-    for i in range(20):
-        high = (y + (slope * x).astype(int) - step * i) % period < period / 2
-        frame = av.VideoFrame.from_ndarray(np.where(high, 200, 40).astype(np.uint8), format="gray")
-        track.add(i / 25, frame, np.empty(0), np.empty(0))
-    assert (track.between(0, 99)["interlaced"] or 0.0) < 0.1
+    height = Y + (slope * X).astype(int)
+    assert drawn(lambda i: (height - step * i) % period < period / 2) < 0.1
+
+
+def test_level_lines_and_pages_that_roll_by_two_lines_are_not_combed() -> None:
+    """Their fields fit in one order alone, as if interlaced; but no teeth are to be seen."""
+    fine = (Y % 2 == 0) & (X % 64 < 8)  # teeth of its own
+    assert drawn(lambda i: np.where(X < 160, (Y - 2 * i) % 8 < 4, fine)) < 0.1
+    page = np.random.default_rng(0).random((23, 20)).repeat(8, 0).repeat(16, 1)[:180] < 0.5
+    assert drawn(lambda i: np.roll(page, 2 * i, axis=0)) < 0.1
 
 
 def test_teeth_are_what_sticks_out_of_the_lines_around() -> None:

@@ -20,7 +20,9 @@ import numpy as np
 
 from curation.media.pictures import luma, stored_luma
 
-STEP_S = 0.8  # between looks. Ours, for the cost (docs/filters.md)
+STEP_S = (
+    0.9  # between looks. Ours, for the cost; of telecined film not always the same frame of five
+)
 NUM_FRAMES = 3  # of a look: two pairs, since a thin line may be in one field now and the other next
 NUM_STRIPS, STRIP_PX = 4, 32  # of full height, evenly over the width. Ours, for the cost too
 # What is even along a line has no teeth that can be seen, and moving up or down by whole lines it
@@ -102,13 +104,15 @@ def strips(frame: av.VideoFrame) -> np.ndarray:
     stored = stored_luma(frame)
     lines = luma(frame) if stored is None else stored
     lines = lines[: len(lines) // 2 * 2]
-    if lines.shape[1] > NUM_STRIPS * STRIP_PX:
-        step = lines.shape[1] // NUM_STRIPS
-        starts = [i * step + (step - STRIP_PX) // 2 for i in range(NUM_STRIPS)]
-        lines = np.concatenate([lines[:, x : x + STRIP_PX] for x in starts], axis=1)
-    if lines.size == 0 or lines.shape[1] <= ASIDE_PX:
+    width, px = lines.shape[1] - ASIDE_PX, STRIP_PX
+    if lines.size == 0 or width <= 0:
         return np.full_like(lines, 128)
-    return cv2.addWeighted(lines[:, ASIDE_PX:], 0.5, lines[:, :-ASIDE_PX], -0.5, 128)
+    step = width // NUM_STRIPS
+    starts = [i * step + (step - px) // 2 for i in range(NUM_STRIPS)]
+    if step < px:
+        starts, px = [0], width
+    pairs = [(lines[:, x + ASIDE_PX : x + ASIDE_PX + px], lines[:, x : x + px]) for x in starts]
+    return np.concatenate([cv2.addWeighted(a, 0.5, b, -0.5, 128) for a, b in pairs], axis=1)
 
 
 def teeth(frames: list[np.ndarray]) -> tuple[float, float, float]:
