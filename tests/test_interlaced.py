@@ -21,8 +21,8 @@ from curation.settings import ConfigError
 from curation.sources import Source
 from curation.videos import curate_video
 
-MOVES = [Shot("test", 2.0, 50)]  # 50 moments a second, which fields of 25 frames show
-PROGRESSIVE = [Shot("test", 2.0, 25)]
+MOVES = [Shot("test", 3.0, 50)]  # 50 moments a second, which fields of 25 frames show
+PROGRESSIVE = [Shot("test", 3.0, 25)]
 FLAGGED = ("-flags", "+ilme+ildct")
 TOP, BOTTOM = "tinterlace=interleave_top", "tinterlace=interleave_bottom"
 MPEG2 = ("-c:v", "mpeg2video", "-enc_time_base", "1/25", "-q:v", 3, *FLAGGED)
@@ -151,9 +151,12 @@ def test_a_clip_is_judged_by_its_own_frames(make_video: MakeVideo) -> None:
     graph = "[0:v]settb=1/90000[a];[1:v]settb=1/90000[b];[a][b]concat"
     ffmpeg("-i", interlaced, "-i", plain, "-filter_complex", graph, both)
     track = looked_at(both)
-    first, second = (track.between(t, t + 2)["interlaced"] or 0.0 for t in (0, 2))
+    first, second = (track.between(t, t + 3)["interlaced"] or 0.0 for t in (0, 3))
     assert first > 2 * BOUND > 2 * second
-    assert track.between(9, 99) == {"interlaced": 0}  # nothing there
+    # Too short for a look of their own: the nearest one's.
+    assert (track.between(0.5, 0.6)["interlaced"] or 0.0) > 2 * BOUND
+    assert (track.between(5.7, 5.8)["interlaced"] or 1.0) < BOUND
+    assert CombingTrack().between(0, 1) == {"interlaced": 0}
 
 
 # -- the rule, and what is made of it
