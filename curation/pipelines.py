@@ -147,6 +147,7 @@ class Cut(Section):
     joins: bool = True  # copy what can be copied of a clip; false: encode the whole of it
     crf: int = Field(18, ge=0, le=51)
     preset: str = "veryfast"
+    deinterlace: bool = False  # what rules.interlaced would drop is encoded whole, deinterlaced
 
 
 class Captions(Section):
@@ -196,7 +197,27 @@ class Pipeline(Section):
     def scored_rules(self) -> Pipeline:
         """Every rule has the scorer that it needs."""
         check_rules(self.rules, self.scorers)
+        if self.cut.deinterlace and self.combed_over is None:
+            raise ValueError(
+                "cut.deinterlace needs rules.interlaced.max, which tells what is interlaced; "
+                "add --set rules.interlaced.max=0.3 --set scorers.interlaced=fields"
+            )
         return self
+
+    @property
+    def combed_over(self) -> float | None:
+        """The score above which clips are deinterlaced; None: none is."""
+        rule = self.rules.get("interlaced")
+        return rule.max if rule and self.cut.deinterlace else None
+
+    @property
+    def bounds(self) -> dict[str, Rule]:
+        """The rules that clips are judged by: what is deinterlaced is no longer interlaced."""
+        if self.combed_over is None:
+            return self.rules
+        return self.rules | {
+            "interlaced": self.rules["interlaced"].model_copy(update={"max": None})
+        }
 
     @property
     def late_scores(self) -> set[str]:
@@ -212,7 +233,9 @@ class Pipeline(Section):
             "scores": self.scorers.model_dump(exclude_none=True, exclude={"num_workers"}),
             # In config order: the first failing rule is the one that is recorded.
             "rules": [[name, rule.model_dump()] for name, rule in self.rules.items()],
-            "cut": self.cut.model_dump(),
+            # As above: what was cut before there was this key stays.
+            "cut": self.cut.model_dump(exclude={"deinterlace"})
+            | ({} if self.combed_over is None else {"deinterlace": self.combed_over}),
             "captions": self.captions.model_dump(
                 include={"model", "checkpoint", "prompt", "num_frames", "max_new_tokens"}
             ),

@@ -44,6 +44,7 @@ from curation.records import (
     video_row,
 )
 from curation.rules import judge, judge_headers, video_verdict
+from curation.scores.combing import CombingTrack, FieldOrder
 from curation.scores.headers import header_scores
 from curation.sources import Source, content_id, stamp_of
 from curation.sources.subtitles import Cue, read_cues
@@ -147,7 +148,8 @@ def curate_file(source: Source, pipeline: Pipeline, watch: Stopwatch, beat: Beat
     with watch.stage("cut"):
         timeline, signatures = analysis.timeline, analysis.signatures
         beat_cut = partial(beat, "cut", 0.0)
-        cuts = cut(path, probe, timeline, signatures, spans, pipeline.cut, beat_cut)
+        orders = field_orders(analysis, candidates, pipeline.combed_over)
+        cuts = cut(path, probe, timeline, signatures, spans, pipeline.cut, beat_cut, orders)
     made = dict(zip(spans, cuts, strict=True))
     clips = {span: clip for span, clip in made.items() if isinstance(clip, Clip)}
     errors = {span: error for span, error in made.items() if isinstance(error, MediaError)}
@@ -178,7 +180,7 @@ def judge_clips(
 ) -> list[Candidate]:
     """Every scene, or given span, of a video with its scores and the first rule it breaks."""
     candidates = []
-    early = {n: rule for n, rule in pipeline.rules.items() if n not in pipeline.late_scores}
+    early = {n: rule for n, rule in pipeline.bounds.items() if n not in pipeline.late_scores}
     for index, (first, last) in enumerate(analysis.spans):
         start_s, end_s = analysis.timeline.time_s(first), analysis.timeline.time_s(last)
         scores = dict(header) | {
@@ -220,6 +222,18 @@ def track_scores(analysis: Analysis, start_s: float, end_s: float) -> dict[str, 
             if value is not None and not math.isfinite(value):
                 raise ValueError(f"{name} is {value}")
     return scores
+
+
+def field_orders(
+    analysis: Analysis, candidates: list[Candidate], combed_over: float | None
+) -> dict[tuple[int, int], FieldOrder]:
+    """The order of fields of every kept clip whose score `interlaced` is over a bound, by span."""
+    if combed_over is None:
+        return {}
+    track = analysis.tracks.running["interlaced"]
+    assert isinstance(track, CombingTrack)
+    combed = [c for c in candidates if c.is_kept and (c.scores["interlaced"] or 0) > combed_over]
+    return {c.span: track.field_order(c.start_s, c.end_s) for c in combed}
 
 
 # -- what comes of it

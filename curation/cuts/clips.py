@@ -8,7 +8,7 @@ that went into the encoder, of some copied and joined ones the picture that the 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import av
 import numpy as np
@@ -23,6 +23,7 @@ from curation.media.frames import Timeline
 from curation.media.probes import Probe
 from curation.pipelines import Cut
 from curation.records import TRIED_AGAIN
+from curation.scores.combing import FieldOrder
 
 # Of copied packets so many bytes are decoded again at most, but for the first clip. Ours: keyframes
 # of 1280x720 took 15 ms; all of them would be a tenth of the decode of examples/media/meadow.mp4.
@@ -37,19 +38,23 @@ def cut(
     spans: list[tuple[int, int]],
     settings: Cut,
     beat: Callable[[], None],
+    field_orders: Mapping[tuple[int, int], FieldOrder] | None = None,
 ) -> list[Clip | MediaError]:
     """Cut frames [first, last) of a video for every span, in order.
 
-    `beat` is called as work advances. Where a clip cannot be made, or shows other frames than the
-    analysis saw, its place holds the MediaError, of class encode. Raises MediaError disk_full.
+    `beat` is called as work advances. The spans in `field_orders` are deinterlaced, so encoded.
+    Where a clip cannot be made, or shows other frames than the analysis saw, its place holds the
+    MediaError, of class encode. Raises MediaError disk_full.
     """
-    clips = copy_spans(path, probe, timeline, signatures, spans, settings, beat)
+    orders = field_orders or {}
+    progressive = [span for span in spans if span not in orders]
+    clips = copy_spans(path, probe, timeline, signatures, progressive, settings, beat)
     out: list[Clip | MediaError] = []
     for span in spans:
         try:
-            out.append(
-                clips.get(span) or encode(path, probe, timeline, signatures, *span, settings, beat)
-            )
+            seen = (path, probe, timeline, signatures)
+            made = clips.get(span) or encode(*seen, *span, settings, beat, orders.get(span))
+            out.append(made)
         except MediaError as error:
             if error.error_class in TRIED_AGAIN:
                 raise

@@ -22,6 +22,7 @@ from curation.media.files import FORMATS, MediaError, open_video, readable, vide
 from curation.media.frames import Timeline
 from curation.media.probes import Probe
 from curation.pipelines import Cut
+from curation.scores.combing import FieldOrder
 
 # Decoding for an encode starts this long before the clip: the first covers rounding, the others
 # the distance of keyframes in containers where a seek can land between them.
@@ -53,8 +54,12 @@ def encode(
     last: int,
     settings: Cut,
     beat: Callable[[], None],
+    field_order: FieldOrder | None = None,
 ) -> Clip:
     """Encode frames [first, last) to H.264 with their own times, upright and square.
+
+    With a `field_order` they are deinterlaced, one frame out for each: bwdif keeps the earlier
+    field and makes the lines of the other one anew. What is compared are the frames before that.
 
     A seek that fails, or brings other frames, is followed by the next one, at last by a decode
     from the beginning. Raises MediaError encode when that is no better.
@@ -64,14 +69,20 @@ def encode(
     numbers = np.array(
         [n for n in range(count) if n < FIRST_COMPARED or n % STEP_COMPARED == 0 or n == count - 1]
     )
+    if field_order and probe.turn.degrees:
+        raise MediaError("encode", "interlaced video that is shown turned is not deinterlaced")
     starts_s = [None] if timeline.step else seeks_s(path, timeline, first)
     with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:
         target, look = str(Path(folder) / "clip.mp4"), str(Path(folder) / "look.yuv")
         for attempt, start_s in enumerate(starts_s, start=1):
             frames = decoded(path, probe, timeline, first, last, start_s).split()
+            picture = frames[0]
+            if field_order:
+                # All frames, whatever they are flagged as.
+                options = {"mode": "send_frame", "parity": field_order, "deint": "all"}
+                picture = picture.filter("bwdif", **options)
             picture = (
-                frames[0]
-                .filter("scale", probe.width, probe.height, flags="bicubic")  # square pixels
+                picture.filter("scale", probe.width, probe.height, flags="bicubic")  # square pixels
                 .filter("crop", width, height, 0, 0)
                 .filter("setsar", "1")
             )

@@ -270,7 +270,7 @@ def redecide(
         ours = [row for row in rows if row["video_id"] == video_id]
         video = next(row for row in ours if row["level"] == "video")
         clips = [row for row in ours if row["level"] == "clip"]
-        carried += redecide_video(video, clips, pipeline.rules) or []
+        carried += redecide_video(video, clips, pipeline.bounds) or []
     if not carried or dry_run:
         return [row["video_id"] for row in carried if row["level"] == "video"]
     media = media_of(dataset, commit, kept_ids(carried))

@@ -108,7 +108,7 @@ class Models:
         turn = ray.get(tally.start.remote(self.name, ""))
         self.actors = {key: some[turn % len(some)] for key, some in actors.items()}
         key_of = pipeline.scorers.key_of
-        self.rules = {n: r for n, r in pipeline.rules.items() if key_of(n) not in later}
+        self.rules = {n: r for n, r in pipeline.bounds.items() if key_of(n) not in later}
         self.is_last = not later
         self.tally = tally
 

@@ -60,6 +60,13 @@ TABLE = (
         make="curation.decode.shots:TransitionTrack",
     ),
     Scorer(
+        "interlaced",
+        "fields",
+        {"interlaced": ""},
+        "track",
+        make="curation.scores.combing:CombingTrack",
+    ),
+    Scorer(
         "watermark",
         "network",
         {"watermark": ""},
