@@ -20,7 +20,8 @@ import numpy as np
 
 from curation.media.pictures import luma, stored_luma
 
-# Between looks. Ours, for the cost (docs/filters.md). Of telecined film not always the same one of five frames.
+# Between looks. Ours, for the cost (docs/filters.md). Telecined film repeats every five frames, and
+# 1.5 s at 30 fps would always show the same one.
 STEP_S = 1.4
 NUM_FRAMES = 3  # of a look: two pairs, since a thin line may be in one field now and the other next
 NUM_STRIPS, STRIP_PX = 4, 32  # of full height, evenly over the width. Ours, for the cost too
