@@ -29,7 +29,7 @@ COPY = "copy"  # a source that turned out to be the video of another one
 # Every class that a failure may have (docs/shards.md). Those of one reason stand together.
 ERROR_CLASSES = TRIED_AGAIN | {
     *("missing", "empty", "not_video", "no_video_stream", "truncated", "corrupt", "outside"),
-    *("private_address", "download_failed"),
+    *("private_address", "too_large", "download_failed"),
     COPY,
     *("crashed", "stalled", "timeout", "memory"),
     *("encode", "caption", "scorer", "internal"),
