@@ -18,6 +18,7 @@ from curation.connections import Guard, GuardedYoutubeDL, Refused
 from curation.media.files import MediaError
 from curation.pipelines import Download
 from curation.sources import Source, content_id
+from curation.sources.signed import told_without
 from curation.sources.source import storable
 
 
@@ -43,13 +44,23 @@ def download(source: Source, folder: Path, settings: Download, beat: Callable[[]
     """Fetch a source's video into `folder` and return the source with path, id and site data.
 
     Sound is not fetched: clips carry none. `beat` is called as bytes arrive.
-    Raises MediaError: private_address, too_large, download_failed, unreachable.
+    Raises MediaError: private_address, too_large, download_failed, unreachable; no message has a
+    secret of the URL.
     """
-    check_host(source.url)
+    try:
+        return fetched(source, folder, settings, beat)
+    except MediaError as error:
+        message = told_without(error.message, source.signed_url or source.url)
+        raise MediaError(error.error_class, message) from None
+
+
+def fetched(source: Source, folder: Path, settings: Download, beat: Callable[[], None]) -> Source:
+    url = source.signed_url or source.url
+    check_host(url)
     guard = Guard(allow_private=settings.allow_private, max_bytes=settings.max_bytes)
     try:
         with GuardedYoutubeDL(options_of(folder, settings, beat), guard) as downloader:
-            info = downloader.extract_info(source.url, download=True)
+            info = downloader.extract_info(url, download=True)
     except Refused as refused:
         raise refused.error from None
     except yt_dlp.utils.YoutubeDLError as error:

@@ -27,6 +27,7 @@ from curation.downloads import download
 from curation.media.files import MediaError
 from curation.pipelines import Download
 from curation.sources import Source
+from curation.sources.source import remote
 
 ROOT = Path(__file__).parents[1]
 PUBLIC = "93.184.215.14"  # an address that is somebody's; nothing is ever sent there
@@ -338,3 +339,10 @@ def test_plugins_in_the_home_are_not_run(tmp_path: Path) -> None:
     start = "import yt_dlp; yt_dlp.YoutubeDL({'quiet': True})"
     assert is_run(start)  # as yt-dlp is; else the next line would show nothing
     assert not is_run(f"import curation.downloads; {start}")
+
+
+def test_a_signed_url_is_fetched_as_it_was_given(web: Web, tmp_path: Path) -> None:
+    """What is kept of it is another matter: test_safety_files.py."""
+    url = web.put("/a.mp4?token=1", web.pages["/secret.mp4"][2], Content_Type="video/mp4")
+    source = download(remote(url), tmp_path, Download(), lambda: None)
+    assert source.url == url.partition("?")[0] and set(web.asked) == {"/a.mp4?token=1"}

@@ -1,0 +1,100 @@
+"""What strangers send does no harm: secrets, clips, datasets and lists (docs/security.md)."""
+
+from __future__ import annotations
+
+import io
+import shutil
+import time
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from conftest import MakeVideo, Shot
+from rich.console import Console
+
+from curation.downloads import download
+from curation.flow.plans import execute, make_plan
+from curation.media.files import MediaError
+from curation.pipelines import Download
+from curation.sources import expand
+from curation.sources.signed import told_without, without_secrets
+from curation.sources.source import remote
+
+CONFIG = Path(__file__).parents[1] / "pipelines.yaml"
+LOOSE = ["rules.resolution.min=0", "rules.duration.min=0.2", "rules.static.max=1"]
+LOOSE += ["rules.black_bars.max=1", "rules.watermark.max=1", "download.allow_private=true"]
+Serve = tuple[str, Path]
+
+
+def curate(output: Path, *given: str) -> str:
+    console = Console(file=io.StringIO(), width=200)
+    execute(make_plan([*given], "web", CONFIG, str(output), LOOSE, None), console, time.time())
+    return console.file.getvalue()  # type: ignore[attr-defined]
+
+
+# -- secrets
+
+
+@pytest.mark.parametrize(
+    ("url", "kept"),
+    [
+        ("https://me:pw@host:8/a.mp4", "https://host:8/a.mp4"),
+        ("https://me@host/a@b.mp4", "https://host/a@b.mp4"),
+        ("https://h/a?v=1&X-Amz-Signature=0&x-amz-date=2&t=3", "https://h/a?v=1&t=3"),
+        ("https://h/a?X-Goog-Credential=0", "https://h/a"),
+        ("https://h/a?Expires=1&Signature=s&Key-Pair-Id=k&Policy=p", "https://h/a"),
+        ("https://h/a?sv=1&sp=r&sig=s%2B&id=7", "https://h/a?id=7"),
+        ("https://h/a?%74oken=1#access_token=2&t=5", "https://h/a#t=5"),
+        # Without a signature these names may be the video's; and what is kept stays as it was.
+        ("https://h/a?expires=1&sp=r&key=k", "https://h/a?expires=1&sp=r&key=k"),
+        ("https://h/a%2f?b=%20&&c#?", "https://h/a%2f?b=%20&&c#?"),
+        ("https://me:pw@[::1/a", "https://[::1/a"),
+    ],
+)
+def test_what_is_kept_of_a_url(url: str, kept: str) -> None:
+    source = remote(url)
+    assert source.url == without_secrets(kept) == kept
+    assert source.signed_url == (url if url != kept else None)
+    assert "pw" not in repr(source)
+
+
+def test_urls_that_differ_in_secrets_alone_are_one_source(tmp_path: Path) -> None:
+    urls = ["https://h/a?token=1", "https://h/a?token=2", "https://h/a?v=2"]
+    assert [s.url for s in expand(urls, tmp_path)] == ["https://h/a", "https://h/a?v=2"]
+
+
+def test_what_went_wrong_is_told_without_secrets(serve: Serve, tmp_path: Path) -> None:
+    url, served = serve
+    (served / "page.html").write_text("<!DOCTYPE html><html><title>x</title></html>")
+    url = url.replace("//", "//me:pass%40word@") + "/page.html?token=sesame%2F"
+    with pytest.raises(MediaError) as caught:
+        download(remote(url), tmp_path, Download(allow_private=True), lambda: None)
+    assert "Unsupported URL: http" in caught.value.message
+    for text in (caught.value.message, told_without(f"no {url}: sesame/, pass@word", url)):
+        assert "sesame" not in text and "word" not in text
+    led_to = "Unsupported URL: https://cdn/a?X-Amz-Signature=0123"
+    assert told_without(led_to, url) == "Unsupported URL: https://cdn/a"
+
+
+def test_secrets_are_used_and_never_stored(
+    make_video: MakeVideo, serve: Serve, tmp_path: Path, local_ray: None
+) -> None:
+    """And the same URL, signed anew, is decided already."""
+    url, served = serve
+    shutil.copy(make_video("a.mp4", [Shot("test", 2.0)]), served / "a.mp4")
+    output = tmp_path / "out"
+    asked = f"{url.replace('//', '//sesame-user:sesame-word@')}/a.mp4?v=1&token=sesame-{{}}"
+    gone = f"{url}/gone.mp4?X-Amz-Signature=sesame-{{}}"
+    told = curate(output, asked.format(1), gone.format(1))
+    (served / "a.mp4").unlink()
+    told += curate(output, asked.format(2), gone.format(2))
+    assert "2 videos already decided" in told and "sesame" not in told
+    files = [path for path in output.rglob("*") if path.is_file()]
+    assert files and not [path for path in files if b"sesame" in path.read_bytes()]
+    ledger = [row for path in output.glob("ledger/*") for row in read_rows(path)]
+    assert {row["source_url"] for row in ledger} == {f"{url}/a.mp4?v=1", f"{url}/gone.mp4"}
+    assert not [row for row in ledger if "sesame" in str(row)]
+
+
+def read_rows(path: Path) -> list[dict[str, object]]:
+    return pq.read_table(path).drop_columns(["preview"]).to_pylist()
