@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -14,11 +15,14 @@ from rich.console import Console
 
 from curation.downloads import download
 from curation.flow.plans import execute, make_plan
-from curation.media.files import MediaError
+from curation.media import files
+from curation.media.files import MediaError, open_clip, readable
 from curation.pipelines import Download
 from curation.sources import expand
 from curation.sources.signed import told_without, without_secrets
 from curation.sources.source import remote
+from training.data import videos
+from training.data.videos import REFERENCES, BadVideoError, SampleShape, fits, read_frames
 
 CONFIG = Path(__file__).parents[1] / "pipelines.yaml"
 LOOSE = ["rules.resolution.min=0", "rules.duration.min=0.2", "rules.static.max=1"]
@@ -98,3 +102,60 @@ def test_secrets_are_used_and_never_stored(
 
 def read_rows(path: Path) -> list[dict[str, object]]:
     return pq.read_table(path).drop_columns(["preview"]).to_pylist()
+
+
+# -- the bytes of a clip
+
+TEXTS = {
+    "SDP": "v=0\no=- 0 0 IN IP4 127.0.0.1\nc=IN IP4 127.0.0.1\nm=video 47306 RTP/AVP 96\n"
+    "a=rtpmap:96 H264/90000\n",
+    "ffconcat": "ffconcat version 1.0\nfile {path}\n",
+    "HLS": "#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:2,\n{path}\n#EXT-X-ENDLIST\n",
+    "text": "You are not meant to see this.\n" * 20,
+}
+
+
+def in_training(data: bytes) -> None:
+    read_frames(data, SampleShape(4, 64, 64, fps=25, stride=1), 0.0)
+
+
+def in_evaluation(data: bytes) -> None:
+    fits(data, SampleShape(4, 64, 64, fps=25, stride=1))
+    read_frames(data, SampleShape(4, 64, 64, fps=25, stride=1), 0.0, REFERENCES)
+
+
+def in_validation(data: bytes) -> None:
+    with open_clip(data) as container:
+        list(readable(container.decode(video=0)))
+
+
+READERS = (in_training, in_evaluation, in_validation)
+
+
+@pytest.mark.parametrize("read", READERS)
+@pytest.mark.parametrize("kind", TEXTS)
+def test_what_is_no_mp4_opens_nothing(
+    kind: str,
+    read: Callable[[bytes], None],
+    make_video: MakeVideo,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(make_video("a.mp4", [Shot("test", 2.0)]), "there.mp4")
+    read(Path("there.mp4").read_bytes())  # as itself it can be read
+    data = TEXTS[kind].format(path="there.mp4").encode()
+    with pytest.raises((BadVideoError, MediaError)) as caught:
+        read(data)
+    assert "there.mp4" not in str(caught.value) and len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize("read", READERS)
+def test_a_picture_has_a_size(
+    read: Callable[[bytes], None], make_video: MakeVideo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = make_video("a.mp4", [Shot("test", 2.0)]).read_bytes()
+    for module in (videos, files):
+        monkeypatch.setattr(module, "MAX_PICTURE_PX", 320 * 180 - 1)
+    with pytest.raises((BadVideoError, MediaError)):
+        read(data)

@@ -85,11 +85,15 @@ def open_video(path: str | Path) -> av.container.InputContainer:
 def open_clip(data: bytes, *, ignore_edits: bool = False) -> av.container.InputContainer:
     """Open one of our own clips from memory; `ignore_edits` shows packets that an edit list hides.
 
-    Raises MediaError not_video when it is none.
+    It is read as an mp4 whatever it is, and nothing beside it is opened. Raises MediaError
+    not_video when it is none.
     """
     options = {"ignore_editlist": "1"} if ignore_edits else {}
     try:
-        return av.open(io.BytesIO(data), "r", format="mp4", options=options)
+        container = av.open(io.BytesIO(data), "r", format="mp4", options=options)
+        for stream in container.streams.video:
+            stream.codec_context.options = {"max_pixels": str(MAX_PICTURE_PX)}
+        return container
     except DAMAGE as error:
         raise MediaError("not_video", f"not an mp4: {error}") from error
 
