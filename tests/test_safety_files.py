@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import MakeVideo, Shot
@@ -17,17 +21,20 @@ from typer.testing import CliRunner
 
 from curation import clean, report, validate
 from curation.downloads import download
+from curation.flow.driver import identify
 from curation.flow.plans import execute, make_plan
 from curation.media import files
 from curation.media.files import MediaError, open_clip, readable
-from curation.pipelines import Download
+from curation.pipelines import Download, Pipeline
 from curation.places import open_output
 from curation.records import KeptClip
+from curation.settings import ConfigError
 from curation.shards import LEDGER_SCHEMA, Dataset, DatasetError, write_commit
-from curation.sources import expand
+from curation.sources import columns, expand, lists
 from curation.sources.signed import told_without, without_secrets
 from curation.sources.source import remote
 from curation.validation.commits import check_clip_rows
+from curation.videos import curate_video
 from training.data import videos
 from training.data.videos import REFERENCES, BadVideoError, SampleShape, fits, read_frames
 
@@ -252,3 +259,83 @@ def test_a_clip_is_put_where_clips_are() -> None:
     for path, is_told in (("../a.mp4", True), ("a.mp4", False)):
         says = [*check_clip_rows({"clip": {"path": path}}, told, decode=False)]
         assert bool(says) == is_told
+
+
+# -- lists
+
+
+def a_list(path: Path, *urls: str) -> Path:
+    path.write_text("\n".join(urls))
+    return path
+
+
+@pytest.mark.parametrize("url", ["../secret.txt", "a/../../secret.txt", "./.././secret.txt"])
+def test_a_relative_path_stays_below_its_list(tmp_path: Path, url: str) -> None:
+    (tmp_path / "secret.txt").write_text("mine")
+    (tmp_path / "given").mkdir()
+    given = a_list(tmp_path / "given/l.txt", url)
+    with pytest.raises(ConfigError, match="leads out of the list's folder") as caught:
+        expand([str(given)], tmp_path)
+    assert "line 1" in str(caught.value) and "whole path from /" in str(caught.value)
+    # What stays below by any spelling is taken, and so is what is named from / on.
+    allowed = [url.replace("secret", "given/a"), str(tmp_path / "secret.txt")]
+    assert len(expand([str(a_list(given, *allowed))], tmp_path)) == 2
+
+
+def test_what_is_no_regular_file_is_never_read(tmp_path: Path) -> None:
+    """A FIFO would wait, and /dev/zero never ends; a link to one is that, too."""
+    os.mkfifo(tmp_path / "fifo.mp4")
+    (tmp_path / "link.mp4").symlink_to("/dev/zero")
+    (tmp_path / "link.srt").symlink_to("/dev/zero")
+    given = a_list(tmp_path / "l.txt", "fifo.mp4", "link.mp4", "/dev/zero")
+    sources = identify._function(expand([str(given)], tmp_path), True)
+    assert [(s.id, s.subtitles) for s in sources] == [(None, None)] * 2
+    for source in sources:
+        result = curate_video(source, Pipeline(), tmp_path, lambda stage, at_s: None)
+        assert result.video["error_class"] == "missing" and "not a file" in result.video["message"]
+
+
+@pytest.mark.parametrize("suffix", [".json", ".jsonl"])
+def test_deep_json_is_told_in_one_sentence(tmp_path: Path, suffix: str) -> None:
+    row = f'{{"url": {"[" * 100_000}{"]" * 100_000}}}'
+    path = a_list(tmp_path / f"l{suffix}", f"[{row}]" if suffix == ".json" else row)
+    with pytest.raises(ConfigError) as caught:
+        expand([str(path)], tmp_path)
+    assert "l.json" in str(caught.value) and len(str(caught.value)) < 300
+
+
+def test_a_list_of_a_bomb_is_refused_in_bounded_memory(tmp_path: Path) -> None:
+    """100 kB on the disk; its texts have 20 GB."""
+    text = pa.array(["a" * (1 << 20)])
+    ones = pa.DictionaryArray.from_arrays(pa.array([0] * 20_000, pa.int32()), text)
+    urls = pa.array([f"{n}.mp4" for n in range(20_000)])
+    path = tmp_path / "l.parquet"
+    pq.write_table(pa.table({"url": urls, "caption": ones}), path)
+    assert path.stat().st_size < 1 << 20
+    code = f"""
+import pyarrow as pa
+from pathlib import Path
+from curation.sources import expand
+try:
+    expand([{str(path)!r}], Path())
+except ValueError as error:
+    print(error)
+print(pa.default_memory_pool().max_memory())
+"""
+    environment = os.environ | {"PYTHONPATH": str(CONFIG.parent)}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    said, peak = done.stdout.strip().rsplit("\n", 1)
+    assert "row 1: caption holds more than" in said and int(peak) < 300 << 20
+
+
+@pytest.mark.parametrize("suffix", [".txt", ".jsonl", ".csv"])
+def test_a_cell_and_a_line_have_a_largest_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
+) -> None:
+    monkeypatch.setattr(columns, "MAX_CELL_CHARS", 1000)
+    monkeypatch.setattr(lists, "MAX_LINE_CHARS", 1000)
+    name = "a" * 1001
+    rows = {".txt": name, ".jsonl": json.dumps({"url": "a"}) + " " * 1000, ".csv": f"url\n{name}"}
+    with pytest.raises(ConfigError, match="more than 1,000 characters"):
+        expand([str(a_list(tmp_path / f"l{suffix}", rows[suffix]))], tmp_path)
