@@ -339,3 +339,12 @@ def test_a_cell_and_a_line_have_a_largest_size(
     rows = {".txt": name, ".jsonl": json.dumps({"url": "a"}) + " " * 1000, ".csv": f"url\n{name}"}
     with pytest.raises(ConfigError, match="more than 1,000 characters"):
         expand([str(a_list(tmp_path / f"l{suffix}", rows[suffix]))], tmp_path)
+
+
+def test_rows_of_a_parquet_list_have_a_largest_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lists, "MAX_BATCH_BYTES", 1000)
+    pq.write_table(pa.table({"url": ["a"], "picture": [bytes(1001)]}), tmp_path / "l.parquet")
+    with pytest.raises(ConfigError, match="1 rows from row 1 on hold"):
+        expand([str(tmp_path / "l.parquet")], tmp_path)
