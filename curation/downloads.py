@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import socket
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,14 +9,16 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import imageio_ffmpeg
 import yt_dlp
+import yt_dlp.globals
 from yt_dlp.extractor.youtube import YoutubeIE
 from yt_dlp.networking.exceptions import CertificateVerifyError, HTTPError, TransportError
 
+from curation.connections import Guard, GuardedYoutubeDL, Refused
 from curation.media.files import MediaError
 from curation.pipelines import Download
 from curation.sources import Source, content_id
+from curation.sources.signed import told_without
 from curation.sources.source import storable
 
 
@@ -30,51 +31,102 @@ class SilentLogger:
     def error(self, message: str) -> None: ...
 
 
+# Code in the user's home, or beside Python's modules, that yt-dlp would run. There is no option.
+yt_dlp.globals.plugin_dirs.value = []
+# What yt-dlp fetches itself: others it hands to ffmpeg or rtmpdump, which ask nobody.
+FETCHED = "[protocol~='^(https?|m3u8|m3u8_native|http_dash_segments)$']"
+
+# What a server's answer made yt-dlp raise beside its own errors.
+BROKEN = (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, RecursionError)
+
+
 def download(source: Source, folder: Path, settings: Download, beat: Callable[[], None]) -> Source:
     """Fetch a source's video into `folder` and return the source with path, id and site data.
 
     Sound is not fetched: clips carry none. `beat` is called as bytes arrive.
-    Raises MediaError: private_address, download_failed, unreachable.
+    Raises MediaError: private_address, too_large, download_failed, unreachable; no message has a
+    secret of the URL.
     """
-    if not settings.allow_private:
-        refuse_private(source.url)
-    highest = settings.max_height_px
-    options = {
+    try:
+        return fetched(source, folder, settings, beat)
+    except MediaError as error:
+        message = told_without(error.message, source.signed_url or source.url)
+        raise MediaError(error.error_class, message) from None
+
+
+def fetched(source: Source, folder: Path, settings: Download, beat: Callable[[], None]) -> Source:
+    url = source.signed_url or source.url
+    check_host(url)
+    guard = Guard(allow_private=settings.allow_private, max_bytes=settings.max_bytes)
+    try:
+        with GuardedYoutubeDL(options_of(folder, settings, beat), guard) as downloader:
+            info = downloader.extract_info(url, download=True)
+    except Refused as refused:
+        raise refused.error from None
+    except yt_dlp.utils.YoutubeDLError as error:
+        if guard.refused:
+            raise guard.refused.error from error
+        kind = "unreachable" if is_passing(error) else "download_failed"
+        raise MediaError(kind, str(error).removeprefix("ERROR: ")) from error
+    except BROKEN as error:
+        says = f"yt-dlp cannot read what the server sent: {type(error).__name__}: {error}"
+        raise MediaError("download_failed", says) from error
+    if guard.refused:
+        raise guard.refused.error
+    return with_site_data(source, info, downloaded_file(info))
+
+
+def options_of(folder: Path, settings: Download, beat: Callable[[], None]) -> dict[str, Any]:
+    """How yt-dlp is asked for one video; it reads no configuration of its own."""
+    highest = f"[height<={settings.max_height_px}]"
+    return {
         # The largest up to the height asked for, with sound only where there is no other.
-        "format": f"bv*[height<={highest}]/b[height<={highest}]/bv*/b",
+        "format": "/".join(
+            f"{kind}{FETCHED}" for kind in (f"bv*{highest}", f"b{highest}", "bv*", "b")
+        ),
         "outtmpl": str(folder / "video.%(ext)s"),  # never a name that the site chose
         "noplaylist": True,
         "socket_timeout": settings.timeout_s,
         "retries": 3,
-        "ffmpeg_location": imageio_ffmpeg.get_ffmpeg_exe(),
+        # No ffmpeg: it would open what a server sent in any format, and follow that.
+        "ffmpeg_location": str(folder / "none"),
+        "fixup": "never",
+        "hls_prefer_native": True,
         "cachedir": False,
         "quiet": True,
         "noprogress": True,
         "logger": SilentLogger(),
         "progress_hooks": [lambda _: beat()],
     }
+
+
+def check_host(url: str) -> None:
+    """Raise MediaError download_failed for a URL that names no host."""
     try:
-        with yt_dlp.YoutubeDL(options) as downloader:
-            info = downloader.extract_info(source.url, download=True)
-    except yt_dlp.utils.YoutubeDLError as error:
-        kind = "unreachable" if is_passing(error) else "download_failed"
-        raise MediaError(kind, str(error).removeprefix("ERROR: ")) from error
-    return with_site_data(source, info, downloaded_file(info))
+        host = urlsplit(url).hostname
+    except ValueError as error:
+        raise MediaError("download_failed", f"is no URL: {error}") from None
+    if not host:
+        raise MediaError("download_failed", "is a URL without a host")
 
 
 def is_passing(error: BaseException | None) -> bool:
     """Whether a failed download tells of the network or of a server's bad moment, not of the video.
 
-    Statuses: RFC 9110, 15.6; 408, 425 and 429 ask for another try, too.
+    Statuses: RFC 9110, 15.6; 408, 425 and 429 ask for another try, too. A name that no server
+    knows is no bad moment; a lost network is told by another error (EAI_AGAIN).
     """
+    passes = False
     while error is not None:
         if isinstance(error, HTTPError):
             return error.status >= 500 or error.status in (408, 425, 429)
+        if isinstance(error, socket.gaierror):
+            return error.errno == socket.EAI_AGAIN
         if isinstance(error, TransportError):
-            return not isinstance(error, CertificateVerifyError)
+            passes = not isinstance(error, CertificateVerifyError)
         inner = getattr(error, "exc_info", None) or (None, None)
         error = error.__cause__ or inner[1]
-    return False
+    return passes
 
 
 def id_in(url: str) -> str | None:
@@ -118,21 +170,3 @@ def with_site_data(source: Source, info: dict[str, Any], path: str) -> Source:
         k: storable(v) for k, v in found.items() if v and getattr(source, k) is None
     }
     return replace(source, path=path, id=source.id or found_id, **missing)
-
-
-def refuse_private(url: str) -> None:
-    """Raise MediaError private_address for a host on this machine or on a private network."""
-    host = urlsplit(url).hostname or ""
-    try:
-        addresses = {info[4][0] for info in socket.getaddrinfo(host, None)}
-    except OSError as error:
-        passes = error.errno == socket.EAI_AGAIN  # what a lost network looks like
-        kind = "unreachable" if passes else "download_failed"
-        raise MediaError(kind, f"cannot find the host {host!r}: {error}") from error
-    for address in addresses:
-        if not ipaddress.ip_address(str(address).split("%")[0]).is_global:
-            raise MediaError(
-                "private_address",
-                f"{host} is the private address {address}; "
-                "allow it with --set download.allow_private=true",
-            )

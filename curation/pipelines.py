@@ -37,6 +37,9 @@ class Section(BaseModel):
 class Download(Section):
     allow_private: bool = False  # let URLs point to this machine or a private network
     max_height_px: int = Field(1080, gt=0)  # the largest format asked for
+    # Of all that is fetched for one video. Ours: 4 GiB are 2 hours (media.timeout_s) at 4.8 Mbit/s,
+    # and sites send 1080p pictures with 2 to 5.
+    max_bytes: int = Field(4 << 30, gt=0)
     timeout_s: float = Field(30, gt=0)  # without a byte from the server
 
 

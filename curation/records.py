@@ -6,6 +6,7 @@ Nothing here loads a video library: what a Ray process passes on it need not be 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -29,7 +30,7 @@ COPY = "copy"  # a source that turned out to be the video of another one
 # Every class that a failure may have (docs/shards.md). Those of one reason stand together.
 ERROR_CLASSES = TRIED_AGAIN | {
     *("missing", "empty", "not_video", "no_video_stream", "truncated", "corrupt", "outside"),
-    *("private_address", "download_failed"),
+    *("private_address", "too_large", "download_failed"),
     COPY,
     *("crashed", "stalled", "timeout", "memory"),
     *("encode", "caption", "scorer", "internal"),
@@ -51,8 +52,12 @@ class KeptClip:
         return self.row["clip_id"]
 
     def shard_row(self) -> dict[str, Any]:
-        """The row as a shard stores it, with its media."""
-        return self.row | {"clip": {"bytes": self.media, "path": f"{self.clip_id}.mp4"}}
+        """The row as a shard stores it, with its media.
+
+        The id may be a list's and hold anything: a path made of it stays in its folder.
+        """
+        name = re.sub(r"[/\\\0]", "_", self.clip_id)
+        return self.row | {"clip": {"bytes": self.media, "path": f"{name}.mp4"}}
 
 
 @dataclass(frozen=True)

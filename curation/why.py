@@ -19,6 +19,8 @@ from curation.places import open_dataset
 from curation.scores.table import SCORES
 from curation.settings import ConfigError
 from curation.shards import DROPPED, FAILED, LEDGER_SCHEMA
+from curation.sources import is_url
+from curation.sources.signed import without_secrets
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -28,8 +30,11 @@ def find(ledger: pa.Table, wanted: str) -> list[dict[str, Any]]:
 
     A clip's id gives its row alone, everything else the video's rows with its clips.
     """
-    for column in ("clip_id", "video_id", "source_url"):
-        found = ledger.filter(pc.equal(ledger[column], wanted))
+    for column, value in (
+        *(("clip_id", wanted), ("video_id", wanted)),
+        ("source_url", without_secrets(wanted) if is_url(wanted) else wanted),
+    ):
+        found = ledger.filter(pc.equal(ledger[column], value))
         if len(found):
             return found.to_pylist()
     starts = ledger.filter(pc.starts_with(ledger["video_id"], wanted))

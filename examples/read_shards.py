@@ -20,8 +20,9 @@ rows = datasets.load_dataset("parquet", data_files=files, split="train", streami
 row = next(iter(rows))
 print({name: value for name, value in row.items() if name != "clip"})
 
-# 3. One clip's frames: its mp4 holds exactly num_frames pictures.
-with av.open(io.BytesIO(row["clip"]["bytes"])) as video:
+# 3. One clip's frames: its mp4 holds exactly num_frames pictures. Of a stranger's dataset, too,
+# nothing but an mp4 is read: other formats open files and hosts.
+with av.open(io.BytesIO(row["clip"]["bytes"]), format="mp4") as video:
     frames = [frame.to_ndarray(format="rgb24") for frame in video.decode(video=0)]
 print(len(frames), "frames of", frames[0].shape)
 assert len(frames) == row["num_frames"]

@@ -37,7 +37,8 @@ from curation.scores.chosen import build_models
 from curation.scores.table import keys_where
 from curation.settings import RunError
 from curation.shards import Dataset
-from curation.sources import Source, content_id, stamp_of
+from curation.sources import Source, content_id, is_url, stamp_of
+from curation.sources.signed import without_secrets
 from curation.sources.source import fingerprinted, join
 from curation.sources.subtitles import with_subtitles
 
@@ -92,7 +93,7 @@ def joined(sources: list[Source], holdings: Holdings) -> tuple[list[Source], int
             continue
         both = join(known, source)
         if known.path is None and source.path is None and source.url == recorded.get(key):
-            both = replace(both, url=source.url)
+            both = replace(both, url=source.url, signed_url=source.signed_url)
         distinct[key] = both
     return list(fingerprinted(distinct.values())), len(sources) - len(distinct)
 
@@ -234,8 +235,9 @@ def curate(
 def write_run(dataset: Dataset, pipeline: Pipeline, facts: dict[str, Any]) -> Funnel:
     """Write run.json from the config and the whole ledger; returns the funnel."""
     funnel = count(dataset.ledgers(FUNNEL_COLUMNS), list(pipeline.rules))
+    sources = [without_secrets(each) if is_url(each) else each for each in pipeline.sources]
     record = {
-        "pipeline": pipeline.model_dump(),
+        "pipeline": pipeline.model_dump() | {"sources": sources},
         "fingerprints": pipeline.fingerprints(),
         "code": code_version(),
         "funnel": funnel.as_json(),

@@ -32,8 +32,8 @@ class MediaError(Exception):
     """An input that cannot be curated; `error_class` goes to the ledger.
 
     Classes of this file: missing, empty, not_video, no_video_stream, corrupt, truncated,
-    size_changes, clock_restarts; others add private_address, download_failed, encode, caption,
-    scorer.
+    size_changes, clock_restarts; others add private_address, too_large, download_failed, encode,
+    caption, scorer.
     """
 
     def __init__(self, error_class: str, message: str) -> None:
@@ -85,11 +85,15 @@ def open_video(path: str | Path) -> av.container.InputContainer:
 def open_clip(data: bytes, *, ignore_edits: bool = False) -> av.container.InputContainer:
     """Open one of our own clips from memory; `ignore_edits` shows packets that an edit list hides.
 
-    Raises MediaError not_video when it is none.
+    It is read as an mp4 whatever it is, and nothing beside it is opened. Raises MediaError
+    not_video when it is none.
     """
     options = {"ignore_editlist": "1"} if ignore_edits else {}
     try:
-        return av.open(io.BytesIO(data), "r", format="mp4", options=options)
+        container = av.open(io.BytesIO(data), "r", format="mp4", options=options)
+        for stream in container.streams.video:
+            stream.codec_context.options = {"max_pixels": str(MAX_PICTURE_PX)}
+        return container
     except DAMAGE as error:
         raise MediaError("not_video", f"not an mp4: {error}") from error
 

@@ -79,7 +79,9 @@ class Dataset:
             lacks = sorted(MANIFEST_KEYS - set(commit))
             says = f"has no {lacks[0]}" if lacks else f"is of the commit {commit['name']!r}"
             if not lacks and commit["name"] == name:
-                return commit
+                if set(commit["files"]) <= {"shards", "ledger"}:
+                    return commit
+                says = f"names files of {sorted(commit['files'])}"
         except (ValueError, TypeError):
             says = "is not JSON with keys"
         raise DatasetError(
@@ -171,8 +173,15 @@ class Dataset:
     def check_ours(self) -> None:
         """Raise DatasetError for a folder that holds something and is no dataset of ours.
 
-        Ours has the marker, or a manifest: datasets older than the marker have none.
+        Ours has the marker, or a manifest: datasets older than the marker have none. Files are
+        removed from its folders, so those have to be its own, and no links to others.
         """
+        for part in ("shards", "ledger", "manifest") if self.is_local else ():
+            if Path(self.path(part)).is_symlink():
+                raise DatasetError(
+                    f"{self.path(part)} is a link: files that are removed would be another "
+                    "folder's; put the files in its place, or mount that folder there"
+                )
         if self.exists(MARKER) or any(map(OUR_NAME.fullmatch, self.names("manifest", ""))):
             return
         selector = pafs.FileSelector(self.root, allow_not_found=True)

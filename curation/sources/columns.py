@@ -39,6 +39,7 @@ COLUMNS = ("url", "id", "caption", "start", "end", "timestamp", *FACTS)
 # captions (0.93), titel (0.8) and categories (0.78) are, captionscore (0.74) is not.
 NEAR = 0.75
 NULLS = {"nan", "NaN", "null", "NULL", "None"}  # what pandas and str() write for nothing
+MAX_CELL_CHARS = 131_072  # of all texts of a cell that is read: what Python's csv allows a field
 TIME = re.compile(r"(?:(\d+):)?(\d{1,2}):(\d{1,2}(?:[.,]\d+)?)")
 
 
@@ -133,6 +134,9 @@ class RowReader:
                 f"(also read: {', '.join(COLUMNS[1:])})"
             )
         cells = {ours: row[name] for ours, name in header.read.items()}
+        for ours, cell in cells.items():
+            if num_chars(cell) > MAX_CELL_CHARS:
+                raise ValueError(f"{ours} holds more than {MAX_CELL_CHARS:,} characters")
         url = one_value(cells["url"], "url").strip()
         if not url or url in NULLS:
             self.notes.leave_out("rows without a url skipped", where)
@@ -150,6 +154,7 @@ class RowReader:
         if is_url(url):
             return remote(url)
         path = self.as_on_disk(local_path(url))
+        self.check_below(path)
         source = local(self.path.parent / path, Path.cwd())
         if not is_storable(path):
             self.notes.leave_out("names that are not UTF-8, recorded with \\xNN", where)
@@ -159,6 +164,16 @@ class RowReader:
         if not os.path.exists(source.path):  # noqa: PTH110
             self.notes.count("missing files")
         return source
+
+    def check_below(self, path: str) -> None:
+        """Raise ValueError for a relative path that leads out of the list's folder."""
+        folder = self.path.parent.absolute()
+        named = Path(os.path.normpath(folder / path))
+        if not Path(path).is_absolute() and not named.is_relative_to(os.path.normpath(folder)):
+            raise ValueError(
+                f"{storable(path)} leads out of the list's folder. If it is meant, write the "
+                "whole path from / on, or put the list above its videos"
+            )
 
     def as_on_disk(self, path: str) -> str:
         """A path of the list: with the bytes that it has in the list, where a file is named so.
@@ -226,6 +241,13 @@ def local_path(url: str) -> str:
 
 
 # -- cells
+
+
+def num_chars(cell: Any) -> int:
+    """Characters or bytes of a cell and of what is in it."""
+    if isinstance(cell, str | bytes):
+        return len(cell)
+    return sum(map(num_chars, cell)) + len(cell) if isinstance(cell, list | tuple) else 0
 
 
 def is_nothing(cell: Any) -> bool:

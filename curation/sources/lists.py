@@ -22,7 +22,11 @@ from curation.sources.notes import Notes
 Row = tuple[str, dict[str, Any]]  # where it is, as a user would look for it; cells by column name
 
 DELIMITERS = ",;\t|"
-BATCH_ROWS = 1024  # of a Parquet list in memory. Ours: a row of text is small, so a few MB at most
+BATCH_ROWS = 64  # of a Parquet list in memory
+# Of those rows: a file of 1 MB may hold a text of 1 MB a million times. Ours: 16 MB a row, for
+# pictures and embeddings beside what is read.
+MAX_BATCH_BYTES = 1 << 30
+MAX_LINE_CHARS = 16 << 20  # of a .txt or .jsonl. Ours: a caption for every second of a day has 5
 COMMENT_SIGNS = ("#", ";", "]")  # yt-dlp's, for files of URLs
 INLINE_COMMENT = re.compile(r"\s#")  # likewise: a # without a blank before it is a URL's
 
@@ -84,7 +88,9 @@ def text_rows(path: Path, notes: Notes) -> Iterator[Row]:
 
 def lines(file: TextIO) -> Iterator[str]:
     """Lines that end in \\n, \\r\\n or \\r, and in no other character."""
-    for line in file:
+    while line := file.readline(MAX_LINE_CHARS + 1):
+        if len(line) > MAX_LINE_CHARS:
+            raise ValueError(f"a line has more than {MAX_LINE_CHARS:,} characters")
         yield line.rstrip("\r\n")
 
 
@@ -187,6 +193,9 @@ def parquet_rows(path: Path, notes: Notes) -> Iterator[Row]:
     with pq.ParquetFile(path) as file:
         check_header(file.schema_arrow.names)
         for batch in file.iter_batches(BATCH_ROWS):
+            if batch.nbytes > MAX_BATCH_BYTES:
+                says = f"{len(batch)} rows from row {number + 1} on hold {batch.nbytes:,} bytes"
+                raise ValueError(f"{says}; at most {MAX_BATCH_BYTES:,} are read")
             columns = [cells(column) for column in batch.columns]
             for values in zip(*columns, strict=True):
                 number += 1

@@ -7,10 +7,12 @@ import json
 import os
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
+
+from curation.sources.signed import without_secrets
 
 # What lists and sites may say of a video, beside captions and cuts.
 FACTS = ("title", "category", "uploader", "license", "upload_date")
@@ -47,7 +49,7 @@ class Source:
     Every text can be stored as UTF-8, but for `path`, which is as the system gives it.
     """
 
-    url: str  # as recorded: the URL, or the path as it was given
+    url: str  # as recorded: the URL without what is secret in it, or the path as it was given
     path: str | None = None  # absolute, for a local file
     id: str | None = None  # given by a list, or found from the content
     title: str | None = None
@@ -61,6 +63,7 @@ class Source:
     subtitles: Subtitles | None = None  # beside the file, where clips may need them
     fingerprint: str | None = None  # of what was said of it; None: not taken yet
     stamp: tuple[int, int] | None = None  # of its file when the id was taken; see stamp_of
+    signed_url: str | None = field(default=None, repr=False)  # where a URL has secrets: with them
 
     @property
     def captions(self) -> tuple[str, ...]:
@@ -140,7 +143,8 @@ def is_url(text: str) -> bool:
 def remote(url: str) -> Source:
     """The source at a URL; bytes in it that are not UTF-8 are percent-encoded, as in RFC 3986."""
     escaped = SURROGATES.sub(lambda found: quote(os.fsencode(found[0])), HALVES.sub("\ufffd", url))
-    return Source(url=escaped)
+    url = without_secrets(escaped)
+    return Source(url=url, signed_url=escaped if escaped != url else None)
 
 
 def local(given: str | Path, folder: Path) -> Source:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -219,5 +220,8 @@ def check_clip_rows(row: Row, told: Row | None, decode: bool) -> Iterator[str]:
     if differ:
         name = differ[0]
         yield f"its {name} is {row[name]!r}, in the ledger {told[name]!r}"
+    path = (row["clip"] or {}).get("path") or ""
+    if re.search(r"[/\\\0]", path):
+        yield f"its clip.path {path!r} leads out of a folder that clips are put into"
     if decode:
         yield from check_clip(row, told["preview"] or ())

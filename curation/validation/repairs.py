@@ -28,6 +28,7 @@ def repair(dataset: Dataset, problems: Sequence[Problem]) -> Repair:
     """
     broken = {p.commit for p in problems if p.commit and p.video_id is None}
     with only_writer(dataset):
+        dataset.claim()
         for name in broken:
             dataset.delete_commit(name)
         commits = dataset.commits()
@@ -39,7 +40,6 @@ def repair(dataset: Dataset, problems: Sequence[Problem]) -> Repair:
                 broken.add(commit["name"])
             elif lost:
                 forget(dataset, lost, [commit])
-        dataset.claim()
         files = dataset.sweep()
     videos = sorted({video_id for name, video_id in at if name not in broken and video_id})
     return Repair(tuple(sorted(broken)), tuple(videos), tuple(files))

@@ -22,6 +22,10 @@ CROP = "covered, centre kept; area when smaller, else bicubic; untagged HD is BT
 MIN_FRAMES_SHARE = 0.95
 # Pictures that do not say their colours: above this height BT.709, as players have it, else BT.601.
 MAX_SD_HEIGHT = 576
+# The demuxers that bytes may be given to. Others follow what they find: an SDP binds ports, a
+# playlist reads files. Clips are mp4; references of evaluations are avi, too (UCF-101).
+CLIPS, REFERENCES = "mp4", "mp4,avi"
+MAX_PICTURE_PX = 15360 * 8640  # what curation takes; more would be a bomb of memory
 
 
 class BadVideoError(ValueError):
@@ -71,14 +75,24 @@ class SampleShape:
         return long | (num_frames == 1)
 
 
-def read_frames(media: bytes | memoryview, shape: SampleShape, start: float) -> np.ndarray:
+def opened(media: bytes | memoryview, formats: str) -> av.container.InputContainer:
+    """Video bytes in one of these formats, in memory: no other file or host is ever opened."""
+    container = av.open(io.BytesIO(media), "r", options={"format_whitelist": formats})
+    for stream in container.streams.video:
+        stream.codec_context.options = {"max_pixels": str(MAX_PICTURE_PX)}
+    return container
+
+
+def read_frames(
+    media: bytes | memoryview, shape: SampleShape, start: float, formats: str = CLIPS
+) -> np.ndarray:
     """The frames of a sample, uint8 [T, H, W, 3]; T is 1 for an image.
 
     start: in [0, 1), where in the clip the sample begins, 1 being the last place that fits; with
         `windows` the one it falls into. Raises BadVideoError.
     """
     try:
-        with av.open(io.BytesIO(media), "r") as container:
+        with opened(media, formats) as container:
             if not container.streams.video:
                 raise BadVideoError("no picture")
             times = display_times(container)
@@ -276,12 +290,12 @@ def as_rgb(frame: VideoFrame) -> np.ndarray:
 
 
 def fits(media: bytes, sampling: SampleShape) -> bool:
-    """Whether a video is long enough for a sample; nothing is decoded. Raises BadVideoError."""
+    """Whether a reference is long enough for a sample; nothing is decoded. Raises BadVideoError."""
     try:
-        with av.open(io.BytesIO(media), "r") as container:
+        with opened(media, REFERENCES) as container:
             times = display_times(container)
             time_base = container.streams.video[0].time_base
-    except (av.FFmpegError, IndexError) as error:
+    except DAMAGE as error:
         raise BadVideoError(f"does not open: {error}") from None
     try:
         return len(wanted_times(times, sampling, 0.0, time_base)) == sampling.num_frames

@@ -16,7 +16,7 @@ from torch import Tensor
 from curation.settings import ConfigError
 from model import VideoFactoryPipeline
 from training.checkpoints import code_version
-from training.data.videos import BadVideoError, brought_to, read_frames
+from training.data.videos import REFERENCES, BadVideoError, brought_to, read_frames
 from training.evaluation.clipsim import Clip, load_clip, similarity
 from training.evaluation.fvd import bootstrap, extrapolate, fvd, mean_interval
 from training.evaluation.i3d import Features, load_i3d, to_i3d, untrained_i3d
@@ -81,7 +81,7 @@ class Measurer:
         sampling = sampling_of(protocol)
         media = [item.read() for item in items]
         try:
-            real = [read_frames(data, sampling, item.start)
+            real = [read_frames(data, sampling, item.start, REFERENCES)
                     for data, item in zip(media, items, strict=True)]  # fmt: skip
         except BadVideoError as error:
             raise ConfigError(f"a clip of {self.asked.reference} {error}") from None
