@@ -145,14 +145,15 @@ def test_a_refused_connection_is_the_networks(tmp_path: Path) -> None:
     [(socket.EAI_AGAIN, "unreachable"), (socket.EAI_NONAME, "download_failed")],
 )
 def test_a_lost_network_is_told_from_a_wrong_name(
-    monkeypatch: pytest.MonkeyPatch, code: int, wanted: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, wanted: str
 ) -> None:
     def failing(*_: object) -> None:
         raise socket.gaierror(code, "no such luck")
 
     monkeypatch.setattr(socket, "getaddrinfo", failing)
     with pytest.raises(MediaError) as caught:
-        downloads.refuse_private("http://host.invalid/a.mp4")
+        source = Source(url="http://host.invalid/a.mp4")
+        downloads.download(source, tmp_path, Download(), lambda: None)
     assert caught.value.error_class == wanted
 
 

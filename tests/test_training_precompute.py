@@ -25,7 +25,7 @@ from typer.testing import CliRunner
 
 from curation.settings import ConfigError
 from curation.shards import Dataset, write_commit
-from curation.validate import check_dataset, check_files
+from curation.validation.commits import check_dataset, check_files
 from model.latents import SpaceToDepth, StableDiffusionLatents
 from model.texts import TinyText
 from training.config import Config, load_config
