@@ -90,6 +90,7 @@ def num_outcomes(output: Path) -> Counter[tuple[str, str | None]]:
 ONE_AND_COPIES = Counter({(KEPT, None): 1, ("failed", "copy"): 2})
 
 
+@pytest.mark.slow
 def test_urls_of_one_video_are_one_video_with_the_cuts_and_captions_of_all(
     server: Server, tmp_path: Path, local_ray: None
 ) -> None:
