@@ -243,8 +243,8 @@ def video_outcome(
     analysis: Analysis, candidates: list[Candidate], pipeline: Pipeline
 ) -> dict[str, Any]:
     """The outcome columns of a decoded video: those of the clip that came furthest."""
-    if not candidates and analysis.broke and not analysis.outside:
-        return failure(analysis.broke.error_class, analysis.broke.message)
+    if not candidates and analysis.broke and analysis.broke.error_class == "corrupt":
+        return failure("corrupt", analysis.broke.message)  # what was given may lie behind it
     if not candidates:
         return outside(analysis)
     lost = [c for c in candidates if c.error and c.error.error_class == "encode"]

@@ -8,6 +8,7 @@ import http.server
 import json
 import logging
 import os
+import random
 import subprocess
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -120,6 +121,16 @@ def num_packets(path: Path | str) -> int:
     """Packets of a file's video whatever its edit list hides."""
     with av.open(str(path), options={"ignore_editlist": "1"}) as container:
         return sum(p.size > 0 for p in container.demux(container.streams.video[0]))
+
+
+def damaged(path: Path, start: float) -> Path:
+    """A copy of a file with 200 bytes changed between this share of it and 80%."""
+    data, rng = bytearray(path.read_bytes()), random.Random(1)
+    for _ in range(200):
+        data[int(len(data) * rng.uniform(start, 0.8))] ^= rng.randrange(1, 256)
+    out = path.with_name(f"damaged_{path.name}")
+    out.write_bytes(data)
+    return out
 
 
 MakeVideo = Callable[..., Path]

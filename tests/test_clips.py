@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from curation.cuts.clips import cut
 from curation.cuts.encodes import Clip
 from curation.cuts.parameter_sets import split
+from curation.decode.signatures import Signatures
 from curation.media.files import MediaError
 from curation.media.frames import Timeline
 from curation.media.probes import probe
@@ -334,3 +335,19 @@ def test_other_frames_than_asked_for_are_a_media_error(make_video: MakeVideo) ->
     seen = analysed(path)[1]
     (made,) = cut(str(path), probe(path), timeline, seen, [(85, 90)], FINE, lambda: None)
     assert str(made).startswith("encode: the encoder gave")
+
+
+@pytest.mark.parametrize("number", [0, 3, 16, 19])
+def test_another_picture_than_analysed_is_a_media_error(make_video: MakeVideo, number: int) -> None:
+    """Among the first four, every sixteenth and the last frame of an encoded clip."""
+    path = make_video("closed.mp4", options=CLOSED)
+    timeline, seen = analysed(path)
+    other = Signatures(seen.turn)
+    other.fields = bytearray(seen.fields)
+    at = 64 * (5 + number)
+    other.fields[at : at + 64] = bytes(255 - level for level in seen.fields[at : at + 64])
+    whole = FINE.model_copy(update={"joins": False})
+    (right,) = cut(str(path), probe(path), timeline, seen, [(5, 25)], whole, lambda: None)
+    (wrong,) = cut(str(path), probe(path), timeline, other, [(5, 25)], whole, lambda: None)
+    assert isinstance(right, Clip)
+    assert str(wrong).startswith(f"encode: frame {number} of the clip is another picture")

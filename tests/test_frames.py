@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import struct
 from fractions import Fraction
 from pathlib import Path
@@ -12,7 +11,7 @@ import av
 import cv2
 import numpy as np
 import pytest
-from conftest import MakeVideo, Shot, ffmpeg, read_frames
+from conftest import MakeVideo, Shot, damaged, ffmpeg, read_frames
 
 from curation.media import probes
 from curation.media.files import MediaError
@@ -49,16 +48,6 @@ def share_of(path: Path, name: str, start: float, stop: float) -> Path:
     part = path.with_name(name)
     part.write_bytes(data[int(len(data) * start) : int(len(data) * stop)])
     return part
-
-
-def damaged(path: Path, name: str, flips: int = 200) -> Path:
-    """A copy with bytes changed in the middle of the file."""
-    data, rng = bytearray(path.read_bytes()), random.Random(1)
-    for _ in range(flips):
-        data[int(len(data) * rng.uniform(0.3, 0.8))] ^= rng.randrange(1, 256)
-    out = path.with_name(name)
-    out.write_bytes(data)
-    return out
 
 
 # -- frames and times
@@ -294,4 +283,4 @@ def test_damaged_bytes_are_noticed(
     make_video: MakeVideo, name: str, options: tuple[object, ...]
 ) -> None:
     """What becomes of the video: tests/test_views.py."""
-    assert error_class(damaged(make_video(name, options=options), f"damaged_{name}")) == "corrupt"
+    assert error_class(damaged(make_video(name, options=options), 0.3)) == "corrupt"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import random
 import re
 import subprocess
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ import av
 import imageio_ffmpeg
 import numpy as np
 import pytest
-from conftest import MakeVideo, Shot, ffmpeg, read_frames
+from conftest import MakeVideo, Shot, damaged, ffmpeg, read_frames
 
 from curation.decode.jpegs import bgr_from_jpeg
 from curation.media.files import decoded
@@ -150,16 +149,6 @@ def test_a_bare_stream_has_the_rate_of_its_headers(make_video: MakeVideo) -> Non
     assert result.video["duration"] == pytest.approx(3.2)
 
 
-def damaged(path: Path, name: str, flips: int = 200) -> Path:
-    """A copy with bytes changed between 50 and 80% of the file."""
-    data, rng = bytearray(path.read_bytes()), random.Random(1)
-    for _ in range(flips):
-        data[int(len(data) * rng.uniform(0.5, 0.8))] ^= rng.randrange(1, 256)
-    out = path.with_name(name)
-    out.write_bytes(data)
-    return out
-
-
 def joined(name: str, *parts: Path) -> Path:
     path = parts[0].with_name(name)
     path.write_bytes(b"".join(part.read_bytes() for part in parts))
@@ -194,7 +183,7 @@ def test_what_lies_before_damage_is_kept(
 ) -> None:
     """Up to the last key frame: one every 10 frames here, so that at most 9 are given up."""
     whole = make_video(name, options=(*options, "-g", 10), shots=[Shot("test", 3.2)])
-    path = damaged(whole, f"damaged_{name}")
+    path = damaged(whole, 0.5)
     result = curated(path)
     found = re.match(r"corrupt: after (\d\.\d\d) s: ", result.video["partial"])
     assert found is not None, result.video
@@ -205,12 +194,11 @@ def test_what_lies_before_damage_is_kept(
 
 
 def test_damage_at_once_leaves_nothing(make_video: MakeVideo) -> None:
-    path = damaged(
-        make_video("one_group.ts"), "damaged_group.ts"
-    )  # its only key frame is the first
-    result = curated(path)
-    assert (result.video["decision"], result.video["error_class"]) == ("failed", "corrupt")
-    assert result.video["message"].startswith("after ") and result.clips == []
+    path = damaged(make_video("one_group.ts"), 0.5)  # its only key frame is the first
+    for spans in ((), (SECOND,)):
+        result = curated(path, *spans)
+        assert (result.video["decision"], result.video["error_class"]) == ("failed", "corrupt")
+        assert result.video["message"].startswith("after ") and result.clips == []
 
 
 def test_a_video_that_is_whole_is_not_partial(make_video: MakeVideo) -> None:
