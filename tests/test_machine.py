@@ -167,6 +167,8 @@ def test_the_next_run_tries_again_by_itself(tmp_path: Path) -> None:
     holdings = take_over(dataset, pipeline)
     assert (holdings.decided, holdings.again) == ({"bad"}, {"full", "away"})
     assert [name for name in classes if not holdings.holds(sources[name])] == ["full", "away"]
+    other = Pipeline(cut=Cut(crf=30))  # whose videos are all to redo, whatever had failed
+    assert take_over(dataset, other, dry_run=True).again == set()
     forget(dataset, holdings.again)
     assert {video for video, _ in dataset.decided()} == {"bad"}
     assert take_over(dataset, pipeline).again == set()
