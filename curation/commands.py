@@ -10,6 +10,7 @@ import hashlib
 import logging
 import os
 import re
+import secrets
 import signal
 import sys
 import threading
@@ -165,29 +166,38 @@ def ray_runs() -> bool:
 # -- Ray
 
 
+# Of every Ray that this process starts: Ray reads it once (2.60).
+TOKEN = secrets.token_hex(32)
+
+
 def start_ray(address: str | None, num_cpus: int | None = None) -> None:
     """Join the cluster at `address` or at RAY_ADDRESS (set inside a Ray job), or start one here.
 
-    A cluster that happens to run on this machine is not joined unasked. `num_cpus` is of one
-    that is started here, all of the machine's by default. Raises ConfigError when there is no
-    cluster at the address or no place for one here, and RunError when one does not start in time.
+    A cluster that happens to run on this machine is not joined unasked. One that is started here
+    is for this process alone: it listens on the loopback address, and wants a token that is made
+    for it. `num_cpus` is of one that is started here, all of the machine's by default. Raises
+    ConfigError when there is no cluster at the address or no place for one here, and RunError when
+    one does not start in time.
     """
     check_temp(address)
-    import ray
-
     address = address or os.environ.get("RAY_ADDRESS") or "local"
     os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
     options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     if address == "local":
-        # A local Ray is for this process alone. Without this, Ray 2.60 leaves a token file in
-        # the home folder that makes a later `ray start` and `ray job submit` disagree.
-        os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+        # In the environment, so that none is left in the home folder, where a later `ray start`
+        # would find it and its `ray job submit` another.
+        os.environ["RAY_AUTH_TOKEN"] = TOKEN
+        # Ray sets the mode itself where none is set. A Ray that was imported before does not look
+        # at one that is set later (2.60).
+        os.environ.pop("RAY_AUTH_MODE", None)
         # When this process is killed, a worker that was just starting looks for its head this
         # long before it gives up; 60 s otherwise.
         os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "5")
         options |= {"include_dashboard": False, "num_cpus": num_cpus}
     try:
-        with without_stdin():
+        with without_stdin(), on_loopback() if address == "local" else contextlib.nullcontext():
+            import ray
+
             ray.init(address=address, **options)
     except (ConnectionError, ValueError) as error:
         raise ConfigError(f"no Ray cluster at {address}: {error}") from None
@@ -197,6 +207,28 @@ def start_ray(address: str | None, num_cpus: int | None = None) -> None:
             raise
         message = "Ray did not start within 30 s: this machine has too much else to do"
         raise RunError(f"{message}; the same command again goes on") from error
+
+
+@contextmanager
+def on_loopback() -> Iterator[None]:
+    """Inside, a Ray that starts is one of a single machine, and listens on its loopback address.
+
+    It is what Ray does on macOS and Windows. Elsewhere all its processes listen on every address,
+    whatever _node_ip_address says (2.60).
+    """
+    name = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+    before = os.environ.get(name)
+    os.environ[name] = "0"  # for the processes that it starts
+    from ray._private import ray_constants
+
+    asked, ray_constants.ENABLE_RAY_CLUSTER = ray_constants.ENABLE_RAY_CLUSTER, False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = asked
+        os.environ.pop(name)
+        if before is not None:
+            os.environ[name] = before
 
 
 # -- the code

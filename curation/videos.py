@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import errno
 import math
-import os
 import resource
 import time
 from collections.abc import Iterator, Mapping
@@ -46,7 +45,8 @@ from curation.records import (
 from curation.rules import judge, judge_headers, video_verdict
 from curation.scores.combing import CombingTrack, FieldOrder
 from curation.scores.headers import header_scores
-from curation.sources import Source, content_id, stamp_of
+from curation.sources import Source, stamp_of
+from curation.sources.identified import with_content_id
 from curation.sources.subtitles import Cue, read_cues
 
 
@@ -100,6 +100,8 @@ def curate_video(source: Source, pipeline: Pipeline, folder: Path, beat: Beat) -
 def machine_error(error: OSError | MemoryError) -> MediaError | None:
     """The fault of the machine that an error tells of, or None."""
     if isinstance(error, MemoryError):
+        if resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY:
+            return MediaError("memory", "it wants more than its process may have (media.memory_gb)")
         return MediaError("no_memory", "the machine has no memory left for this video")
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return MediaError("disk_full", f"{error}; give TMPDIR more room")
@@ -110,10 +112,7 @@ def fetch(source: Source, pipeline: Pipeline, folder: Path, beat: Beat) -> Sourc
     """The source with a local path and an id."""
     if source.path is None:
         return download(source, folder, pipeline.download, lambda: beat("fetch", time.monotonic()))
-    if not os.path.isfile(source.path):  # noqa: PTH113  what it is, is told when it is opened
-        return source
-    stamp = source.stamp or stamp_of(source.path)
-    return replace(source, id=source.id or content_id(source.path), stamp=stamp)
+    return with_content_id(source, lambda: beat("fetch", time.monotonic()))
 
 
 def written_to(source: Source) -> MediaError | None:

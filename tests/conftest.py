@@ -6,10 +6,10 @@ import functools
 import hashlib
 import http.server
 import json
-import logging
 import os
 import random
 import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import settings
 
+from curation.commands import start_ray
 from curation.decode.scenes import analysis_size
 from curation.decode.signatures import Signatures
 from curation.media.frames import Timeline, decode
@@ -191,18 +192,9 @@ def without_column(folder: Path, name: str) -> None:
 @pytest.fixture(scope="session")
 def local_ray() -> Iterator[None]:
     """A Ray of two CPUs that belongs to this test session alone."""
-    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-    import ray
-
-    ray.init(
-        address="local",
-        num_cpus=2,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-    )
+    start_ray("local", num_cpus=2)
     yield
-    ray.shutdown()
+    sys.modules["ray"].shutdown()
 
 
 @pytest.fixture

@@ -45,10 +45,13 @@ class Cluster:
         self.checkout, self.temp_dir, self.home = checkout, temp_dir, home
         self.port, dashboard_port = free_port(), free_port()
         self.environment = {
-            "RAY_AUTH_MODE": "disabled",
+            "RAY_AUTH_MODE": "token",
             "RAY_ADDRESS": f"http://127.0.0.1:{dashboard_port}",
             "HOME": str(home),
         }
+        made = self.ray("get-auth-token", "--generate")
+        assert made.returncode == 0, made.stderr
+        assert (home / ".ray/auth_token").is_file()
         self.start("--head", "--port", self.port, "--dashboard-port", dashboard_port)
 
     def start(self, *arguments: object) -> None:
@@ -65,10 +68,12 @@ class Cluster:
         """`python -m ray.scripts.scripts ARGUMENTS`, which is `ray` without needing it on PATH."""
         # Jobs run `python`: it must be this one, as in an active virtual environment.
         path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+        # The Ray that tests share has a token of its own.
+        ours = {name: value for name, value in os.environ.items() if name != "RAY_AUTH_TOKEN"}
         return subprocess.run(
             [sys.executable, "-m", "ray.scripts.scripts", *map(str, arguments)],
             cwd=self.checkout,
-            env=os.environ | {"PATH": path, **self.environment},
+            env=ours | {"PATH": path, **self.environment},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

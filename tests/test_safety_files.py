@@ -21,7 +21,6 @@ from typer.testing import CliRunner
 
 from curation import clean, report, validate
 from curation.downloads import download
-from curation.flow.driver import identify
 from curation.flow.plans import execute, make_plan
 from curation.media import files
 from curation.media.files import MediaError, open_clip, readable
@@ -31,6 +30,7 @@ from curation.records import KeptClip
 from curation.settings import ConfigError
 from curation.shards import LEDGER_SCHEMA, Dataset, DatasetError, write_commit
 from curation.sources import columns, expand, lists
+from curation.sources.identified import identify
 from curation.sources.signed import told_without, without_secrets
 from curation.sources.source import remote
 from curation.validation.commits import check_clip_rows
@@ -288,7 +288,10 @@ def test_what_is_no_regular_file_is_never_read(tmp_path: Path) -> None:
     (tmp_path / "link.mp4").symlink_to("/dev/zero")
     (tmp_path / "link.srt").symlink_to("/dev/zero")
     given = a_list(tmp_path / "l.txt", "fifo.mp4", "link.mp4", "/dev/zero")
-    sources = identify._function(expand([str(given)], tmp_path), True)
+    sources = [
+        identify(source, True, tmp_path, lambda *_: None)
+        for source in expand([str(given)], tmp_path)
+    ]
     assert [(s.id, s.subtitles) for s in sources] == [(None, None)] * 2
     for source in sources:
         result = curate_video(source, Pipeline(), tmp_path, lambda stage, at_s: None)

@@ -205,7 +205,7 @@ def test_copies_become_one_source_with_the_cuts_and_captions_of_all(
         Source(url="https://youtu.be/dQw4w9WgXcQ", caption="one"),
         Source(url="https://www.youtube.com/watch?v=dQw4w9WgXcQ&t=15s", caption="two"),
     ]
-    [file, site], num_copies = joined(identify_all(given), Holdings())
+    [file, site], num_copies = joined(identify_all(given, Pipeline()), Holdings())
     assert num_copies == 2
     assert (file.url, file.license, file.caption) == ("a.mp4", "CC0", "whole")
     assert file.spans == (Span(0, 1, "first", ("again",)), Span(1, 2, "second"))

@@ -20,7 +20,7 @@ from curation.shards import FAILED, KEPT
 from curation.sources import Source
 
 PIPELINE = Pipeline(name="test")
-MARK = "VIDEOFACTORY_TEST_MARK"
+MARK = "PYTHON_TEST_MARK"  # media processes are given few variables, and those of Python
 
 
 @pytest.fixture

@@ -208,6 +208,8 @@ def run_ffmpeg(command: Any, beat: Callable[[], None]) -> None:
             said = errors.read().strip()
             if os.strerror(errno.ENOSPC) in said or is_full(Path.cwd()):
                 raise MediaError("disk_full", f"ffmpeg failed: {said[:500]}; give TMPDIR more room")
+            if os.strerror(errno.ENOMEM) in said:
+                raise MediaError("memory", f"ffmpeg failed: {said[:500]}")
             raise MediaError("encode", f"ffmpeg failed: {said[:500]}")
 
 

@@ -10,15 +10,12 @@ continued by the same command.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
-import os
 import pickle
 import threading
 import time
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -27,20 +24,18 @@ from ray.data import DataContext
 
 from curation.captions import SOURCE_TEXT
 from curation.commands import code_version
-from curation.downloads import id_in
 from curation.flow.actors import start_models
 from curation.flow.holdings import Holdings
-from curation.flow.stages import TASK_RETRIES, Captioner, Models, commit, curate_batch
+from curation.flow.stages import Captioner, Models, commit, curate_batch, identify
 from curation.funnels import FUNNEL_COLUMNS, Funnel, count
 from curation.pipelines import Captions, Pipeline
 from curation.scores.chosen import build_models
 from curation.scores.table import keys_where
 from curation.settings import RunError
 from curation.shards import Dataset
-from curation.sources import Source, content_id, is_url, stamp_of
+from curation.sources import Source, is_url
 from curation.sources.signed import without_secrets
 from curation.sources.source import fingerprinted, join
-from curation.sources.subtitles import with_subtitles
 
 MAX_COMMITS_IN_FLIGHT = 4
 MAX_TASKS = 10_000  # videos beyond this many share tasks
@@ -49,30 +44,11 @@ MAX_TASKS = 10_000  # videos beyond this many share tasks
 # -- sources
 
 
-@ray.remote(max_retries=TASK_RETRIES)
-def identify(sources: list[Source], needs_text: bool) -> list[Source]:
-    """Give local files the id of their content and URLs the one that they name.
-
-    `needs_text`: and local files the timed text beside them. What cannot be read is left for the
-    media stage.
-    """
-    out = []
-    for source in sources:
-        if source.path is None:
-            source = replace(source, id=source.id or id_in(source.url))
-        elif source.id is None and Path(source.path).is_file() and os.access(source.path, os.R_OK):
-            with contextlib.suppress(OSError):
-                stamp = stamp_of(source.path)
-                source = replace(source, id=content_id(source.path), stamp=stamp)
-        out.append(with_subtitles(source) if needs_text else source)
-    return out
-
-
-def identify_all(sources: list[Source], *, needs_text: bool = False) -> list[Source]:
-    """The sources with ids where content or URL give one; `needs_text` as identify has it."""
+def identify_all(sources: list[Source], pipeline: Pipeline) -> list[Source]:
+    """The sources with ids where content or URL give one, and with the text beside them."""
     size = max(1, min(64, len(sources) // 16))
     chunks = [sources[i : i + size] for i in range(0, len(sources), size)]
-    found = ray.get([identify.remote(chunk, needs_text) for chunk in chunks])
+    found = ray.get([identify.remote(chunk, pipeline) for chunk in chunks])
     return [source for chunk in found for source in chunk]
 
 

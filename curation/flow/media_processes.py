@@ -1,9 +1,8 @@
 """Media work in a process group of its own, that can be killed without harm to the run.
 
-`MediaWorker` starts this module once as a process and sends it one video after another. A video
-that takes too long, stalls, eats memory or crashes costs that group and nothing else; when the
-parent dies, however it dies, the group ends itself. What decodes is named and imported there alone,
-so a Ray process starts without any video library.
+`MediaWorker` starts media_serving.py once as a process and sends it one video after another. A
+video that takes too long, stalls, eats memory or crashes costs that group and nothing else; when
+the parent dies, however it dies, the group ends itself.
 """
 
 from __future__ import annotations
@@ -12,33 +11,29 @@ import contextlib
 import importlib
 import os
 import pickle
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
-import threading
 import time
-import traceback
 from dataclasses import dataclass
 from multiprocessing import Pipe
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import psutil
 
+from curation.flow.confinement import Scratch, environment, is_short, memory_share, sweep_scratch
 from curation.pipelines import Media, Pipeline
 from curation.records import Beat, VideoResult, failed_row, with_attempts
 from curation.sources import Source
 
 POLL_S = 0.5
-SCRATCH_PREFIX = "videofactory-"
+MAX_FILE_BYTES = 4 << 30  # that a media process may write, where nothing else is said
 ROOT = Path(__file__).resolve().parents[2]
-MODULE = "curation.flow.media_processes"  # by name: __name__ is another in the child
+MODULE = "curation.flow.media_serving"
 # A crash may have been the machine's fault; the same video twice is the video's. A second wait
 # of the whole wall-clock limit would cost more than it could find.
-RETRIED = {"crashed", "stalled", "memory"}
+RETRIED = {"crashed", "stalled", "memory", "no_memory"}
 
 
 @dataclass(frozen=True)
@@ -62,7 +57,7 @@ def curate_job(source: Source, pipeline: Pipeline) -> Job:
 
 
 class WorkerDiedError(Exception):
-    """The media process died or was killed; class crashed, timeout, stalled or memory."""
+    """The media process died or was killed: crashed, timeout, stalled, memory or no_memory."""
 
     def __init__(self, error_class: str, message: str) -> None:
         super().__init__(error_class, message)
@@ -73,33 +68,31 @@ class WorkerDiedError(Exception):
 class MediaWorker:
     """A child process for media work, started when needed and renewed after N videos."""
 
-    def __init__(self, limits: Media) -> None:
-        self.limits = limits
+    def __init__(self, limits: Media, max_file_bytes: int = MAX_FILE_BYTES) -> None:
+        """`max_file_bytes`: of the largest file that it may write."""
+        self.limits, self.max_file_bytes = limits, max_file_bytes
         self.process: subprocess.Popen[bytes] | None = None
         self.num_done = 0
 
     def start(self) -> None:
         sweep_scratch()
-        self.scratch = Path(tempfile.mkdtemp(prefix=f"{SCRATCH_PREFIX}{os.getpid()}-"))
+        self.scratch = Scratch()
         ours, theirs = Pipe(duplex=True)
         # The child reads the lifeline's end; it comes to an end exactly when we are gone.
         lifeline, self.lifeline = os.pipe()
         python_path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-        self.errors = self.scratch / "stderr.log"
+        self.errors = self.scratch.folder / "stderr.log"
         with self.errors.open("wb") as errors:
             self.process = subprocess.Popen(
                 [
-                    sys.executable,
-                    "-m",
-                    MODULE,
-                    str(theirs.fileno()),
-                    str(lifeline),
+                    *(sys.executable, "-m", MODULE, str(theirs.fileno()), str(lifeline)),
+                    *(str(int(self.limits.memory_gb * 1e9)), str(self.max_file_bytes)),
                 ],
                 stdin=subprocess.DEVNULL,
                 stdout=errors,
                 stderr=errors,
-                cwd=self.scratch,
-                env=os.environ | {"PYTHONPATH": python_path, "OMP_NUM_THREADS": "1"},
+                cwd=self.scratch.folder,
+                env=environment(os.environ, PYTHONPATH=python_path, OMP_NUM_THREADS="1"),
                 pass_fds=(theirs.fileno(), lifeline),
                 start_new_session=True,
             )
@@ -112,18 +105,18 @@ class MediaWorker:
         """Run one video; WorkerDiedError when it was killed or took its process along."""
         return self.run(curate_job(source, pipeline), beat)
 
-    def run(self, job: Job, beat: Beat) -> Any:
+    def run(self, job: Job, beat: Beat, timeout_s: float | None = None) -> Any:
         """A job's result. What it names, and what it is called with, must be importable there.
 
-        Raises WorkerDiedError when it was killed or took its process along, RuntimeError when it
-        raised.
+        `timeout_s` is the job's own limit; None: that of a video. Raises WorkerDiedError when it
+        was killed or took its process along, RuntimeError when it raised.
         """
         if self.process is None or self.num_done >= self.limits.recycle_after:
             self.stop()
             self.start()
         try:
             self.connection.send(job)
-            result = self.wait(beat)
+            result = self.wait(beat, timeout_s or self.limits.timeout_s)
         except (EOFError, OSError) as error:
             raise WorkerDiedError("crashed", self.last_words()) from error
         except pickle.UnpicklingError as error:
@@ -134,7 +127,7 @@ class MediaWorker:
         self.num_done += 1
         return result
 
-    def wait(self, beat: Beat) -> Any:
+    def wait(self, beat: Beat, timeout_s: float) -> Any:
         """The worker's answer, under the limits of time, progress and memory."""
         started = last_beat = time.monotonic()
         while True:
@@ -147,15 +140,21 @@ class MediaWorker:
                 last_beat = time.monotonic()
                 beat(*content)
             now = time.monotonic()
-            if now - started > self.limits.timeout_s:
-                raise WorkerDiedError("timeout", f"not done after {self.limits.timeout_s:g} s")
+            if now - started > timeout_s:
+                raise WorkerDiedError("timeout", f"not done after {timeout_s:g} s")
             if now - last_beat > self.limits.stall_s:
                 raise WorkerDiedError("stalled", f"no progress for {self.limits.stall_s:g} s")
-            used_gb = self.resident_bytes() / 1e9
-            if used_gb > self.limits.memory_gb:
-                raise WorkerDiedError(
-                    "memory", f"{used_gb:.1f} GB used of {self.limits.memory_gb:g} GB allowed"
-                )
+            self.check_memory()
+
+    def check_memory(self) -> None:
+        """All it may have while the machine has it, its CPUs' share where the machine is short."""
+        used_gb, most_gb = self.resident_bytes() / 1e9, self.limits.memory_gb
+        if used_gb > most_gb:
+            raise WorkerDiedError("memory", f"{used_gb:.1f} GB used of {most_gb:g} GB allowed")
+        share_gb = memory_share(self.limits.cpus) / 1e9
+        if used_gb > share_gb and is_short():
+            says = f"{used_gb:.1f} GB used, {share_gb:.1f} GB are its share of this machine's"
+            raise WorkerDiedError("no_memory", f"{says}, which has none left")
 
     def resident_bytes(self) -> int:
         assert self.process is not None
@@ -185,7 +184,7 @@ class MediaWorker:
         self.process = None
         self.connection.close()
         os.close(self.lifeline)
-        shutil.rmtree(self.scratch, ignore_errors=True)
+        self.scratch.remove()
 
     def __enter__(self) -> MediaWorker:
         return self
@@ -194,12 +193,19 @@ class MediaWorker:
         self.stop()
 
 
-def sweep_scratch() -> None:
-    """Remove scratch folders of processes that no longer live (a SIGKILL leaves them)."""
-    for folder in Path(tempfile.gettempdir()).glob(f"{SCRATCH_PREFIX}*-*"):
-        owner = folder.name.removeprefix(SCRATCH_PREFIX).split("-")[0]
-        if owner.isdigit() and not psutil.pid_exists(int(owner)):
-            shutil.rmtree(folder, ignore_errors=True)
+# One media process per Ray worker process, reused from task to task.
+media_worker: MediaWorker | None = None
+
+
+def media_worker_for(limits: Media, max_file_bytes: int = MAX_FILE_BYTES) -> MediaWorker:
+    """This process's worker, started anew where it has other limits."""
+    global media_worker
+    wanted = (limits, max_file_bytes)
+    if media_worker is None or (media_worker.limits, media_worker.max_file_bytes) != wanted:
+        if media_worker is not None:
+            media_worker.stop()
+        media_worker = MediaWorker(*wanted)
+    return media_worker
 
 
 def curate_isolated(
@@ -234,48 +240,3 @@ def attempt(worker: MediaWorker, job: Job, beat: Beat) -> tuple[Any, int]:
                 return death, attempts
         except RuntimeError as error:
             return error, attempts
-
-
-# -- the child's side
-
-
-def main() -> None:
-    """Serve jobs until the parent closes the connection. Arguments: two file descriptors."""
-    import av
-    import cv2
-
-    connection, lifeline = Connection(int(sys.argv[1])), int(sys.argv[2])
-    threading.Thread(target=end_with_parent, args=(lifeline,), daemon=True).start()
-    av.logging.set_level(av.logging.PANIC)
-    cv2.setNumThreads(1)  # a video has the CPUs that Ray gave it
-    while True:
-        try:
-            job = connection.recv()
-        except EOFError:
-            return
-        connection.send(serve(job, beats_to(connection)))
-
-
-def serve(job: Job, beat: Beat) -> tuple[str, Any]:
-    folder = Path(tempfile.mkdtemp(dir=Path.cwd()))
-    try:
-        return "done", job(folder, beat)
-    except Exception:  # told to the parent, which puts it in the ledger
-        return "error", traceback.format_exc()
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def beats_to(connection: Connection) -> Beat:
-    return lambda stage, at_s: connection.send(("beat", stage, at_s))
-
-
-def end_with_parent(lifeline: int) -> None:
-    """Block until the parent is gone, then end this whole process group, ffmpeg included."""
-    os.read(lifeline, 1)
-    shutil.rmtree(Path.cwd(), ignore_errors=True)
-    os.killpg(0, signal.SIGKILL)
-
-
-if __name__ == "__main__":
-    main()

@@ -11,7 +11,7 @@ import ray
 import yaml
 from rich.console import Console
 
-from curation.captions import SOURCE_TEXT, check_checkpoint
+from curation.captions import check_checkpoint
 from curation.commands import GOES_ON, interruptible, say, screen, start_ray, told_errors
 from curation.flow.driver import check_all_decided, identify_all, joined, todo, write_run
 from curation.flow.driver import curate as run_flow
@@ -161,8 +161,7 @@ def execute(plan: Plan, console: Console, started: float) -> None:
             say(console, f"removed {len(swept)} files that a killed run left")
         holdings = take_over(dataset, pipeline, retry=plan.retry)
         tell_holdings(holdings, console)
-        needs_text = pipeline.captions.model == SOURCE_TEXT
-        identified = identify_all(plan.sources, needs_text=needs_text)
+        identified = identify_all(plan.sources, pipeline)
         sources, num_copies = joined(identified, holdings)
         if num_copies:
             say(console, f"{num_copies} sources are copies of others and are joined with them")

@@ -5,6 +5,7 @@ A row is a video: everything light about it pickled, its clips' media beside it.
 
 from __future__ import annotations
 
+import contextlib
 import pickle
 from collections.abc import Iterator
 from dataclasses import replace
@@ -16,8 +17,15 @@ import ray
 
 from curation.captions import SOURCE_TEXT, Blip2, caption_each
 from curation.decode.jpegs import picture_from_jpeg
+from curation.downloads import id_in
 from curation.flow.actors import ask
-from curation.flow.media_processes import MediaWorker, curate_isolated
+from curation.flow.media_processes import (
+    Job,
+    MediaWorker,
+    WorkerDiedError,
+    curate_isolated,
+    media_worker_for,
+)
 from curation.pipelines import Captions, Pipeline
 from curation.records import (
     VideoResult,
@@ -30,6 +38,7 @@ from curation.records import (
 from curation.scores.models import Row, of_video
 from curation.scores.table import keys_where
 from curation.shards import Dataset, write_commit
+from curation.sources import Source
 
 # Ray Data starts a lost task again for ever (max_retries -1 in 2.60, and the arguments that bound
 # it go away in 2.64), so the tally counts starts and a video is given up after this many.
@@ -64,17 +73,38 @@ def from_rows(table: pa.Table) -> Iterator[VideoResult]:
         yield replace(light, clips=clips)
 
 
-# One media process per Ray worker process, reused from task to task.
-media_worker: MediaWorker | None = None
+IDENTIFY_TIMEOUT_S = 600.0  # of one file. Ours: 300 GB at 500 MB/s; else the media stage tries
+
+
+@ray.remote(max_retries=TASK_RETRIES)
+def identify(sources: list[Source], pipeline: Pipeline) -> list[Source]:
+    """Give local files the id of their content and URLs the one that they name.
+
+    Where captions are the source's own, local files get the timed text beside them. What cannot be
+    read in time is left for the media stage.
+    """
+    needs_text = pipeline.captions.model == SOURCE_TEXT
+    out = []
+    for source in sources:
+        if source.path is None:
+            source = replace(source, id=source.id or id_in(source.url))
+        elif source.id is None or needs_text:
+            job = Job("curation.sources.identified:identify", (source, needs_text))
+            with contextlib.suppress(WorkerDiedError, RuntimeError):
+                source = worker_of(pipeline).run(job, lambda *_: None, IDENTIFY_TIMEOUT_S)
+        out.append(source)
+    return out
+
+
+def worker_of(pipeline: Pipeline) -> MediaWorker:
+    """It may write what is downloaded, and a clip as large as it can hold."""
+    largest = max(pipeline.download.max_bytes, int(pipeline.media.memory_gb * 1e9))
+    return media_worker_for(pipeline.media, largest)
 
 
 def curate_batch(batch: pa.Table, pipeline: Pipeline, tally: Any) -> Iterator[pa.Table]:
     """The media stage: every source of a batch through a media worker, a row out per video."""
-    global media_worker
-    if media_worker is None or media_worker.limits != pipeline.media:
-        if media_worker is not None:
-            media_worker.stop()
-        media_worker = MediaWorker(pipeline.media)
+    media_worker = worker_of(pipeline)
     # The source's own text is read with the media; a model's captions are a stage of their own.
     done = "caption" if pipeline.captions.model == SOURCE_TEXT else "cut"
     for blob in batch["source"].to_pylist():

@@ -65,6 +65,8 @@ def open_video(path: str | Path) -> av.container.InputContainer:
             options={"protocol_whitelist": "file", "format_whitelist": FORMATS},
             metadata_errors="replace",
         )
+    except MemoryError:
+        raise  # is of the machine, and one of FFmpeg's errors
     except DAMAGE as error:
         raise MediaError("not_video", f"{path.name} is not a media file: {error}") from error
     # Cover art is a video stream of one attached picture.
@@ -102,13 +104,15 @@ def readable(reading: Iterator[T]) -> Iterator[T]:
     """What PyAV reads of a file, packet by packet or frame by frame.
 
     Raises MediaError corrupt for whatever it raises: damaged data end in many errors beside its
-    own. A stream that begins in the middle of a TS ends in IndexError.
+    own, but for a MemoryError. A stream that begins in the middle of a TS ends in IndexError.
     """
     while True:
         try:
             item = next(reading)
         except StopIteration:
             return
+        except MemoryError:
+            raise  # as above
         except DAMAGE as error:
             raise MediaError("corrupt", f"{type(error).__name__}: {error}") from error
         yield item

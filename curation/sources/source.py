@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +14,7 @@ from urllib.parse import quote
 
 from curation.sources.signed import without_secrets
 
+READ_BYTES = 1 << 22  # of a file at once
 # What lists and sites may say of a video, beside captions and cuts.
 FACTS = ("title", "category", "uploader", "license", "upload_date")
 # Code points that are no characters. Python writes a byte that is not UTF-8 as U+DC80..U+DCFF.
@@ -160,10 +161,17 @@ def place(source: Source) -> str:
     return os.path.realpath(source.path) if source.path else source.url
 
 
-def content_id(path: str) -> str:
-    """The video id of a file: the first 20 hex digits of its content's SHA-256."""
+def content_id(path: str, beat: Callable[[], None] = lambda: None) -> str:
+    """The video id of a file: the first 20 hex digits of its content's SHA-256.
+
+    `beat` is called as it is read.
+    """
+    digest = hashlib.sha256()
     with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:20]
+        while part := file.read(READ_BYTES):
+            digest.update(part)
+            beat()
+    return digest.hexdigest()[:20]
 
 
 def stamp_of(path: str) -> tuple[int, int]:

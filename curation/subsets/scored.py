@@ -18,7 +18,7 @@ from rich.console import Console
 
 from curation.decode.tracks import ClipScores, MakeTrack, Scoring
 from curation.flow.actors import Shown, ask, start_models
-from curation.flow.media_processes import Job, MediaWorker, WorkerDiedError, attempt
+from curation.flow.media_processes import Job, WorkerDiedError, attempt, media_worker_for
 from curation.flow.progress import Count
 from curation.flow.stages import TASK_RETRIES
 from curation.pipelines import Media
@@ -33,18 +33,6 @@ Found = dict[str, dict[str, Row]]  # by scorer key, by clip id
 
 
 # -- one row group
-
-# One media process per Ray worker process, reused from task to task.
-media_worker: MediaWorker | None = None
-
-
-def media_worker_for(limits: Media) -> MediaWorker:
-    global media_worker
-    if media_worker is None or media_worker.limits != limits:
-        if media_worker is not None:
-            media_worker.stop()
-        media_worker = MediaWorker(limits)
-    return media_worker
 
 
 def score_group(
