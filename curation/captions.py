@@ -11,6 +11,7 @@ from curation.pipelines import Captions
 from curation.scores.weights import Weights, missing_file
 from curation.settings import ConfigError
 from curation.sources import Source
+from curation.sources.source import storable
 from curation.sources.subtitles import Cue
 
 SOURCE_TEXT = "source_text"
@@ -145,7 +146,7 @@ class Blip2:
         if tokens[:, :length].equal(prompt):
             tokens = tokens[:, length:]
         texts = self.processor.tokenizer.batch_decode(tokens, skip_special_tokens=True)
-        return [" ".join(text.split()) for text in texts]
+        return [" ".join(storable(text).split()) for text in texts]
 
 
 def caption_each(model: Blip2, pictures: Sequence[np.ndarray]) -> list[str | Exception]:

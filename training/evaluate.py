@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from curation.commands import without_stdin
+from curation.commands import say, without_stdin
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -69,7 +69,7 @@ def evaluate(
             from training.evaluation import compare as comparing
 
             for text in comparing.compare(*compare):
-                console.print(text, markup=False, highlight=False)
+                say(console, text)
             return
         if protocol is None or reference is None or run is None or output is None:
             raise ConfigError("give --protocol, --reference, --run and --output, or --compare A B")
@@ -77,14 +77,14 @@ def evaluate(
         from training.evaluation.protocols import load_protocol
 
         named = load_protocol(protocol, overrides or [])
-        console.print(str(named), markup=False, highlight=False)
+        say(console, str(named))
         asked = scoring.Asked(
             named, reference, run, output, weights, steps, guidance, i3d, clip, keep_clips
         )
         result = scoring.evaluate(
             asked,
             workers,
-            lambda text: console.print(text, markup=False, highlight=False),
+            lambda text: say(console, text),
             lambda parts, total: shown(parts, total, console),
         )
         tell(result, output, console)
@@ -100,7 +100,7 @@ def shown(parts: Iterator[int], total: int, console: Console) -> Iterator[int]:
         yield from track(parts, "measuring", total=total, console=console)
         return
     for count, part in enumerate(parts, 1):
-        console.print(f"part {count} of {total} measured", highlight=False)
+        say(console, f"part {count} of {total} measured")
         yield part
 
 
@@ -117,8 +117,8 @@ def tell(result: dict, output: Path, console: Console) -> None:
             text += f"; by N {by_n}; at infinity {score['at_infinity']:.4g}"
         elif "of_real_clips" in score:
             text += f"; real clips {score['of_real_clips']:.4g}"
-        console.print(text, markup=False, highlight=False)
-    console.print(f"{output / 'result.json'}", markup=False, highlight=False)
+        say(console, text)
+    say(console, f"{output / 'result.json'}")
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from curation.commands import without_stdin
+from curation.commands import say, without_stdin
 from curation.settings import ConfigError
 
 if TYPE_CHECKING:
@@ -59,11 +59,10 @@ def write_export(console: Console, run: Path, output: Path, weights: str) -> Non
         sync(path)
     replace(written, output)
     sync(output.parent)
-    console.print(
+    say(
+        console,
         f"{output}: {checkpoint.name}, {weights} weights; sample it: "
         f'vf-sample {output} --prompt "..." --output out.mp4',
-        markup=False,
-        highlight=False,
     )
 
 

@@ -13,6 +13,7 @@ import torch
 import yaml
 from rich.console import Console
 
+from curation.commands import say
 from curation.places import check_lasting, held
 from curation.settings import ConfigError
 from model import SpaceTimeUNet
@@ -56,12 +57,12 @@ class Job:
 
 def dry_run(job: Job, console: Console, workers: int) -> None:
     """Tell what a run would be and check all that it checks; its folder stays as it is."""
-    console.print(as_yaml(job.config), markup=False, highlight=False)
+    say(console, as_yaml(job.config))
     check_output(job.output)
     datasets = open_all(job.data, job.config, console, workers)
     parts = check(job, datasets, console, device_of(job.config), workers)
     choose_trained(parts.start.unet, job.config.trainable)
-    console.print(str(parts.start), markup=False, highlight=False)
+    say(console, str(parts.start))
 
 
 def check_workers(job: Job, workers: int | None) -> None:
@@ -112,10 +113,10 @@ def open_all(
         rows = open_rows(location, name, weight, shapes, memory_bytes, *out_of, run=run, team=team)
         if config.precomputed:
             rows.use(open_latents(rows.dataset, config))
-        console.print(described(rows), markup=False, highlight=False)
+        say(console, described(rows))
         out.append(rows)
     for line in bucket_table(out, config, workers):
-        console.print(line, markup=False, highlight=False)
+        say(console, line)
     return out
 
 
@@ -178,7 +179,7 @@ def check(
     if checkpoint:
         before = json.loads((checkpoint / "card.json").read_text())
         for change in compare(before, card, job.allowed):
-            console.print(f"changed: {change}", style="yellow", markup=False)
+            say(console, f"changed: {change}", "yellow")
     lazy = bool(config.precomputed)
     codec, text = make_codec(config, device, lazy), make_text(config, device, lazy)
     check_fit(start.unet, config, codec, text)
@@ -229,15 +230,12 @@ def tell_start(
     console: Console,
 ) -> None:
     """Say where a run begins, how much of it is trained, and by whom."""
-    console.print(str(start), markup=False, highlight=False)
+    say(console, str(start))
     if state.step:
-        console.print(f"going on from step {state.step}", highlight=False)
+        say(console, f"going on from step {state.step}")
     total, trained = (size / 1e6 for size in sizes)
     team = f" with {state.team.world} workers" if state.team.world > 1 else ""
-    console.print(
-        f"{total:.1f} M parameters, {trained:.1f} M trained, on {device}{team}",
-        highlight=False,
-    )
+    say(console, f"{total:.1f} M parameters, {trained:.1f} M trained, on {device}{team}")
 
 
 def write_facts(folder: Path, config: Config, card: dict[str, Any], start: Start) -> None:

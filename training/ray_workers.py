@@ -24,7 +24,7 @@ from ray.train import RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchConfig, TorchTrainer
 from rich.console import Console
 
-from curation.commands import start_ray
+from curation.commands import say, start_ray
 from curation.settings import ConfigError, RunError
 from training import jobs
 from training.commands import StoppedError, stop_on_signals
@@ -100,7 +100,7 @@ def scaling(job: jobs.Job, workers: int, console: Console) -> ScalingConfig:
         raise ConfigError(f"device is {job.config.device!r}, and Ray has no GPU; use device=auto")
     kind = "GPU" if use_gpu else "CPU"
     if have.get(kind, 0) < workers:
-        console.print(f"{workers} workers wait for as many {kind}s; Ray has {have.get(kind, 0):g}")
+        say(console, f"{workers} workers wait for as many {kind}s; Ray has {have.get(kind, 0):g}")
     return ScalingConfig(num_workers=workers, use_gpu=use_gpu)
 
 

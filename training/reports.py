@@ -18,6 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 from torchvision.utils import make_grid
 
+from curation.commands import say
 from model.pipelines import VideoOutput
 
 SHEET_FRAMES = 8  # columns of a contact sheet
@@ -156,7 +157,7 @@ class Display:
             self.say(f"step {step}/{self.max_steps}: {text}, {left_s / 60:.1f} min left")
 
     def say(self, text: str) -> None:
-        self.console.print(text, markup=False, highlight=False)
+        say(self.console, text)
 
 
 @dataclass

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from curation.commands import without_stdin
+from curation.commands import say, without_stdin
 from curation.settings import ConfigError
 from training.upscale import WEIGHTS_HELP
 
@@ -112,12 +112,11 @@ def write_sample(
         enlarged = f", enlarged to {upscale[1]} by {upscaler.label}"
     clips.save(output)
     count = asked["num_inference_steps"] or config.sample_steps
-    console.print(
+    say(
+        console,
         f"{output}: {num_frames} frames of {width}x{height} from "
         f"{origin.name}, {weights} weights, {count} steps{enlarged} "
         f"({time.monotonic() - started:.0f} s); {output.with_suffix('.png')} shows them",
-        markup=False,
-        highlight=False,
     )
 
 

@@ -6,12 +6,13 @@ python -m training.study --a ours --b theirs --prompts prompts.json --output stu
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from curation.commands import without_stdin
+from curation.commands import say, without_stdin
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -42,21 +43,19 @@ def study(
     from training.evaluation import studies
 
     def body(console: Console) -> None:
-        def say(text: str) -> None:
-            console.print(text, markup=False, highlight=False)
-
+        tell = partial(say, console)
         if score:
             found = studies.read_answers(answers or [])
-            say(f"{len(found)} raters of study {found[0]['study']}")
+            tell(f"{len(found)} raters of study {found[0]['study']}")
             for question in studies.QUESTIONS:
-                say(str(studies.outcome(found, question)))
+                tell(str(studies.outcome(found, question)))
             return
         if a is None or b is None or output is None or answers:
             raise ConfigError("give --a, --b and --output, or --score and the files raters saved")
         pairs = studies.find_pairs(a, b, prompts)
         output.parent.mkdir(parents=True, exist_ok=True)
         output.write_text(studies.page(pairs), encoding="utf-8")
-        say(f"{output}: {len(pairs)} pairs, {output.stat().st_size / 1e6:.1f} MB, clips included")
+        tell(f"{output}: {len(pairs)} pairs, {output.stat().st_size / 1e6:.1f} MB, clips included")
 
     guarded(body)
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from curation.commands import without_stdin
+from curation.commands import say, without_stdin
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -92,11 +92,10 @@ def do(
             launch(job, workers, ray_address, console)
         else:
             jobs.work(job, console)
-    console.print(
+    say(
+        console,
         f"{job.config.max_steps} steps done; sample it: "
         f'vf-sample {job.output} --prompt "..." --output out.mp4',
-        markup=False,
-        highlight=False,
     )
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from curation.commands import without_stdin
+from curation.commands import say, without_stdin
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -72,11 +72,10 @@ def upscale(
         except KeyboardInterrupt:
             raise SystemExit("stopped; nothing was written") from None
         lost = "" if header.audio is None else lost_sound(header.audio)
-        console.print(
+        say(
+            console,
             f"{output}: {count} frames, {header.width}x{header.height} to {wanted[1]}x{wanted[0]} "
             f"by {upscaler.label}{lost}",
-            markup=False,
-            highlight=False,
         )
 
     guarded(body)
@@ -128,9 +127,9 @@ def told(frames: Iterable[Tensor], total: int, console: Console) -> Iterator[Ten
         yield frame
         if (now := time.monotonic()) - told_at >= 10:
             told_at = now
-            console.print(
-                f"frame {count} of {total or '?'}: {(now - started) / count:.1f} s a frame",
-                markup=False, highlight=False)  # fmt: skip
+            say(
+                console, f"frame {count} of {total or '?'}: {(now - started) / count:.1f} s a frame"
+            )
 
 
 def main() -> None:

@@ -24,6 +24,7 @@ from curation.media.files import (
     step_without_stamps,
     video_stream,
 )
+from curation.sources.source import storable
 
 # Transfer functions whose 8-bit conversion is washed out (ITU-R BT.2100: PQ and HLG).
 HDR_TRANSFERS = {16: "smpte2084", 18: "arib-std-b67"}
@@ -90,7 +91,7 @@ def probe(path: str | Path) -> Probe:
             transfer=HDR_TRANSFERS.get(int(first.color_trc)),
             has_audio=bool(container.streams.audio),
             has_subtitles=bool(container.streams.subtitles),
-            title=container.metadata.get("title") or None,
+            title=storable(container.metadata.get("title", "")) or None,
         )
 
 

@@ -10,6 +10,7 @@ import av
 from av.subtitles.stream import SubtitleStream
 
 from curation.media.files import MediaError, open_video, readable
+from curation.sources.source import storable
 from curation.sources.subtitles import Cue, plain_text, rank_of, said_once
 
 
@@ -53,4 +54,4 @@ def cues_in(packet: av.Packet, first_s: float) -> list[Cue]:
     found: Any = packet.decode()
     # ffmpeg gives every kind of text as a line of SubStation: eight fields, then the text.
     texts = [rect.ass.decode("utf-8", "replace").split(",", 8)[-1] for rect in found]
-    return [Cue(start_s, end_s, plain_text(text)) for text in texts]
+    return [Cue(start_s, end_s, storable(plain_text(text))) for text in texts]

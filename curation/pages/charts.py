@@ -21,6 +21,7 @@ STYLE: Any = {
     "svg.hashsalt": "videofactory",  # the same data, the same bytes
     "font.family": "sans-serif",
     "font.size": 9,
+    "text.parse_math": False,  # a name with two dollar signs is no formula
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.edgecolor": "#999999",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -40,10 +41,26 @@ def environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    found.filters["markdown"] = as_markdown
     found.filters["number"] = lambda value: f"{value:,}".replace(",", " ")
     found.filters["short"] = lambda value: "not scored" if value is None else f"{value:.4g}"
     found.filters["share"] = lambda part, whole: f"{part / whole:.1%}" if whole else "0%"
     return found
+
+
+# What means something in Markdown or in the HTML that it may hold. Hubs make links of bare
+# addresses, too.
+MARKED = re.compile(r"[\\`*_{}\[\]()#+!|~$<>&@\"]|:(?=//)|(?<=www)\.|^[-=]", re.IGNORECASE)
+
+
+def as_markdown(text: object) -> str:
+    r"""Somebody's text as one line that Markdown shows as it is.
+
+    >>> as_markdown("[a](javascript:b) <i>")
+    '\\[a\\]\\(javascript:b\\) &#60;i&#62;'
+    """
+    line = " ".join(str(text).split())
+    return MARKED.sub(lambda m: f"&#{ord(m[0])};" if m[0] in '<>&:@"' else f"\\{m[0]}", line)
 
 
 def write(dataset: Dataset, output: str | None, name: str, text: str) -> str:

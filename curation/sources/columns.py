@@ -20,6 +20,7 @@ from urllib.parse import unquote_to_bytes, urlsplit
 from curation.settings import ConfigError
 from curation.sources.notes import Notes
 from curation.sources.source import (
+    CONTROLS,
     FACTS,
     Source,
     Span,
@@ -194,6 +195,8 @@ class RowReader:
             return None
         if not is_storable(text):
             self.notes.leave_out("texts with what is not UTF-8, read as U+FFFD", where)
+        elif CONTROLS.search(text):
+            self.notes.leave_out("texts with control characters, which are left out", where)
         return storable(text) or None
 
     def captions(self, cell: Any, where: str) -> list[str | None]:

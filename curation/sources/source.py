@@ -19,6 +19,11 @@ READ_BYTES = 1 << 22  # of a file at once
 FACTS = ("title", "category", "uploader", "license", "upload_date")
 # Code points that are no characters. Python writes a byte that is not UTF-8 as U+DC80..U+DCFF.
 SURROGATES = re.compile("[\ud800-\udfff]")
+# Sequences that steer a terminal, and control characters but for tabs and ends of lines.
+CONTROLS = re.compile(
+    r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)"
+    r"|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]"
+)
 HALVES = re.compile("[\ud800-\udc7f\udd00-\udfff]")  # those that stand for no byte
 
 
@@ -104,12 +109,14 @@ def is_storable(text: str) -> bool:
 
 
 def storable(text: str) -> str:
-    r"""A text with U+FFFD for what is no character: bytes that are not UTF-8, half characters.
+    r"""A text without control characters, and with U+FFFD for what is no character at all.
 
-    >>> storable("cat \ud83d")
+    That is bytes that are not UTF-8, and half characters.
+
+    >>> storable("\x1b[31mcat\x1b[m \ud83d")
     'cat \ufffd'
     """
-    return SURROGATES.sub("\ufffd", text)
+    return CONTROLS.sub("", SURROGATES.sub("\ufffd", text))
 
 
 def storable_path(path: str) -> str:

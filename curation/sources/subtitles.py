@@ -17,7 +17,7 @@ from pathlib import Path
 import pysubs2
 
 from curation.sources.charsets import encoding_of
-from curation.sources.source import Source, Subtitles, short_hash
+from curation.sources.source import Source, Subtitles, short_hash, storable
 
 KINDS = (".srt", ".vtt", ".ass", ".ssa")  # those that are read; the first is preferred
 ENGLISH = ("en", "eng", "english")
@@ -133,7 +133,9 @@ def styled_cues(text: str, kind: str) -> list[Cue]:
         file = pysubs2.SSAFile.from_string(text, kind)
     except (ValueError, pysubs2.Pysubs2Error):
         return []
-    return [Cue(e.start / 1000, e.end / 1000, e.plaintext) for e in file.get_text_events()]
+    return [
+        Cue(e.start / 1000, e.end / 1000, storable(e.plaintext)) for e in file.get_text_events()
+    ]
 
 
 def plain_text(styled: str) -> str:
@@ -168,7 +170,7 @@ def plain_cues(text: str, kind: str) -> list[Cue]:
             lines = lines[: lines.index("")]
         words = "\n".join(html.unescape(TAGS.sub("", line)) for line in lines)
         start_s, end_s = time_s(*mark.groups()[:4]), time_s(*mark.groups()[4:])
-        cues.append(Cue(start_s, end_s, words))
+        cues.append(Cue(start_s, end_s, storable(words)))
     return cues
 
 

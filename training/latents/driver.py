@@ -14,7 +14,7 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 
-from curation.commands import FAILED_RUN, start_ray
+from curation.commands import FAILED_RUN, say, start_ray
 from curation.places import check_lasting, check_reachable, only_writer
 from curation.settings import ConfigError
 from curation.shards import Dataset, DatasetError
@@ -52,9 +52,9 @@ def precompute(
             check_lasting(output)
         dataset, commits = committed(location)
         latents = output or f"{location.rstrip('/')}/latents"
-        say = partial(console.print, markup=False, highlight=False)
+        tell = partial(say, console)
         if dry_run:
-            say(plan(config, commits, latents))
+            tell(plan(config, commits, latents))
             return
         if not ray.is_initialized():
             start_ray(ray_address)
@@ -72,7 +72,7 @@ def precompute(
             for encoder in encoders:
                 ray.kill(encoder)
         given = [*overrides, f"precomputed={output or 'true'}"]
-        say(f"train on it: vf-train --preset {preset} --data {location} --output RUN "
+        tell(f"train on it: vf-train --preset {preset} --data {location} --output RUN "
             f"{' '.join(f'--set {each}' for each in given)}")  # fmt: skip
 
     guarded(body)
@@ -133,10 +133,10 @@ def run(
     console: Console,
 ) -> None:
     """Encode the shards that are not there as they are now, and tell what came of it."""
-    say = partial(console.print, markup=False, highlight=False)
+    tell = partial(say, console)
     todo = problems_of(folder, commits)
     left = [commit for commit in commits if commit["name"] in todo]
-    say(f"{folder.uri}: {len(commits) - len(left)} shards are there, {len(left)} to do")
+    tell(f"{folder.uri}: {len(commits) - len(left)} shards are there, {len(left)} to do")
     reports, failed = [], []
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("encoding", total=sum(commit["num_clips"] for commit in left))
@@ -146,14 +146,14 @@ def run(
                 continue
             reports.append(done)
             bar.advance(task, done.num_clips)
-            say(f"{len(reports)}/{len(left)} {done.name}: {done.num_clips} clips, "
+            tell(f"{len(reports)}/{len(left)} {done.name}: {done.num_clips} clips, "
                 f"{done.num_bytes / 1e6:.1f} MB")  # fmt: skip
             for clip_id, reason in done.bad:
-                say(f"bad row {clip_id}: {reason}")
+                tell(f"bad row {clip_id}: {reason}")
     bad = sum(len(report.bad) for report in reports)
-    say(f"{sum(r.num_clips for r in reports)} clips encoded, {bad} bad, "
+    tell(f"{sum(r.num_clips for r in reports)} clips encoded, {bad} bad, "
         f"{sum(r.num_too_short for r in reports)} too short")  # fmt: skip
     if failed:
-        say(f"{len(failed)} shards failed, such as {failed[0][0]}: {failed[0][1]}; "
+        tell(f"{len(failed)} shards failed, such as {failed[0][0]}: {failed[0][1]}; "
             "the same command tries them again")  # fmt: skip
         raise SystemExit(FAILED_RUN)
