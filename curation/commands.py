@@ -48,7 +48,12 @@ def plain(text: str, style: str = "") -> Text:
     >>> plain("My talk [dQw4w9WgXcQ].mp4\x1b[2J").plain
     'My talk [dQw4w9WgXcQ].mp4\\x1b[2J'
     """
-    return Text(UNSHOWN.sub(lambda found: repr(found[0])[1:-1], text), style)
+    return Text(visible(text), style)
+
+
+def visible(text: str) -> str:
+    """A text in which what would steer a terminal is spelled out."""
+    return UNSHOWN.sub(lambda found: repr(found[0])[1:-1], text)
 
 
 def say(console: Console, text: str, style: str = "") -> None:

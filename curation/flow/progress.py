@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from curation.commands import say
+from curation.commands import say, visible
 
 # A bar for each, in the order a video goes through them.
 STAGES = ("fetch", "decode", "cut", "caption", "commit")
@@ -137,7 +137,7 @@ class Display:
 def now(look: dict[str, Any], stage: str) -> str:
     """Which videos are in a stage, and how far: 'meadow.mp4 12 s'."""
     inside = [(video, s) for video, (at, s) in look["current"].items() if at == stage]
-    shown = [f"{video.rsplit('/', 1)[-1]} {s:.0f} s" for video, s in inside[:2]]
+    shown = [f"{visible(video.rsplit('/', 1)[-1])} {s:.0f} s" for video, s in inside[:2]]
     return ", ".join(shown) + (f" and {len(inside) - 2} more" if len(inside) > 2 else "")
 
 
