@@ -254,7 +254,7 @@ PLACES = {
     "link": "is a link to nothing",
     "unwritable": "cannot be written to",
     "long": "File name too long",
-    "foreign": "manifest/a.json is broken or not of a dataset: it has no files",
+    "foreign": "manifest/a.json is broken or not of a dataset: it has no name",
     "list": "manifest/a.json is broken or not of a dataset",
     "broken": "manifest/a.json is broken or not of a dataset",
     "bytes": "manifest/a.json is broken or not of a dataset",

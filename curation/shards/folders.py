@@ -18,14 +18,13 @@ import pyarrow.compute as pc
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
+from curation.shards import manifests
 from curation.shards.schema import LEDGER_SCHEMA, SCHEMA_VERSION, conform, schema_of
 
 MARKER = "videofactory.json"  # only in a folder that has it are files removed
 LOCK = ".lock"
 # What a commit's files are called, and those that were being written when a run was killed.
 OUR_NAME = re.compile(r"(?P<tmp>\.tmp-[0-9a-f]{32}-)?(?P<name>[0-9a-f]{16})\.(?P<suffix>\w+)")
-# What every manifest/*.json has, whatever version wrote it (docs/shards.md).
-MANIFEST_KEYS = {"name", "fingerprints", "video_ids", "num_clips", "files"}
 NUM_READERS = 16  # small files read at once: an object store answers each in tens of ms
 
 
@@ -75,19 +74,12 @@ class Dataset:
         """The manifest of one commit; DatasetError where its file holds something else."""
         text = self.read_bytes("manifest", f"{name}.json")
         try:
-            commit = json.loads(text)
-            lacks = sorted(MANIFEST_KEYS - set(commit))
-            says = f"has no {lacks[0]}" if lacks else f"is of the commit {commit['name']!r}"
-            if not lacks and commit["name"] == name:
-                if set(commit["files"]) <= {"shards", "ledger"}:
-                    return commit
-                says = f"names files of {sorted(commit['files'])}"
-        except (ValueError, TypeError):
-            says = "is not JSON with keys"
-        raise DatasetError(
-            f"{self.uri}: manifest/{name}.json is broken or not of a dataset: it {says}; "
-            "give another folder, or move that file away"
-        )
+            return manifests.parse(text, name)
+        except ValueError as error:
+            raise DatasetError(
+                f"{self.uri}: manifest/{name}.json is broken or not of a dataset: {error}; "
+                "give another folder, or move that file away"
+            ) from None
 
     def own_scores(self) -> list[str]:
         """The scores of users' own scorers that some commit has."""
