@@ -61,7 +61,7 @@ class PerceptualHashes:
         edges = np.searchsorted(self.times_s, edges_s - 1e-6)
         first = np.minimum(edges[:-1], len(self.times_s) - 1)
         parts = [
-            np.mean(self.thumbnails[a : max(a + 1, b)], axis=0, dtype=np.float32)
+            np.stack(self.thumbnails[a : max(a + 1, b)]).mean(axis=0, dtype=np.float32)
             for a, b in zip(first, edges[1:], strict=True)
         ]
         low = np.stack([frequencies(upright(inside(part, box), self.turn)) for part in parts])
