@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import pickle
 import resource
 import subprocess
 import tempfile
@@ -83,20 +84,20 @@ def copied(path: Path, way: str, folder: Path) -> Path:
 
 
 def clips_of(path: Path, folder: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Times float [N, 2] and hashes uint64 [N, 16] of a video's clips; analysed once."""
-    stored = folder / f"{path.name}.npz"
+    """Times float [N, 2] and hashes uint64 [N, 16] of a video's clips; decoded once."""
+    stored = folder / f"{path.name}.pickle"
     if not stored.exists():
         pipeline = load_pipeline(CONFIG, "web", [])
-        found = analyse(
-            Source(url=str(path), path=str(path)), probe(path), pipeline, lambda _: None
-        )
-        times = [[found.timeline.time_s(i) for i in span] for span in found.spans]
-        hashes = [found.overview.perceptual_hash(*span) or bytes(128) for span in times]
-        numbers = np.frombuffer(b"".join(hashes), "<u8").reshape(-1, 16)
-        np.savez(stored, times=np.array(times).reshape(-1, 2), hashes=numbers)
-    found = np.load(stored)
-    long = found["times"] @ [-1, 1] >= SHORTEST_S
-    return found["times"][long], found["hashes"][long]
+        source = Source(url=str(path), path=str(path))
+        found = analyse(source, probe(path), pipeline, lambda _: None)
+        spans = [tuple(found.timeline.time_s(i) for i in span) for span in found.spans]
+        boxes = [found.overview.bars.picture(*span) for span in spans]
+        stored.write_bytes(pickle.dumps((found.overview.hashes, spans, boxes)))
+    hashes, spans, boxes = pickle.loads(stored.read_bytes())
+    long = [(s, b) for s, b in zip(spans, boxes, strict=True) if s[1] - s[0] >= SHORTEST_S and b]
+    told = b"".join(hashes.of_clip(*span, box) for span, box in long)
+    times = np.array([span for span, _ in long]).reshape(-1, 2)
+    return times, np.frombuffer(told, "<u8").reshape(-1, 16)
 
 
 def shared(first: np.ndarray, second: np.ndarray) -> np.ndarray:
