@@ -16,16 +16,16 @@ from hypothesis import strategies as st
 from rich.console import Console
 from typer.testing import CliRunner
 
-from curation import clean, report, validate, why
+from curation import clean, report, why
 from curation.pipelines import Scorers
-from curation.settings import ConfigError
 from curation.shards import LEDGER_SCHEMA, SHARD_SCHEMA, Dataset, write_commit
 from curation.subsets.asked import Order, make_plan
 from curation.subsets.cleaned import execute
 from curation.subsets.decided import decide, rows
 from curation.subsets.gathered import LOOKS, Clips
-from curation.subsets.near_copies import distances, find_copies
+from curation.subsets.near_copies import distances, find_copies, groups_of
 from curation.subsets.recipes import NearCopies, Recipe
+from curation.validation.commits import check_commit
 
 FIRST = 1 << 63  # a hash of which nothing but the highest bit, which all have, is set
 RECIPE = Recipe(near_copies=NearCopies(min_distance=16))
@@ -133,6 +133,15 @@ def test_copies_of_copies_are_of_one_group() -> None:
     assert found.distance.tolist() == [6.0, 6.0, 6.0]
 
 
+def test_groups_are_found_however_long_their_chains_are() -> None:
+    order = np.random.default_rng(0).permutation(60)
+    chains = [order[:40], order[40:]]
+    pairs = np.concatenate([np.stack([c[:-1], c[1:]], axis=1) for c in chains])
+    found = groups_of(60, np.sort(pairs, axis=1))
+    for chain in chains:
+        assert set(found[chain]) == {chain.min()}
+
+
 # -- which is kept
 
 
@@ -189,6 +198,13 @@ def test_the_order_of_clips_and_datasets_changes_nothing(
         random.shuffle(order)
         random.shuffle(datasets)
         assert kept(order, datasets) == expected
+
+
+def test_between_datasets_ids_come_before_places() -> None:
+    hashes = unlike(1)[0]
+    one = make_clips([hashes], "/a", clip_id=["y"])
+    two = make_clips([hashes], "/b", clip_id=["x"])
+    assert [len(kept_of([one, two], n)) for n in (0, 1)] == [0, 1]
 
 
 def test_one_clip_in_two_datasets_is_kept_in_one_of_them() -> None:
@@ -278,29 +294,23 @@ def test_near_copies_of_several_datasets(
     assert "4 of 64 bits" in told and "below the bound 16" in told
     assert CliRunner().invoke(report.app, [str(tmp_path / "out")]).exit_code == 0
     assert "near_copies" in (tmp_path / "out" / "report.html").read_text()
-    assert not list(validate_without_media(tmp_path / "out"))
+    out = Dataset.at(tmp_path / "out")
+    assert [check_commit(out, commit, decode=False) for commit in out.commits()] == [[]]
     [shard_row] = Dataset.at(tmp_path / "out").rows()
     assert shard_row["perceptual_hash"] == changed(unlike(2)[0], 4).tobytes()
-
-
-def validate_without_media(folder: Path) -> list[Any]:
-    from curation.validation.commits import check_commit
-
-    dataset = Dataset.at(folder)
-    return [p for m in dataset.commits() for p in check_commit(dataset, m, decode=False)]
 
 
 def test_a_dataset_older_than_the_hashes_passes_and_is_told_of(
     two: tuple[Dataset, Dataset, Path], tmp_path: Path, local_ray: None
 ) -> None:
     first, second, config = two
-    for name in ("perceptual_hash",):
-        without_column(Path(first.root), name)
+    without_column(Path(first.root), "perceptual_hash")
+    without_column(Path(first.root), "near_copy_of")
     text = clean_it(first, config, tmp_path / "out", second)
     assert {each[0] for each in outcomes(tmp_path / "out").values()} == {"kept"}
     assert "3 of 3 clips have no perceptual hash" in " ".join(text.split())
-    done = CliRunner().invoke(report.app, [first.root])
-    assert done.exit_code == 0 and validate.app
+    for app, arguments in ((report.app, [first.root]), (why.app, [first.root, "a_0"])):
+        assert CliRunner().invoke(app, arguments).exit_code == 0
 
 
 @pytest.mark.parametrize(
@@ -324,4 +334,3 @@ def test_mistakes_are_told(
 def test_a_distance_that_would_join_everything_is_refused() -> None:
     with pytest.raises(ValueError, match="less than or equal to 24"):
         NearCopies(min_distance=32)
-    assert ConfigError

@@ -52,8 +52,9 @@ def test_speed_and_frame_rate_change_nothing() -> None:
     frames = moving(48, seed=1)
     found = hash_of(frames)
     assert (found != 0).all()
-    assert (hash_of(frames, fps=40) == found).all()
-    assert (hash_of([f for f in frames for _ in range(3)]) == found).all()
+    assert apart(hash_of(frames, fps=15), found) < 3
+    assert apart(hash_of(frames, fps=50), found) < 3
+    assert apart(hash_of([f for f in frames for _ in range(3)], fps=60), found) < 3
 
 
 def test_another_picture_is_as_far_as_chance() -> None:
@@ -89,7 +90,7 @@ def test_it_is_of_the_picture_as_it_is_shown(turn: Turn) -> None:
     if turn.is_mirrored:
         stored = [f[:, ::-1] for f in stored]
     found = hash_of([np.ascontiguousarray(f) for f in stored], turn=turn)
-    assert apart(found, hash_of(frames)) < 0.5
+    assert apart(found, hash_of(frames)) < 1.5
     assert apart(hash_of(stored), hash_of(frames)) > 16
 
 
@@ -117,7 +118,7 @@ def test_a_long_video_keeps_fewer_thumbnails(monkeypatch: pytest.MonkeyPatch) ->
     hashes = PerceptualHashes(Turn())
     for number, frame in enumerate(frames):
         hashes.add(number / 25, frame)
-    assert hashes.times_s == pytest.approx([4 * i / 25 for i in range(16)])
+    assert hashes.times_s == pytest.approx([4 * i / 25 for i in range(16)])  # not 2 * i
     assert apart(np.frombuffer(hashes.of_clip(0.0, 64 / 25, WHOLE), "<u8"), found) < 8
 
 

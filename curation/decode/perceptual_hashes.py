@@ -13,7 +13,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from curation.media.pictures import upright
+from curation.media.pictures import shrink, upright
 from curation.media.probes import Turn
 
 NUM_PARTS = 8
@@ -24,33 +24,33 @@ NUM_BYTES = 2 * NUM_PARTS * 8  # of a clip
 # are those of noise: of a picture, and of what distinguishes it. Ours; the second one measured: a
 # figure that breathes before a still camera reads 0.3 to 0.8, in every copy, moving shots over 3.
 MIN_PICTURE, MIN_CHANGE = 2.0, 0.25
-# Of one video, 64 MB; beyond it every other one goes. Ours: at 24 fps 45 minutes are kept whole,
-# and of 3 hours every fourth frame, twelve in the shortest clip of `web`.
+# How far apart thumbnails are. Ours: every second frame of 24 to 30 a second, three for each part
+# of the shortest clip of `web`.
+STEP_S = 1 / 16
+# Of one video, 64 MB; beyond it every other one goes. Ours: that is from 90 minutes (24 fps) on.
 MAX_THUMBNAILS = 1 << 16
 
 Box = tuple[float, float, float, float]  # x0 y0 x1 y1, fractions of the picture as stored
 
 
 class PerceptualHashes:
-    """Takes a thumbnail of every frame of a video; tells the hash of any stretch."""
+    """Takes thumbnails while a video is decoded; tells the hash of any stretch."""
 
     def __init__(self, turn: Turn) -> None:
         self.turn = turn
         self.times_s: list[float] = []
         self.thumbnails: list[np.ndarray] = []
-        self.num_frames = 0
-        self.every = 1  # every such frame is kept
+        self.step_s = STEP_S
 
     def add(self, time_s: float, gray: np.ndarray) -> None:
         """Take the next frame's brightness, uint8 [H, W], as stored."""
-        if self.num_frames % self.every == 0:
-            size = (SIDE_PX, SIDE_PX)
-            self.thumbnails.append(cv2.resize(gray, size, interpolation=cv2.INTER_AREA))
-            self.times_s.append(time_s)
-        self.num_frames += 1
+        if self.times_s and time_s - self.times_s[-1] < self.step_s - 1e-6:
+            return
+        self.thumbnails.append(shrink(gray, (SIDE_PX, SIDE_PX)))
+        self.times_s.append(time_s)
         if len(self.thumbnails) > MAX_THUMBNAILS:
             del self.times_s[1::2], self.thumbnails[1::2]
-            self.every *= 2
+            self.step_s *= 2
 
     def of_clip(self, start_s: float, end_s: float, box: Box) -> bytes:
         """The hash of [start_s, end_s), whose picture without its bars is `box`.
