@@ -305,7 +305,6 @@ def test_a_dataset_older_than_the_hashes_passes_and_is_told_of(
 ) -> None:
     first, second, config = two
     without_column(Path(first.root), "perceptual_hash")
-    without_column(Path(first.root), "near_copy_of")
     text = clean_it(first, config, tmp_path / "out", second)
     assert {each[0] for each in outcomes(tmp_path / "out").values()} == {"kept"}
     assert "3 of 3 clips have no perceptual hash" in " ".join(text.split())
