@@ -42,6 +42,10 @@ def clean(
     retry_failed: Annotated[
         bool, typer.Option(help="Score again what a scorer could not score before.")
     ] = False,
+    against: Annotated[
+        list[str] | None,
+        typer.Option(help="Another dataset that clips may be near copies of; may be repeated."),
+    ] = None,
     ray_address: Annotated[
         str | None,
         typer.Option(help="Ray cluster to join; default: RAY_ADDRESS, else a new one here."),
@@ -51,7 +55,10 @@ def clean(
     from curation.subsets import asked
 
     started = time.time()
-    order = asked.Order(dataset, output, recipe, config, set_ or [], index_only, retry_failed)
+    order = asked.Order(
+        *(dataset, output, recipe, config, set_ or [], index_only, retry_failed),
+        against=tuple(against or ()),
+    )
     console = screen()
     with told_errors(GOES_ON):
         plan = asked.make_plan(order, dry_run)

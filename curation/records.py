@@ -88,6 +88,7 @@ class Candidate:
     scores: dict[str, float | None]
     verdict: Verdict | None
     error: MediaError | None = None  # it could not be scored
+    perceptual_hash: bytes | None = None
 
     @property
     def is_kept(self) -> bool:
@@ -165,6 +166,7 @@ def clip_row(
         caption=caption,
         watermark_box=box,
         preview=preview,
+        perceptual_hash=candidate.perceptual_hash,
         **candidate.scores,
         **outcome_of(candidate),
     )
@@ -218,6 +220,7 @@ def shard_row(source: Source, candidate: Candidate, clip: Clip) -> dict[str, Any
         height=clip.height,
         codec=clip.codec,
         scene_index=candidate.scene_index,
+        perceptual_hash=candidate.perceptual_hash,
         **candidate.scores,
     )
 

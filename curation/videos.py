@@ -203,6 +203,7 @@ def judge_clips(
                 scores=scores,
                 verdict=None if error else judge(scores, early),
                 error=error,
+                perceptual_hash=analysis.overview.perceptual_hash(start_s, end_s),
             )
         )
     return candidates

@@ -50,6 +50,12 @@ def reason(row: dict[str, Any]) -> str:
     if row["decision"] == DROPPED:
         if row["rule"] is None:
             return "dropped: it has no clip"
+        if row["near_copy_of"]:
+            return (
+                f"dropped by {row['rule']}: a near copy of {row['near_copy_of']} that is kept; "
+                f"{row['value']:g} of 64 bits from the nearest like it, below the bound "
+                f"{row['threshold']:g}"
+            )
         value = "not scored" if row["value"] is None else f"{row['value']:g}"
         side = "below" if row["value"] is None or row["value"] < row["threshold"] else "above"
         return f"dropped by {row['rule']}: {value} is {side} the bound {row['threshold']:g}"

@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 
 from curation.captions import SOURCE_TEXT
+from curation.decode.perceptual_hashes import PerceptualHashes
 from curation.decode.previews import Previews
 from curation.decode.samples import (
     CAPTION_SIDE_PX,
@@ -59,7 +60,7 @@ BREAKS = {"size_changes", "clock_restarts", "corrupt"}
 
 
 class Overview:
-    """Takes every frame of a source: stillness, bars, samples for overlays, previews."""
+    """Takes every frame of a source: stillness, bars, overlays, previews, perceptual hashes."""
 
     def __init__(self, turn: Turn, scorers: Scorers) -> None:
         self.turn = turn
@@ -69,6 +70,7 @@ class Overview:
         self.bars_s = -math.inf  # when they were last looked for
         self.overlays: Spread[np.ndarray] = Spread(OVERLAY_STEP_S)
         self.previews = Previews(turn)
+        self.hashes = PerceptualHashes(turn)
         self.last_gray: np.ndarray | None = None
 
     def add(self, now_s: float, frame: av.VideoFrame, small: np.ndarray, gray: np.ndarray) -> bool:
@@ -84,11 +86,17 @@ class Overview:
             self.bars.add(now_s, luma, is_full_range=is_full)
             self.bars_s = now_s
         self.previews.add(now_s, small, changed)
+        self.hashes.add(now_s, gray)
         return changed
 
     def static(self, first: int, last: int) -> float | None:
         """The static score of frames [first, last)."""
         return headers.static(np.array(self.steps[first : last - 1]))
+
+    def perceptual_hash(self, start_s: float, end_s: float) -> bytes | None:
+        """The perceptual hash of [start_s, end_s); None where its bars are not known."""
+        box = self.bars.picture(start_s, end_s)
+        return None if box is None else self.hashes.of_clip(start_s, end_s, box)
 
     def watermark(self) -> Watermark:
         """What the network tells, or no score when a model is to tell or the evidence is thin."""

@@ -44,14 +44,23 @@ class Bars:
 
     def between(self, start_s: float, end_s: float) -> float | None:
         """The black_bars score of a stretch; None where no frame of it was taken."""
+        box = self.picture(start_s, end_s)
+        return None if box is None else 1.0 - (box[2] - box[0]) * (box[3] - box[1])
+
+    def picture(self, start_s: float, end_s: float) -> tuple[float, float, float, float] | None:
+        """The picture between the bars of a stretch: x0, y0, x1, y1 as shares of what is stored.
+
+        Empty where nothing ever lit up; None where no frame of it was taken.
+        """
         inside = [bits for time_s, bits in self.seen if start_s - 1e-6 <= time_s < end_s - 1e-6]
         if not inside or self.size is None:
             return None
-        shares = []
+        spans = []
         for axis, count in enumerate(self.size):
             bits = np.bitwise_or.reduce(np.stack([both[axis] for both in inside]))
-            shares.append(lit_share(Lines(*np.unpackbits(bits, count=3 * count).reshape(3, count))))
-        return 1.0 - shares[0] * shares[1]
+            spans.append(lit_span(Lines(*np.unpackbits(bits, count=3 * count).reshape(3, count))))
+        (y0, y1), (x0, x1) = spans
+        return x0, y0, x1, y1
 
 
 def lines_of(luma: np.ndarray, *, is_full_range: bool) -> Lines:
@@ -74,17 +83,17 @@ def in_half(found: np.ndarray) -> np.ndarray:
     return 2 * found.sum(axis=0, dtype=np.uint8) >= len(found)  # a quarter of the time of int64
 
 
-def lit_share(lines: Lines) -> float:
-    """Share of the lines that lie between the bars, 0..1; 0 where nothing ever lit up.
+def lit_span(lines: Lines) -> tuple[float, float]:
+    """Where the lines between the bars begin and end, 0..1; both 0 where nothing ever lit up.
 
     Darkness at an edge that does not end straight is no bar.
     """
     lit = np.flatnonzero(lines.lit)
     if len(lit) == 0:
-        return 0.0
+        return 0.0, 0.0
     first, last = int(lit[0]), int(lit[-1])
     if not lines.opens[max(0, first - EDGE_LINES - 1) : first + 1].any():
         first = 0
     if not lines.closes[last : last + EDGE_LINES + 2].any():
         last = len(lines.lit) - 1
-    return (last - first + 1) / len(lines.lit)
+    return first / len(lines.lit), (last + 1) / len(lines.lit)

@@ -10,6 +10,8 @@ from curation.scores.table import SCORES
 
 SCHEMA_VERSION = "2"  # 2: scores of text, motion and look
 KEPT, DROPPED, FAILED = "kept", "dropped", "failed"
+# Of a clip: 8 hashes of its parts and 8 of what distinguishes them (decode/perceptual_hashes.py).
+PERCEPTUAL_HASH = pa.field("perceptual_hash", pa.binary(128))
 SHARD_SCHEMA = pa.schema(
     [
         pa.field("clip_id", pa.string(), nullable=False),
@@ -31,6 +33,7 @@ SHARD_SCHEMA = pa.schema(
         pa.field("caption_model", pa.string()),
         pa.field("caption_frame_s", pa.list_(pa.float64())),
         *[pa.field(name, pa.float64()) for name in SCORES],
+        PERCEPTUAL_HASH,
         pa.field("clip", pa.struct([("bytes", pa.large_binary()), ("path", pa.string())])),
     ],
     metadata={"schema_version": SCHEMA_VERSION},
@@ -55,6 +58,8 @@ LEDGER_SCHEMA = pa.schema(
         pa.field("partial", pa.string()),  # why only the video's beginning was curated
         pa.field("attempts", pa.int32(), nullable=False),
         *[pa.field(name, pa.float64()) for name in SCORES],
+        PERCEPTUAL_HASH,
+        pa.field("near_copy_of", pa.string()),  # the clip_id that stands for a dropped near copy
         pa.field("watermark_box", pa.list_(pa.float32())),  # x0 y0 x1 y1, fractions of the picture
         pa.field("text_boxes", pa.list_(pa.list_(pa.float32()))),  # each x0 y0 x1 y1, as above
         pa.field("preview", pa.list_(pa.binary())),  # small JPEGs of a clip, in order
@@ -67,6 +72,8 @@ YOUNGER = {
     "source_fingerprint",
     "partial",
     "copy_of",
+    "perceptual_hash",
+    "near_copy_of",
 }  # columns that files of this version may lack
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from curation.places import check_writable, open_dataset, open_output
 from curation.settings import ConfigError
 from curation.shards import Dataset
 from curation.subsets.decided import decide, needs
-from curation.subsets.gathered import gather
+from curation.subsets.gathered import Clips, gather
 from curation.subsets.indexed import INDEX
 from curation.subsets.recipes import Recipe, load_recipe
 
@@ -31,6 +32,7 @@ class Order:
     overrides: list[str]
     index_only: bool = False
     retry_failed: bool = False
+    against: tuple[str, ...] = ()  # further datasets whose clips may be copied here
 
 
 @dataclass(frozen=True)
@@ -42,16 +44,18 @@ class Plan:
     subset: Dataset | None  # None: a dry run that named none
     index_only: bool
     retry_failed: bool = False
+    against: tuple[Dataset, ...] = ()
 
 
 def make_plan(order: Order, dry_run: bool = False) -> Plan:
     """Check everything that can be checked before any work; ConfigError or DatasetError."""
     recipe = load_recipe(order.config, order.recipe, order.overrides)
     dataset = open_dataset(order.dataset)
+    against = open_others(order.against, dataset, recipe)
     if order.output is None:
         if not dry_run:
             raise ConfigError("--output is missing: the folder or URI of the subset")
-        return Plan(recipe, dataset, None, order.index_only, order.retry_failed)
+        return Plan(recipe, dataset, None, order.index_only, order.retry_failed, against)
     subset, commits = open_output(order.output)
     ours, theirs = (
         Path(d.root).resolve() if d.is_local else Path(d.root) for d in (subset, dataset)
@@ -62,7 +66,36 @@ def make_plan(order: Order, dry_run: bool = False) -> Plan:
             "a subset is a dataset of its own: give another folder"
         )
     check_kind(subset, commits, order.index_only)
-    return Plan(recipe, dataset, subset, order.index_only, order.retry_failed)
+    return Plan(recipe, dataset, subset, order.index_only, order.retry_failed, against)
+
+
+def open_others(places: tuple[str, ...], dataset: Dataset, recipe: Recipe) -> tuple[Dataset, ...]:
+    """The datasets of --against, each once; ConfigError where they would mean nothing."""
+    if places and recipe.near_copies.min_distance is None:
+        raise ConfigError(
+            "--against is for near copies, which this recipe does not look for; "
+            "add --set near_copies.min_distance=16, or leave --against out"
+        )
+    others = {other.root: other for other in map(open_dataset, places)}
+    if dataset.root in others:
+        raise ConfigError(f"--against {dataset.uri} is the dataset itself; name other ones")
+    return tuple(others[root] for root in sorted(others))
+
+
+def gather_others(plan: Plan) -> list[Clips]:
+    """Every clip that the datasets of --against keep."""
+    only = Recipe(near_copies=plan.recipe.near_copies)
+    return [gather(other, only) for other in plan.against]
+
+
+def tell_unhashed(clips: Sequence[Clips], console: Console) -> None:
+    """Say how many clips cannot be told to be copies, dataset by dataset."""
+    for each in clips:
+        without = each.looks["perceptual_hash"].null_count if each.looks is not None else 0
+        if without:
+            says = f"{each.place}: {without} of {len(each)} clips have no perceptual hash (curated "
+            says += "before there was one): near_copies passes them; curate them again to have it"
+            say(console, says, "yellow")
 
 
 def check_kind(subset: Dataset, commits: list[dict[str, Any]], index_only: bool) -> None:
@@ -79,7 +112,10 @@ def show_plan(plan: Plan, console: Console) -> None:
     """Print the funnel as stored scores have it, and what a run would have to score first."""
     clips = gather(plan.dataset, plan.recipe, forget_failed=plan.retry_failed)
     title = f"{plan.dataset.uri}, recipe {plan.recipe.name}"
-    show_steps(title, len(clips), clips.duration_s.sum(), decide(clips, plan.recipe).steps, console)
+    others = gather_others(plan)
+    tell_unhashed([clips, *others], console)
+    steps = decide(clips, plan.recipe, others).steps
+    show_steps(title, len(clips), clips.duration_s.sum(), steps, console)
     missing = {key: int(mask.sum()) for key, mask in needs(clips, plan.recipe).items()}
     if any(missing.values()):
         check_writable(plan.dataset)  # scores are stored beside the clips

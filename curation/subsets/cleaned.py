@@ -19,7 +19,7 @@ from curation.funnels import FUNNEL_COLUMNS, count, show_steps
 from curation.places import check_reachable, check_writable, only_writer
 from curation.settings import RunError
 from curation.shards.commits import commit_name
-from curation.subsets.asked import Plan
+from curation.subsets.asked import Plan, gather_others, tell_unhashed
 from curation.subsets.decided import Decisions, as_json, decide, needs, rows
 from curation.subsets.gathered import Clips, gather, trusted
 from curation.subsets.indexed import write_index
@@ -34,7 +34,9 @@ def execute(
     """Score what is missing, decide, and write the subset or its index."""
     assert plan.subset is not None
     clips, scored = score(plan, console, ray_address)
-    decisions = decide(clips, plan.recipe)
+    others = gather_others(plan)
+    tell_unhashed([clips, *others], console)
+    decisions = decide(clips, plan.recipe, others)
     if decisions.unknown.any():
         raise RunError(f"{int(decisions.unknown.sum())} clips are still not scored; run again")
     with only_writer(plan.subset):
@@ -134,6 +136,8 @@ def fingerprints(
         digest.update(score_folder(recipe.scorers, key).encode())
     for column in (decisions.rule, decisions.value, decisions.threshold, decisions.failed):
         digest.update(np.ascontiguousarray(column[where]).tobytes())
+    if recipe.near_copies.min_distance is not None:
+        digest.update(json.dumps(decisions.near_copy_of[where].tolist()).encode())
     source = hashlib.sha256(json.dumps(commit["files"], sort_keys=True).encode())
     return commit["fingerprints"] | {
         "input": source.hexdigest()[:12],
@@ -159,6 +163,7 @@ def write_run(plan: Plan, clips: Clips, decisions: Decisions, facts: dict[str, A
     record = {
         "pipeline": theirs.get("pipeline"),
         "dataset": dataset.uri,
+        "against": [other.uri for other in plan.against],
         "recipe": recipe.model_dump(exclude_none=True),
         "scorers": theirs_scorers | ours,
         "resolved": {s["rule"]: {"min": s["min"], "max": s["max"]} for s in steps},

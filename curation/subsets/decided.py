@@ -6,6 +6,7 @@ been scored yet from those that a scorer could not score.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -15,10 +16,11 @@ import pyarrow.compute as pc
 
 from curation.settings import ConfigError
 from curation.subsets.gathered import Clips
+from curation.subsets.near_copies import find_copies
 from curation.subsets.recipes import Bounds, Recipe
 
-# The name under which `keep` stands among the rules.
-KEEP = "keep"
+# The names under which `near_copies` and `keep` stand among the rules.
+NEAR_COPIES, KEEP = "near_copies", "keep"
 
 
 @dataclass
@@ -47,6 +49,7 @@ class Decisions:
     failed: np.ndarray  # bool: `rule` could not be judged because its scorer failed
     unknown: np.ndarray  # bool: `rule` could not be judged because nothing has scored it yet
     rules: list[str]
+    near_copy_of: np.ndarray  # object: the id of the clip that stands for a near copy, or None
     steps: list[Step] = field(default_factory=list)
 
     @property
@@ -87,22 +90,26 @@ def needs(clips: Clips, recipe: Recipe) -> dict[str, np.ndarray]:
     return out
 
 
-def decide(clips: Clips, recipe: Recipe) -> Decisions:
-    """The first rule that each clip does not meet, and then what `keep` leaves out.
+def decide(clips: Clips, recipe: Recipe, others: Sequence[Clips] = ()) -> Decisions:
+    """The first rule that each clip does not meet, then near copies, then what `keep` leaves out.
 
-    Raises ConfigError for a quantile of a rule that no clip with a score comes to.
+    `others` are the clips of further datasets, which may be copied here. Raises ConfigError for a
+    quantile of a rule that no clip with a score comes to.
     """
-    n = len(clips)
+    n, min_distance = len(clips), recipe.near_copies.min_distance
     out = Decisions(
         rule=np.full(n, -1, np.int16),
         value=np.full(n, np.nan),
         threshold=np.full(n, np.nan),
         failed=np.zeros(n, bool),
         unknown=np.zeros(n, bool),
-        rules=[*recipe.rules, KEEP],
+        rules=[*recipe.rules, *[NEAR_COPIES] * (min_distance is not None), KEEP],
+        near_copy_of=np.full(n, None),
     )
     for rule, bounds in recipe.rules.items():
         out.steps.append(apply_rule(clips, out, rule, bounds, recipe.key_of(rule)))
+    if min_distance is not None:
+        out.steps.append(apply_near_copies(clips, out, min_distance, others))
     if recipe.keep is not None:
         out.steps.append(apply_keep(clips, out, recipe))
     return out
@@ -148,6 +155,39 @@ def resolve(
             f"give a number: --set rules.{rule}.{side}=NUMBER"
         )
     return float("nan") if len(values) else None
+
+
+def apply_near_copies(
+    clips: Clips, out: Decisions, min_distance: float, others: Sequence[Clips]
+) -> Step:
+    """Of every group of near copies keep the best: of the clips still kept and those of `others`.
+
+    Its value is the distance to the nearest of its group, bits of 64.
+    """
+    came = out.kept
+    here = np.flatnonzero(came)
+    copies = find_copies([part(clips, came), *others], min_distance)
+    ids = pa.chunked_array(
+        [*clips.ids.filter(pa.array(came)).chunks, *[c for o in others for c in o.ids.chunks]],
+        pa.string(),
+    )
+    worse = np.flatnonzero(copies.best[: len(here)] != np.arange(len(here)))
+    distance = np.full(len(clips), np.nan)
+    distance[here] = copies.distance[: len(here)]
+    who = np.zeros_like(came)
+    who[here[worse]] = True
+    out.drop(who, NEAR_COPIES, distance, min_distance)
+    out.near_copy_of[here[worse]] = ids.take(pa.array(copies.best[worse])).to_pylist()
+    asked = {"min": min_distance}
+    return step(clips, out, NEAR_COPIES, {"min": min_distance, "max": None}, asked, came)
+
+
+def part(clips: Clips, who: np.ndarray) -> Clips:
+    """What near copies are told by of some clips alone."""
+    assert clips.looks is not None
+    mask = pa.array(who)
+    ids, looks = clips.ids.filter(mask), clips.looks.filter(mask)
+    return Clips(ids, clips.duration_s[who], {}, {}, {}, {}, clips.place, looks)
 
 
 def apply_keep(clips: Clips, out: Decisions, recipe: Recipe) -> Step:
@@ -211,7 +251,10 @@ def step(
 
 
 def rows(clips: Clips, out: Decisions, name: str) -> pa.Table:
-    """The decisions on one commit's clips: clip_id, rule, value, threshold, failed; kept: null."""
+    """The decisions on one commit's clips: clip_id, rule, value, threshold, failed, near_copy_of.
+
+    The rule of a clip that is kept is null.
+    """
     where = clips.commits[name]
     names = pa.array(out.rules)
     places = out.rule[where].astype(np.int32)
@@ -222,6 +265,7 @@ def rows(clips: Clips, out: Decisions, name: str) -> pa.Table:
             "value": pa.array(out.value[where], from_pandas=True),
             "threshold": pa.array(out.threshold[where], from_pandas=True),
             "failed": pa.array(out.failed[where]),
+            "near_copy_of": pa.array(out.near_copy_of[where], pa.string()),
         }
     )
 

@@ -16,6 +16,12 @@ from curation.scores.table import columns_of
 from curation.shards import KEPT, NUM_READERS, Dataset, conform
 from curation.subsets.recipes import Recipe, score_folder, scorer_settings
 
+# What near copies are told by, and what the best of them is told by.
+LOOKS = (
+    *("clip_id", "perceptual_hash"),
+    *("resolution", "aspect", "black_bars", "duration", "sharpness"),
+)
+
 
 @dataclass
 class Clips:
@@ -27,6 +33,8 @@ class Clips:
     scored: dict[str, np.ndarray]  # by scorer key: there is an answer, be it null
     failed: dict[str, np.ndarray]  # by scorer key: the scorer raised, timed out or gave NaN
     commits: dict[str, slice]  # by name, where its clips are
+    place: str = ""  # of the dataset
+    looks: pa.Table | None = None  # of LOOKS, where near copies are looked for
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -63,6 +71,8 @@ def gather(dataset: Dataset, recipe: Recipe, *, forget_failed: bool = False) -> 
         scored={key: whole[f"{key} scored"].to_numpy() for key in recipe.keys},
         failed={key: whole[f"{key} failed"].to_numpy() for key in recipe.keys},
         commits=commits,
+        place=dataset.root,
+        looks=whole.select(LOOKS) if recipe.near_copies.min_distance is not None else None,
     )
     if forget_failed:
         clips.scored = {key: mask & ~clips.failed[key] for key, mask in clips.scored.items()}
@@ -78,7 +88,8 @@ def floats(column: pa.ChunkedArray) -> np.ndarray:
 def gather_commit(dataset: Dataset, name: str, recipe: Recipe, known: set[str]) -> pa.Table:
     """clip_id, duration, a column per rule, and per scorer whether it has scored or failed."""
     rules = list(recipe.rules)
-    columns = list(dict.fromkeys(["level", "decision", "clip_id", "duration", *rules]))
+    looks = LOOKS if recipe.near_copies.min_distance is not None else ()
+    columns = list(dict.fromkeys(["level", "decision", "clip_id", "duration", *rules, *looks]))
     ledger = dataset.ledger_of(name, columns)
     is_clip, is_kept = pc.equal(ledger["level"], "clip"), pc.equal(ledger["decision"], KEPT)
     clips = ledger.filter(pc.and_(is_clip, is_kept)).drop_columns(["level", "decision"])

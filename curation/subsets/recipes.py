@@ -46,6 +46,13 @@ class Bounds(Section):
     max: Bound = None
 
 
+class NearCopies(Section):
+    """Of clips that show nearly the same the best is kept; off without a distance."""
+
+    # Bits of 64. Unlike clips are 32 apart: with more than half of that all would be one group.
+    min_distance: float | None = Field(None, gt=0, le=24)
+
+
 class Models(Section):
     """How the scorers that are models run."""
 
@@ -60,6 +67,7 @@ class Recipe(Section):
     description: str = ""
     rules: dict[str, Bounds] = Field(default_factory=dict)
     scorers: Scorers = Scorers()
+    near_copies: NearCopies = NearCopies()
     keep: float | None = Field(None, gt=0, allow_inf_nan=False)  # to 1: a share; above: clips
     media: Media = Media(timeout_s=600)
     models: Models = Models()

@@ -22,7 +22,7 @@ from curation.shards import (
     write_tables,
 )
 from curation.shards.commits import MAX_GROUP_BYTES, MAX_GROUP_ROWS
-from curation.subsets.decided import KEEP
+from curation.subsets.decided import KEEP, NEAR_COPIES
 from curation.subsets.gathered import put, score_schema, stored_scores
 from curation.subsets.recipes import Recipe
 
@@ -74,7 +74,7 @@ def redecided(
     ledger: pa.Table, decisions: pa.Table, stored: dict[str, pa.Table | None], recipe: Recipe
 ) -> pa.Table:
     """The ledger of a commit with new outcomes of the clips that were kept, and of their videos."""
-    names = ["decision", "rule", "value", "threshold", "error_class", "message"]
+    names = ["decision", "rule", "value", "threshold", "error_class", "message", "near_copy_of"]
     new = {row["clip_id"]: row for row in decisions.to_pylist()}
     errors = {
         (key, row["clip_id"]): row["error"]
@@ -84,7 +84,7 @@ def redecided(
         .select(["clip_id", "error"])
         .to_pylist()
     }
-    order = {**dict.fromkeys(recipe.rules), KEEP: None}
+    order = {**dict.fromkeys(recipe.rules), NEAR_COPIES: None, KEEP: None}
     out = ledger.select(["level", "video_id", "clip_id", *names]).to_pylist()
     verdicts: dict[str, list[Verdict | None]] = {}
     for row in out:
@@ -98,7 +98,7 @@ def redecided(
             row |= {"decision": FAILED, "error_class": "scorer", "message": message}
         elif outcome["rule"] is not None:
             of_video.append(Verdict(outcome["rule"], outcome["value"], outcome["threshold"]))
-            row |= decided(of_video[-1])
+            row |= decided(of_video[-1]) | {"near_copy_of": outcome["near_copy_of"]}
         else:
             of_video.append(None)
     for row in out:
