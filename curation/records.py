@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from curation.rules import Verdict, judge, video_verdict
 from curation.scores.table import SCORES
 from curation.shards import DROPPED, FAILED, KEPT, LEDGER_SCHEMA, SHARD_SCHEMA
+from curation.shards.schema import ABOUT
 from curation.sources import Source
 from curation.sources.source import storable
 
@@ -108,6 +109,8 @@ def ledger_row(source: Source, **known: Any) -> dict[str, Any]:
     # A source that failed before it had an id is known by where it is.
     video_id = source.id or hashlib.sha256(source.url.encode()).hexdigest()[:20]
     about = {"source_url": source.url, "source_fingerprint": source.fingerprint}
+    if known.get("level") == "video":
+        about |= {name: getattr(source, name) for name in ABOUT}
     return empty | {"video_id": video_id, "attempts": 1} | about | known
 
 

@@ -24,6 +24,7 @@ from curation.shards import (
     with_own,
     write_commit,
 )
+from curation.shards.manifests import replaced as replaced_in
 from curation.sources import Source
 from curation.sources.source import differ, differ_in_captions_alone
 
@@ -118,9 +119,9 @@ def take_over(
     """
     holdings = Holdings()
     wanted = pipeline.fingerprints()
-    commits = dataset.commits()
+    commits = dataset.manifests()
     # A run killed between writing a commit and deleting the one it replaces left both.
-    replaced = {commit.get("replaces") for commit in commits}
+    replaced = replaced_in(commits)
     for commit in [c for c in commits if c["name"] in replaced]:
         commits.remove(commit)
         if not dry_run:
@@ -236,12 +237,26 @@ def rewrite(
     columns: Mapping[str, Mapping[str, Any]],
 ) -> None:
     """Put a commit of other ledger rows in the place of one; `columns` change its clips, by id."""
-    if ledger:
-        media = media_of(dataset, commit, kept_ids(ledger))
-        media = [row | dict(columns.get(row["clip_id"], {})) for row in media]
-        own, name = own_scores(commit), commit["name"]
-        write_commit(dataset, media, ledger, commit["fingerprints"], own, replaces=name)
+    write_anew(dataset, commit, ledger, columns)
     dataset.delete_commit(commit["name"])
+
+
+def write_anew(
+    dataset: Dataset,
+    commit: dict[str, Any],
+    ledger: list[dict[str, Any]],
+    columns: Mapping[str, Mapping[str, Any]],
+) -> dict[str, Any] | None:
+    """What takes the place of a commit, its manifest; None where no ledger row is left.
+
+    The commit itself stays to be deleted; readers take it for gone.
+    """
+    if not ledger:
+        return None
+    media = media_of(dataset, commit, kept_ids(ledger))
+    media = [row | dict(columns.get(row["clip_id"], {})) for row in media]
+    own, name = own_scores(commit), commit["name"]
+    return write_commit(dataset, media, ledger, commit["fingerprints"], own, replaces=name)
 
 
 def kept_ids(ledger: list[dict[str, Any]]) -> set[str]:

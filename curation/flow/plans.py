@@ -24,7 +24,11 @@ from curation.records import COPY, ERROR_CLASSES, TRIED_AGAIN
 from curation.scores.chosen import check_models
 from curation.settings import ConfigError, nearest
 from curation.shards import Dataset
-from curation.sources import Given, Source, read_given
+from curation.sources import Given, Source, is_url, read_given
+from curation.takedown.removal import remove
+from curation.takedown.tombstones import Tombstones, of_names
+from curation.takedown.tombstones import add as add_tombstones
+from curation.takedown.tombstones import read as read_tombstones
 
 
 @dataclass(frozen=True)
@@ -93,6 +97,8 @@ def show_plan(plan: Plan, console: Console) -> None:
         say(console, f"  {source.url}")
     holdings = take_over(plan.dataset, plan.pipeline, retry=plan.retry, dry_run=True)
     tell_holdings(holdings, console)
+    num_allowed = len(allowed(plan.sources, read_tombstones(plan.dataset)))
+    tell_taken_down(len(plan.sources) - num_allowed, console)
 
 
 def tell_holdings(holdings: Holdings, console: Console) -> None:
@@ -141,43 +147,74 @@ def untold(dataset: Dataset, holdings: Holdings, sources: list[Source]) -> list[
     return left
 
 
-def work(plan: Plan, holdings: Holdings, left: list[Source], console: Console) -> int:
-    """Curate what is left; returns how many sources turned out to be copies of others."""
+def allowed(sources: list[Source], stones: Tombstones) -> list[Source]:
+    """The sources that were not taken down."""
+    return [source for source in sources if not stones.of_source(source)]
+
+
+def tell_taken_down(number: int, console: Console) -> None:
+    if number:
+        say(console, f"{number} sources were taken down and are left out", "yellow")
+
+
+def work(
+    plan: Plan, holdings: Holdings, left: list[Source], stones: Tombstones, console: Console
+) -> tuple[int, set[str]]:
+    """Curate what is left.
+
+    Returns how many sources turned out to be copies of others, and the URLs of those that turned
+    out to be what was taken down. These get tombstones of their own: they are not fetched again.
+    """
     if not left:
-        return 0
-    tally = Tally.remote(holdings.recorded())  # type: ignore[attr-defined]
+        return 0, set()
+    tally = Tally.remote(holdings.recorded(), stones)  # type: ignore[attr-defined]
     with Display(tally, len(left), console), interruptible() as stop:
         run_flow(left, plan.pipeline, plan.dataset, tally, stop)
-    return ray.get(tally.num_copies.remote())
+    refused = ray.get(tally.refused_urls.remote())
+    add_tombstones(plan.dataset, of_names([("source", url) for url in refused if is_url(url)]))
+    return ray.get(tally.num_copies.remote()), refused
 
 
 def execute(plan: Plan, console: Console, started: float) -> None:
     """Do what is left to do of a plan and print the funnel; raises RunError when it cannot."""
     dataset, pipeline = plan.dataset, plan.pipeline
     with only_writer(dataset):
-        dataset.claim()
-        swept = dataset.sweep()
-        if swept:
-            say(console, f"removed {len(swept)} files that a killed run left")
+        stones = tidy(dataset, console)
         holdings = take_over(dataset, pipeline, retry=plan.retry)
         tell_holdings(holdings, console)
         identified = identify_all(plan.sources, pipeline)
-        sources, num_copies = joined(identified, holdings)
+        sources, num_copies = joined(allowed(identified, stones), holdings)
         if num_copies:
             say(console, f"{num_copies} sources are copies of others and are joined with them")
         hear(dataset, pipeline, holdings, sources, console)
-        if found := work(plan, holdings, todo(sources, holdings), console):
+        found, refused = work(plan, holdings, todo(sources, holdings), stones, console)
+        if found:
             say(console, f"{found} sources turned out to be copies of others")
             num_copies += found
             holdings = take_over(dataset, pipeline)
-            sources, _ = joined(identified, holdings)
-            work(plan, holdings, untold(dataset, holdings, sources), console)
-        wall_s = time.time() - started
-        facts = {"sources": len(sources), "copies": num_copies, "wall_s": round(wall_s, 2)}
-        funnel = write_run(dataset, pipeline, facts)
+            sources, _ = joined(allowed(identified, stones), holdings)
+            work(plan, holdings, untold(dataset, holdings, sources), stones, console)
+        sources = [source for source in sources if source.url not in refused]
+        num_gone = len(identified) - len(allowed(identified, stones)) + len(refused)
+        tell_taken_down(num_gone, console)
+        wall_s = round(time.time() - started, 2)
+        counts = {"sources": len(sources), "copies": num_copies, "taken_down": num_gone}
+        funnel = write_run(dataset, pipeline, counts | {"wall_s": wall_s})
         show(funnel, dataset, console)
         check_all_decided(dataset, sources, funnel)
         tell_output(dataset, funnel, wall_s, console)
+
+
+def tidy(dataset: Dataset, console: Console) -> Tombstones:
+    """Take out what killed runs left, and what has a tombstone; returns the tombstones."""
+    dataset.claim()
+    swept = dataset.sweep()
+    if swept:
+        say(console, f"removed {len(swept)} files that a killed run left")
+    stones = read_tombstones(dataset)
+    if gone := remove(dataset, stones):
+        say(console, f"{len(gone)} videos that were taken down are out: a vf-purge was killed")
+    return stones
 
 
 def tell_output(dataset: Dataset, funnel: Funnel, wall_s: float, console: Console) -> None:

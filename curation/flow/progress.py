@@ -12,6 +12,7 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from curation.commands import say, visible
+from curation.takedown.tombstones import NOTHING, Tombstones
 
 # A bar for each, in the order a video goes through them.
 STAGES = ("fetch", "decode", "cut", "caption", "commit")
@@ -23,12 +24,14 @@ LOG_EVERY_S = 15.0
 class Tally:
     """Counts the videos that finished each stage, and knows where each one is now.
 
-    It also knows which source stands for each video: `held` are the URLs of those that earlier
-    runs decided, by video id.
+    It also knows which source stands for each video, and what was taken down: `held` are the URLs
+    of those that earlier runs decided, by video id.
     """
 
-    def __init__(self, held: dict[str, str]) -> None:
+    def __init__(self, held: dict[str, str], stones: Tombstones = NOTHING) -> None:
         self.firsts = held
+        self.stones = stones
+        self.refused: set[str] = set()
         self.copies: set[str] = set()
         self.finished = dict.fromkeys(STAGES, 0)
         self.current: dict[str, tuple[str, float]] = {}
@@ -39,8 +42,15 @@ class Tally:
         self.starts[stage, video] = self.starts.get((stage, video), 0) + 1
         return self.starts[stage, video]
 
-    def claim(self, video_id: str, url: str) -> str:
-        """The URL of the source that stands for a video: this one, unless another came first."""
+    def claim(self, video_id: str, url: str, uploader: str | None = None) -> str | None:
+        """The URL of the source that stands for a video: this one, unless another came first.
+
+        None where the video was taken down.
+        """
+        row = {"video_id": video_id, "source_url": url, "copy_of": None, "uploader": uploader}
+        if self.stones.of_row(row):
+            self.refused.add(url)
+            return None
         first = self.firsts.setdefault(video_id, url)
         if first != url:
             self.copies.add(url)
@@ -49,6 +59,10 @@ class Tally:
     def num_copies(self) -> int:
         """How many sources turned out to be copies of others."""
         return len(self.copies)
+
+    def refused_urls(self) -> set[str]:
+        """The sources that turned out to be videos that were taken down."""
+        return self.refused
 
     def at(self, video: str, stage: str, position_s: float) -> None:
         """A video is in a stage now, and so has finished those before it."""

@@ -117,7 +117,12 @@ def curate_batch(batch: pa.Table, pipeline: Pipeline, tally: Any) -> Iterator[pa
             result = curate_isolated(media_worker, source, pipeline, beat)
             # Only now is it known which video a URL led to.
             video_id = result.video["video_id"]
-            first_url = ray.get(tally.claim.remote(video_id, source.url))
+            uploader = result.video["uploader"]
+            first_url = ray.get(tally.claim.remote(video_id, source.url, uploader))
+            if first_url is None:  # it was taken down: nothing of it is passed on
+                tally.left.remote(source.url, done)
+                yield RESULT_SCHEMA.empty_table()
+                continue
             if first_url != source.url:
                 result = VideoResult([copy_row(source, video_id, first_url)])
         tally.left.remote(source.url, done)
@@ -199,8 +204,10 @@ class Captioner:
 
 @ray.remote(num_cpus=0, max_retries=TASK_RETRIES)
 def commit(dataset: Dataset, pipeline: Pipeline, tally: Any, *tables: pa.Table) -> str:
-    """Write finished videos as one commit; returns its name."""
+    """Write finished videos as one commit; returns its name, "" where all were taken down."""
     results = [result for table in tables for result in from_rows(table)]
+    if not results:
+        return ""
     clips = [clip.shard_row() for result in results for clip in result.clips]
     ledger = [row for result in results for row in result.ledger]
     own = list(pipeline.scorers.own)

@@ -66,7 +66,16 @@ class Dataset:
         )
 
     def commits(self) -> list[dict[str, Any]]:
-        """The manifests of every commit, by name; DatasetError where a file is not one."""
+        """The manifests of every commit, by name; DatasetError where a file is not one.
+
+        Of a commit and another form of it that has taken its place, the new one alone.
+        """
+        found = self.manifests()
+        old = manifests.replaced(found)
+        return [each for each in found if each["name"] not in old]
+
+    def manifests(self) -> list[dict[str, Any]]:
+        """The manifests of `commits` and of those replaced that are about to be deleted."""
         with ThreadPoolExecutor(NUM_READERS) as pool:
             return list(pool.map(self.manifest, self.names("manifest", ".json")))
 
@@ -86,8 +95,8 @@ class Dataset:
         return sorted({name for commit in self.commits() for name in own_scores(commit)})
 
     def require(self) -> Dataset:
-        """Itself, if it is a dataset with at least one commit; DatasetError otherwise."""
-        if not self.names("manifest", ".json"):
+        """Itself, if it is a dataset with a commit or a tombstone; DatasetError otherwise."""
+        if not (self.names("manifest", ".json") or self.names("tombstones", ".json")):
             raise DatasetError(
                 f"{self.uri} is not a dataset folder: it holds no manifest/*.json; "
                 "give the --output of a curation run"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, NonNegativeFloat, NonNegativeInt, ValidationError
@@ -47,3 +48,16 @@ def parse(text: bytes, name: str) -> dict[str, Any]:
     if bool(found.num_clips) != ("shards" in found.files) or "ledger" not in found.files:
         raise ValueError(f"it has {found.num_clips} clips and files of {sorted(found.files)}")
     return json.loads(text)
+
+
+def replaced(commits: Iterable[Mapping[str, Any]]) -> set[str]:
+    """The names of commits whose other form is there as well: a kill left them, or is about to.
+
+    Two that name each other, of captions changed and changed back, hold the same videos: one stays.
+    """
+    by: dict[str, str] = {c["name"]: c.get("replaces") or "" for c in commits}
+    return {
+        old
+        for name, old in by.items()
+        if old in by and old != name and not (by[old] == name and old > name)
+    }

@@ -12,13 +12,14 @@ SCHEMA_VERSION = "2"  # 2: scores of text, motion and look
 KEPT, DROPPED, FAILED = "kept", "dropped", "failed"
 # Of a clip: 8 hashes of its parts and 8 of what distinguishes them (decode/perceptual_hashes.py).
 PERCEPTUAL_HASH = pa.field("perceptual_hash", pa.binary(128))
+# As lists and sites say it; the date in ISO 8601.
+ABOUT = ("title", "category", "uploader", "license", "upload_date")
 SHARD_SCHEMA = pa.schema(
     [
         pa.field("clip_id", pa.string(), nullable=False),
         pa.field("video_id", pa.string(), nullable=False),
         pa.field("source_url", pa.string(), nullable=False),
-        *[pa.field(n, pa.string()) for n in ("title", "category", "uploader", "license")],
-        pa.field("upload_date", pa.string()),  # ISO 8601 date
+        *[pa.field(n, pa.string()) for n in ABOUT],
         pa.field("start_s", pa.float64(), nullable=False),
         pa.field("end_s", pa.float64(), nullable=False),
         pa.field("duration_s", pa.float64(), nullable=False),
@@ -45,6 +46,8 @@ LEDGER_SCHEMA = pa.schema(
         pa.field("clip_id", pa.string()),
         pa.field("source_url", pa.string(), nullable=False),
         pa.field("source_fingerprint", pa.string()),  # of what lists said of the video
+        # Of the video, on its row alone: clips that are kept have them in their shard.
+        *[pa.field(n, pa.string()) for n in ABOUT],
         pa.field("start_s", pa.float64()),
         pa.field("end_s", pa.float64()),
         pa.field("caption", pa.string()),
@@ -74,6 +77,7 @@ YOUNGER = {
     "copy_of",
     "perceptual_hash",
     "near_copy_of",
+    *ABOUT,
 }  # columns that files of this version may lack
 
 

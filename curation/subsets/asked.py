@@ -19,6 +19,7 @@ from curation.subsets.decided import decide, needs
 from curation.subsets.gathered import Clips, gather
 from curation.subsets.indexed import INDEX
 from curation.subsets.recipes import Recipe, load_recipe
+from curation.takedown.tombstones import NOTHING, read
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,11 @@ class Plan:
     index_only: bool
     retry_failed: bool = False
     against: tuple[Dataset, ...] = ()
+
+    def gather(self, *, retry_failed: bool = False) -> Clips:
+        """The clips of the dataset, without what was taken down in it or in the subset."""
+        others = NOTHING if self.subset is None else read(self.subset)
+        return gather(self.dataset, self.recipe, forget_failed=retry_failed, others=others)
 
 
 def make_plan(order: Order, dry_run: bool = False) -> Plan:
@@ -88,6 +94,13 @@ def gather_others(plan: Plan) -> list[Clips]:
     return [gather(other, only) for other in plan.against]
 
 
+def tell_taken_down(clips: Clips, console: Console) -> None:
+    """Say how many videos of the dataset are left out since they were taken down."""
+    if number := sum(map(len, clips.gone.values())):
+        says = f"{number} videos of {clips.place} were taken down and are left out"
+        say(console, f"{says}; vf-purge takes them out of it", "yellow")
+
+
 def tell_unhashed(clips: Sequence[Clips], console: Console) -> None:
     """Say how many clips cannot be told to be copies, dataset by dataset."""
     for each in clips:
@@ -110,9 +123,10 @@ def check_kind(subset: Dataset, commits: list[dict[str, Any]], index_only: bool)
 
 def show_plan(plan: Plan, console: Console) -> None:
     """Print the funnel as stored scores have it, and what a run would have to score first."""
-    clips = gather(plan.dataset, plan.recipe, forget_failed=plan.retry_failed)
+    clips = plan.gather(retry_failed=plan.retry_failed)
     title = f"{plan.dataset.uri}, recipe {plan.recipe.name}"
     others = gather_others(plan)
+    tell_taken_down(clips, console)
     tell_unhashed([clips, *others], console)
     steps = decide(clips, plan.recipe, others).steps
     show_steps(title, len(clips), clips.duration_s.sum(), steps, console)

@@ -19,13 +19,14 @@ from curation.funnels import FUNNEL_COLUMNS, count, show_steps
 from curation.places import check_reachable, check_writable, only_writer
 from curation.settings import RunError
 from curation.shards.commits import commit_name
-from curation.subsets.asked import Plan, gather_others, tell_unhashed
+from curation.subsets.asked import Plan, gather_others, tell_taken_down, tell_unhashed
 from curation.subsets.decided import Decisions, as_json, decide, needs, rows
-from curation.subsets.gathered import Clips, gather, trusted
+from curation.subsets.gathered import Clips, trusted
 from curation.subsets.indexed import write_index
 from curation.subsets.recipes import Recipe, score_folder
 from curation.subsets.scored import score_missing
 from curation.subsets.written import write_extract
+from curation.takedown.tombstones import add, read
 
 
 def execute(
@@ -35,12 +36,14 @@ def execute(
     assert plan.subset is not None
     clips, scored = score(plan, console, ray_address)
     others = gather_others(plan)
+    tell_taken_down(clips, console)
     tell_unhashed([clips, *others], console)
     decisions = decide(clips, plan.recipe, others)
     if decisions.unknown.any():
         raise RunError(f"{int(decisions.unknown.sum())} clips are still not scored; run again")
     with only_writer(plan.subset):
         plan.subset.claim()
+        add(plan.subset, read(plan.dataset))
         if plan.index_only:
             write_index(plan.dataset, plan.subset, plan.recipe, clips, decisions)
         else:
@@ -61,7 +64,7 @@ def execute(
 
 def score(plan: Plan, console: Console, ray_address: str | None) -> tuple[Clips, dict[str, int]]:
     """The clips with every score that the recipe needs; and by key, how many were scored now."""
-    clips = gather(plan.dataset, plan.recipe, forget_failed=plan.retry_failed)
+    clips = plan.gather(retry_failed=plan.retry_failed)
     missing = {key: mask for key, mask in needs(clips, plan.recipe).items() if mask.any()}
     counts = {key: int(mask.sum()) for key, mask in missing.items()}
     if not missing:
@@ -73,7 +76,7 @@ def score(plan: Plan, console: Console, ray_address: str | None) -> tuple[Clips,
     join_ray(plan, ray_address)
     with only_writer(plan.dataset):
         score_missing(plan.dataset, clips, missing, scoring, plan.recipe, console)
-    return gather(plan.dataset, plan.recipe), counts
+    return plan.gather(), counts
 
 
 def join_ray(plan: Plan, address: str | None) -> None:
@@ -102,8 +105,11 @@ def write_subset(
     for commit in dataset.commits():
         if commit["name"] not in clips.commits:
             raise RunError(f"{dataset.uri} is being written to; wait for that run to end")
-        prints = fingerprints(commit, clips, decisions, recipe, known)
-        wanted[commit_name(commit["video_ids"], prints)] = (commit, prints)
+        gone = clips.gone[commit["name"]]
+        left = [each for each in commit["video_ids"] if each not in gone]
+        if left:
+            prints = fingerprints(commit, clips, decisions, recipe, known)
+            wanted[commit_name(left, prints)] = (commit | {"video_ids": left}, prints)
     there = set(subset.names("manifest", ".json"))
     stale = there - wanted.keys()
     for name in sorted(stale):
@@ -111,13 +117,13 @@ def write_subset(
     if there:
         held, todo = len(there & wanted.keys()), len(wanted.keys() - there)
         say(console, f"{held} commits of an earlier run hold; {len(stale)} do not; {todo} to write")
-    left = [both for name, both in wanted.items() if name not in there]
-    if not left:
+    unwritten = [both for name, both in wanted.items() if name not in there]
+    if not unwritten:
         return
     join_ray(plan, ray_address)
     task = ray.remote(num_cpus=1, max_retries=TASK_RETRIES)(write_extract)
     writing: list[Any] = []
-    for commit, prints in left:
+    for commit, prints in unwritten:
         table = rows(clips, decisions, commit["name"])
         writing.append(task.remote(dataset, subset, commit, table, recipe, known, prints))
         while len(writing) >= 4 * MAX_COMMITS_IN_FLIGHT:

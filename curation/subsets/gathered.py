@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,12 +15,15 @@ import pyarrow.parquet as pq
 from curation.scores.table import columns_of
 from curation.shards import KEPT, NUM_READERS, Dataset, conform
 from curation.subsets.recipes import Recipe, score_folder, scorer_settings
+from curation.takedown.tombstones import NOTHING, Tombstones, read
+from curation.takedown.videos import taken_down_in
 
 # What near copies are told by, and what the best of them is told by.
 LOOKS = (
     *("clip_id", "perceptual_hash"),
     *("resolution", "aspect", "black_bars", "duration", "sharpness"),
 )
+CLIP = ("video_id", "clip_id", "duration")
 
 
 @dataclass
@@ -35,6 +38,7 @@ class Clips:
     commits: dict[str, slice]  # by name, where its clips are
     place: str = ""  # of the dataset
     looks: pa.Table | None = None  # of LOOKS, where near copies are looked for
+    gone: dict[str, set[str]] = field(default_factory=dict)  # by commit, videos taken down
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -52,15 +56,26 @@ def trusted(dataset: Dataset, recipe: Recipe) -> set[str]:
     }
 
 
-def gather(dataset: Dataset, recipe: Recipe, *, forget_failed: bool = False) -> Clips:
+def gather(
+    dataset: Dataset,
+    recipe: Recipe,
+    *,
+    forget_failed: bool = False,
+    others: Tombstones = NOTHING,
+) -> Clips:
     """Every clip that a dataset keeps, with the scores that the recipe needs as far as stored.
 
-    With `forget_failed` a clip that a scorer could not score counts as not scored yet.
+    With `forget_failed` a clip that a scorer could not score counts as not scored yet. What has a
+    tombstone in the dataset, where a vf-purge was killed, or among `others` is left out.
     """
-    known = trusted(dataset, recipe)
-    names = dataset.names("manifest", ".json")
+    known, stones = trusted(dataset, recipe), read(dataset) | others
+    found = dataset.commits()
+    names = [commit["name"] for commit in found]
     with ThreadPoolExecutor(NUM_READERS) as pool:
-        tables = list(pool.map(lambda name: gather_commit(dataset, name, recipe, known), names))
+        gone = [set(each) for each in pool.map(lambda c: taken_down_in(dataset, c, stones), found)]
+        tables = list(
+            pool.map(lambda n, out: gather_commit(dataset, n, recipe, known, out), names, gone)
+        )
     ends = np.cumsum([len(table) for table in tables]).tolist()
     commits = {n: slice(e - len(t), e) for n, e, t in zip(names, ends, tables, strict=True)}
     whole = pa.concat_tables(tables)
@@ -72,6 +87,7 @@ def gather(dataset: Dataset, recipe: Recipe, *, forget_failed: bool = False) -> 
         failed={key: whole[f"{key} failed"].to_numpy() for key in recipe.keys},
         commits=commits,
         place=dataset.root,
+        gone=dict(zip(names, gone, strict=True)),
         looks=whole.select(LOOKS) if recipe.near_copies.min_distance is not None else None,
     )
     if forget_failed:
@@ -85,14 +101,20 @@ def floats(column: pa.ChunkedArray) -> np.ndarray:
     return column.to_numpy().astype(np.float64, copy=False)
 
 
-def gather_commit(dataset: Dataset, name: str, recipe: Recipe, known: set[str]) -> pa.Table:
-    """clip_id, duration, a column per rule, and per scorer whether it has scored or failed."""
+def gather_commit(
+    dataset: Dataset, name: str, recipe: Recipe, known: set[str], gone: set[str]
+) -> pa.Table:
+    """clip_id, duration, a column per rule, and per scorer whether it has scored or failed.
+
+    Of all clips that are kept but those of `gone`, ids of videos.
+    """
     rules = list(recipe.rules)
     looks = LOOKS if recipe.near_copies.min_distance is not None else ()
-    columns = list(dict.fromkeys(["level", "decision", "clip_id", "duration", *rules, *looks]))
+    columns = list(dict.fromkeys(["level", "decision", *CLIP, *rules, *looks]))
     ledger = dataset.ledger_of(name, columns)
     is_clip, is_kept = pc.equal(ledger["level"], "clip"), pc.equal(ledger["decision"], KEPT)
-    clips = ledger.filter(pc.and_(is_clip, is_kept)).drop_columns(["level", "decision"])
+    clips = without(ledger.filter(pc.and_(is_clip, is_kept)), gone)
+    clips = clips.drop_columns(["level", "decision", "video_id"])
     for key in recipe.keys:
         needed = [rule for rule in rules if recipe.key_of(rule) == key]
         if key not in known:  # another implementation's, or of unknown origin
@@ -112,6 +134,13 @@ def gather_commit(dataset: Dataset, name: str, recipe: Recipe, known: set[str]) 
             scored = pc.or_(scored, new)
         clips = put(put(clips, f"{key} scored", scored), f"{key} failed", failed)
     return clips
+
+
+def without(table: pa.Table, video_ids: set[str]) -> pa.Table:
+    """The rows of a table but those of some videos."""
+    if not video_ids:
+        return table
+    return table.filter(pc.invert(pc.is_in(table["video_id"], pa.array([*video_ids]))))
 
 
 def put(table: pa.Table, name: str, column: Any) -> pa.Table:

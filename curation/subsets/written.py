@@ -36,12 +36,17 @@ def write_extract(
     known: set[str],
     prints: dict[str, str],
 ) -> None:
-    """Write one commit of a dataset as a commit of its subset; media are copied as they are."""
+    """Write one commit of a dataset as a commit of its subset; media are copied as they are.
+
+    `commit` is its manifest, with the videos that may be written.
+    """
     name = commit["name"]
     stored = {key: stored_scores(dataset, recipe, key, name) for key in recipe.keys}
     own = sorted({*own_scores(commit), *recipe.scorers.own})
     shard_schema, ledger_schema = with_own(SHARD_SCHEMA, own), with_own(LEDGER_SCHEMA, own)
-    ledger = fill(dataset.ledger_of(name, ledger_schema.names), stored, known)
+    ledger = dataset.ledger_of(name, ledger_schema.names)
+    ledger = ledger.filter(pc.is_in(ledger["video_id"], pa.array(commit["video_ids"])))
+    ledger = fill(ledger, stored, known)
     ledger = conform(redecided(ledger, decisions, stored, recipe), ledger_schema)
     kept = decisions.filter(pc.is_null(decisions["rule"]))["clip_id"]
     rows = kept_rows(dataset, name, kept, stored, known, shard_schema)

@@ -27,12 +27,15 @@ from curation.shards import (
     with_own,
 )
 from curation.shards.folders import OUR_NAME
-from curation.shards.schema import has_columns
+from curation.shards.manifests import replaced as replaced_in
+from curation.shards.schema import ABOUT, has_columns
+from curation.takedown import tombstones
+from curation.takedown.videos import taken_down_in
 from curation.validation.clips import check_clip
 
 Row = dict[str, Any]
 # What a kept clip's ledger row and its shard row both say.
-SHARED = [name for name in SHARD_SCHEMA.names if name in LEDGER_SCHEMA.names]
+SHARED = [n for n in SHARD_SCHEMA.names if n in LEDGER_SCHEMA.names and n not in ABOUT]
 
 
 @dataclass(frozen=True)
@@ -84,22 +87,45 @@ def read_manifest(dataset: Dataset, name: str) -> dict[str, Any] | Problem:
 
 
 def check_dataset(dataset: Dataset, manifests: Sequence[dict[str, Any]]) -> Iterator[Problem]:
-    """What no commit can see alone: a video in two commits, files of none."""
-    replaced = {m.get("replaces") for m in manifests}
+    """What no commit can see alone: a video in two commits or taken down, files of none."""
+    replaced = replaced_in(manifests)
     seen: dict[str, str] = {}
-    for manifest in sorted(manifests, key=lambda m: m["name"] in replaced):
+    for manifest in manifests:
         name = manifest["name"]
+        if name in replaced:
+            says = "another commit has taken its place; the next run removes it"
+            yield Problem(f"manifest/{name}.json", says, name)
+            continue
         for video_id in manifest["video_ids"]:
             first = seen.setdefault(video_id, name)
             if first != name:
                 says = f"the video {video_id} is in {first}, too"
                 yield Problem(f"manifest/{name}.json", says, name, video_id)
+    yield from check_taken_down(dataset, manifests)
     live = set(dataset.names("manifest", ".json"))
     for folder in ("shards", "ledger"):
         for name in dataset.names(folder, ".parquet"):
             if name not in live:
                 says = "it belongs to no manifest; the next run removes it"
                 yield Problem(f"{folder}/{name}.parquet", says)
+
+
+def check_taken_down(dataset: Dataset, manifests: Sequence[dict[str, Any]]) -> Iterator[Problem]:
+    """Tombstones that cannot be read, and videos that are there although they have one."""
+    try:
+        stones = tombstones.read(dataset)
+    except DatasetError as error:
+        yield Problem(tombstones.FOLDER, str(error).removeprefix(f"{dataset.uri}: "))
+        return
+    for manifest in manifests if stones else ():
+        name = manifest["name"]
+        try:
+            gone = taken_down_in(dataset, manifest, stones)
+        except (pa.ArrowException, OSError):
+            continue  # check_commit tells what is wrong with its files
+        for video_id, date in sorted(gone.items()):
+            says = f"the video {video_id} was taken down on {date}, and is there; vf-purge again"
+            yield Problem(f"manifest/{name}.json", f"{says} removes it", name, video_id)
 
 
 # -- one commit

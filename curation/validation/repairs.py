@@ -31,7 +31,7 @@ def repair(dataset: Dataset, problems: Sequence[Problem]) -> Repair:
         dataset.claim()
         for name in broken:
             dataset.delete_commit(name)
-        commits = dataset.commits()
+        commits = dataset.manifests()
         at = {(p.commit, p.video_id) for p in problems if p.video_id and p.commit not in broken}
         for commit in commits:
             lost = {video_id for name, video_id in at if name == commit["name"] and video_id}
