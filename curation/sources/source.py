@@ -21,7 +21,7 @@ SURROGATES = re.compile("[\ud800-\udfff]")
 HALVES = re.compile("[\ud800-\udc7f\udd00-\udfff]")  # those that stand for no byte
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)  # slots: a list has millions
 class Span:
     """A cut that came with the source, in seconds, with its captions in list order."""
 
@@ -42,7 +42,7 @@ class Subtitles(NamedTuple):
     digest: str  # of its bytes
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Source:
     """One video to curate: where it is and what is already known of it; None = not given.
 
@@ -58,6 +58,7 @@ class Source:
     uploader: str | None = None
     license: str | None = None
     upload_date: str | None = None
+    duration_s: float | None = None  # of the whole video, as a list says
     spans: tuple[Span, ...] = ()  # sorted, none twice; empty: find the scenes
     other_captions: tuple[str, ...] = ()
     subtitles: Subtitles | None = None  # beside the file, where clips may need them
@@ -180,7 +181,8 @@ def join(known: Source, other: Source) -> Source:
 
     Captions of one span, and those of the whole video, are put behind one another.
     """
-    facts = {f: getattr(known, f) or getattr(other, f) for f in ("id", "subtitles", *FACTS)}
+    names = ("id", "subtitles", "duration_s", *FACTS)
+    facts = {name: getattr(known, name) or getattr(other, name) for name in names}
     joined = replace(known, spans=join_spans([*known.spans, *other.spans]), **facts)
     return with_captions(joined, [*known.captions, *other.captions])
 
