@@ -39,6 +39,13 @@ class Notes:
         so_far, where = self.refused.get(reason, (0, first))
         self.refused[reason] = (so_far + 1, where)
 
+    def refusals(self) -> list[str]:
+        """The rows that could not be used, a line for each reason."""
+        return [
+            f"{self.name}: {number:,} rows refused: {reason} (first: {where})"
+            for reason, (number, where) in self.refused.items()
+        ]
+
     def recognised(self) -> str | None:
         """Whose columns a list has, in one line; None where they are ours."""
         if not self.layout:
