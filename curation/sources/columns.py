@@ -6,7 +6,7 @@ import difflib
 import os
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -29,13 +29,13 @@ from curation.sources.source import (
     FACTS,
     Source,
     Span,
+    changed,
     is_storable,
     is_url,
     join_spans,
     local,
     remote,
     storable,
-    with_captions,
 )
 
 # `timestamp` is Panda-70M's: a list of [start, end], with a list of as many captions.
@@ -176,13 +176,13 @@ class RowReader:
         found: dict[str, Any] = {
             name: self.text(cells[name], name, where) for name in ("id", *FACTS) if name in cells
         }
-        source = self.with_cuts(replace(self.at(url, where), **found), cells, where)
-        if is_nothing(cells.get("duration_s")) or (source.spans and "spans" not in cells):
-            return source  # beside a cut it is the cut's
-        length_s = duration_s(cells["duration_s"])
-        if length_s is None:
-            self.notes.leave_out("durations that are no times", where)
-        return replace(source, duration_s=length_s)
+        found |= self.cuts(cells, where)
+        # Beside a cut a duration is the cut's.
+        if not is_nothing(cells.get("duration_s")) and ("spans" in cells or not found["spans"]):
+            found["duration_s"] = duration_s(cells["duration_s"])
+            if found["duration_s"] is None:
+                self.notes.leave_out("durations that are no times", where)
+        return changed(self.at(url, where), **found)
 
     def header(self, names: tuple[str, ...]) -> Header:
         """What is read of a row with these columns, noted."""
@@ -260,21 +260,22 @@ class RowReader:
             cells = [cell]
         return [self.text(each, "caption", where) for each in cells]
 
-    def with_cuts(self, source: Source, cells: Mapping[str, Any], where: str) -> Source:
-        """The source with its captions and spans."""
+    def cuts(self, cells: Mapping[str, Any], where: str) -> dict[str, Any]:
+        """What a row gives of cuts and captions, as fields of its source."""
         captions = self.captions(cells.get("caption"), where)
         num_captions = sum(c is not None for c in captions)
         if "spans" in cells:  # a list that vf-sources wrote has captions of the whole video, too
             spans = [checked_span(*span) for span in cells["spans"]]
             num_captions += sum(len(span.captions) for span in spans)
-            source = with_captions(source, filter(None, captions))
         else:
             spans = self.spans(cells, captions, where)
         self.notes.count("captions", num_captions)
         self.notes.count("spans", len(spans))
-        if spans:
-            return replace(source, spans=join_spans(spans))
-        return with_captions(source, filter(None, captions)) if num_captions else source
+        found: dict[str, Any] = {"spans": join_spans(spans) if spans else ()}
+        if "spans" in cells or not spans:
+            first, *others = dict.fromkeys(filter(None, captions)) or (None,)
+            found |= {"caption": first, "other_captions": tuple(others)}
+        return found
 
     def spans(self, cells: Mapping[str, Any], captions: list[str | None], where: str) -> list[Span]:
         """The cuts that a row gives; those of `timestamp` have a caption each."""
