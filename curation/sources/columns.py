@@ -93,9 +93,10 @@ def header_of(names: tuple[str, ...], given: tuple[tuple[str, str], ...] = ()) -
         if squeezed(name) in theirs
     }
     used = {squeezed(name) for name in (*read.values(), *(layout.uses if layout else ()))}
+    other = {squeezed(name) for name in layout.other} if layout else set()
     unread: list[str] = []
     for name in names:
-        ours = OURS.get(squeezed(name))
+        ours = OURS.get(squeezed(name)) if squeezed(name) not in other else None
         if ours and ours not in read and squeezed(name) not in used:
             read[ours] = name
         elif squeezed(name) not in used:

@@ -64,10 +64,9 @@ class Buffer:
             try:
                 found, end = DECODER.raw_decode(self.text, self.at)
             except json.JSONDecodeError as error:
+                where = self.passed + error.pos + 1
                 if self.is_broken(error) or not self.more():
-                    raise ValueError(
-                        f"character {self.passed + error.pos + 1}: {error.msg}"
-                    ) from None
+                    raise ValueError(f"character {where}: {error.msg}") from None
                 continue
             # A number may go on behind the buffer.
             if end < len(self.text) or not self.more():

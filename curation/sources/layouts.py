@@ -36,12 +36,8 @@ class Layout:
     marks: tuple[str, ...]  # the columns that tell it
     columns: dict[str, str]  # our name: theirs, where a cell is read as it is
     uses: tuple[str, ...] = ()  # others of theirs that `cells` reads
+    other: tuple[str, ...] = ()  # those that have a name of ours and say something else
     cells: Callable[[Row], dict[str, Any]] | None = None  # what it makes of them, by our names
-
-    @property
-    def read(self) -> dict[str, None]:
-        """Every column of theirs that is read, once."""
-        return dict.fromkeys((*self.columns.values(), *self.uses))
 
 
 def squeezed(name: str) -> str:
@@ -156,13 +152,13 @@ def own_cells(row: Row) -> dict[str, Any]:
 
 OWN = "vf-sources"
 LAYOUTS = (
-    Layout(OWN, ("url", "duration_s", "spans"), {}, ("spans",), own_cells),
+    Layout(OWN, ("url", "duration_s", "spans"), {}, ("spans",), cells=own_cells),
     Layout(
         "LVD-2M",
         ("key", "refined_caption", "raw_caption"),
         {"id": "video_id", "caption": "refined_caption"},
         ("url", "contentUrl", "span", "orig_span", "scene_cut"),
-        lvd_cells,
+        cells=lvd_cells,
     ),
     Layout(
         "WebVid",
@@ -171,14 +167,15 @@ LAYOUTS = (
     ),
     Layout("Panda-70M", ("videoID", "url", "timestamp", "caption"), {"id": "videoID"}),
     # The key of each video in HD-VG's object comes under a name that no other list has.
-    Layout("HD-VG", (VIDEO_KEY, "url", "clip"), {"id": VIDEO_KEY}, ("clip",), clip_cells),
-    Layout("HD-VILA", ("video_id", "url", "clip"), {"id": "video_id"}, ("clip",), clip_cells),
-    # Its video_id names a clip: several are of one video.
+    Layout("HD-VG", (VIDEO_KEY, "url", "clip"), {"id": VIDEO_KEY}, ("clip",), cells=clip_cells),
+    Layout("HD-VILA", ("video_id", "url", "clip"), {"id": "video_id"}, ("clip",), cells=clip_cells),
+    # Its video_id and id name a clip: several are of one video.
     Layout(
         "MSR-VTT",
         ("video_id", "url", "start time", "end time"),
         {"start": "start time", "end": "end time"},
-        ("category",),
+        ("video_id", "category"),
+        ("id",),
         msrvtt_cells,
     ),
     Layout(
@@ -191,6 +188,6 @@ LAYOUTS = (
         ("YoutubeID", "Start_timestamp", "End_timestamp"),
         {"id": "YoutubeID", "start": "Start_timestamp", "end": "End_timestamp"},
         ("YoutubeID",),
-        internvid_cells,
+        cells=internvid_cells,
     ),
 )
