@@ -49,10 +49,8 @@ def rows(number: int) -> Iterator[tuple[Any, ...]]:
 def write(path: Path, number: int) -> None:
     """A list of that many rows, of the kind that the suffix says."""
     if path.suffix == ".parquet":
-        schema = pa.schema(
-            [("url", pa.string()), ("start", pa.float64()), ("end", pa.float64())]
-            + [("caption", pa.string()), ("category", pa.string())]
-        )
+        kinds = (pa.string(), pa.float64(), pa.float64(), pa.string(), pa.string())
+        schema = pa.schema(list(zip(NAMES, kinds, strict=True)))
         with pq.ParquetWriter(path, schema) as writer:
             waiting: list[dict[str, Any]] = []
             for row in rows(number):
@@ -118,8 +116,7 @@ def main() -> None:
             write(path, asked.rows)
             commands = {
                 "sources": ["-m", "curation.sources", str(path), "--output", f"{name}/o.parquet"],
-                "run": ["curation/run.py", str(path), "--pipeline", "web", "--dry-run"]
-                + ["--output", f"{name}/dataset"],
+                "run": ["curation/run.py", str(path), "--pipeline", "web", "--dry-run"],
             }
             for command in asked.command or ["sources", "run"]:
                 peak_mb, cpu_s = measure([sys.executable, *commands[command]])

@@ -80,6 +80,7 @@ def test_json_holds_the_same(path: Path) -> None:
 def test_broken_lines_and_rows_are_refused_and_the_others_read(path: Path) -> None:
     text = '{"url": "https://h/1"}\n{"url": \n["x"]\n{"url": "https://h/2"}\n{"id": 1}\n'
     Path("l.jsonl").write_text(text)
+    assert "length" not in (said := vf_sources("l.jsonl")[1]) and "categories" not in said
     found = json.loads(vf_sources("l.jsonl", "--json")[1])
     assert found["videos"] == 2
     assert {why: each["rows"] for why, each in found["lists"][0]["refused"].items()} == {

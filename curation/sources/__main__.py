@@ -24,7 +24,7 @@ from curation.sources.columns import columns_of
 from curation.sources.given import sources_of
 from curation.sources.grouped import Grouped
 from curation.sources.notes import Notes
-from curation.sources.samples import category, sample
+from curation.sources.samples import NONE, category, sample
 from curation.sources.source import FACTS, Source
 from curation.sources.written import write_list
 
@@ -65,14 +65,16 @@ class Tally:
         clips = f"{self.clips:,} clips, {self.clip_hours:,.2f} hours" if self.clips else "no cuts"
         if self.clips and self.videos_without_cuts:
             clips += f"; {self.videos_without_cuts:,} videos without cuts"
-        known = f"{self.videos_of_known_length:,} of {self.videos:,}"
         shown = [f"{name} {n:,}" for name, n in self.categories.most_common(MAX_SHOWN)]
         more = len(self.categories) - len(shown)
-        return [
-            f"{self.videos:,} videos; {clips}; {self.captions:,} captions",
-            f"length of whole videos: {self.video_hours:,.2f} hours, known of {known}",
-            f"categories: {', '.join(shown)}{f' and {more:,} more' if more else ''}",
-        ]
+        lines = [f"{self.videos:,} videos; {clips}; {self.captions:,} captions"]
+        if self.videos_of_known_length:
+            known = f"{self.videos_of_known_length:,} of {self.videos:,}"
+            lines.append(f"length of whole videos: {self.video_hours:,.2f} hours, known of {known}")
+        if set(self.categories) != {NONE}:
+            more_of = f" and {more:,} more" if more else ""
+            lines.append(f"categories: {', '.join(shown)}{more_of}")
+        return lines
 
 
 def tally(sources: Iterable[Source]) -> Tally:
