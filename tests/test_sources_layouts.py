@@ -222,6 +222,10 @@ def test_a_json_list_is_read_in_pieces(tmp_path: Path, monkeypatch: pytest.Monke
         ('[{"url": nothing, "caption": "long enough to see that it is none"}]', "character 10"),
     ],
 )
-def test_broken_json_says_where(tmp_path: Path, text: str, says: str) -> None:
-    with pytest.raises(ConfigError, match=says):
-        given(tmp_path, "l.json", text)
+def test_broken_json_says_where(
+    tmp_path: Path, text: str, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for num_chars in (1 << 20, 7):
+        monkeypatch.setattr("curation.sources.json_pieces.CHUNK_CHARS", num_chars)
+        with pytest.raises(ConfigError, match=says):
+            given(tmp_path, "l.json", text)
