@@ -117,20 +117,21 @@ def test_a_mistake_is_told_in_one_line(path: Path, arguments: list[Any], says: s
 
 def test_what_it_writes_says_the_same_to_a_run(path: Path) -> None:
     Path("v.mp4").touch()
+    Path("sub").mkdir()  # from where v.mp4 is another path
     usable = [row for row in ROWS if not re.search(r",(5,3|soon,3|9,8),", row)]
     path.write_text(HEAD + "\n".join([*usable, "v.mp4,,,a file,,7.5"]))
-    code, _ = vf_sources("l.csv", "--output", "o.parquet")
+    code, _ = vf_sources("l.csv", "--output", "sub/o.parquet")
     assert code == 0
     before = read_given(["l.csv"], Path.cwd()).sources
-    after = read_given(["o.parquet"], Path.cwd())
+    after = read_given(["sub/o.parquet"], Path.cwd())
     assert after.sources[:3] == before[:3]
     spans = (Span(0, 1.5, "red", ("crimson",)), Span(2, 3, "blue"))
     first = Source(url="https://h/1", category="cats", spans=spans)
     assert after.sources[0] == first
     assert (after.sources[3].path, after.sources[3].duration_s) == (str(path.parent / "v.mp4"), 7.5)
-    assert after.recognised()[0].startswith("o.parquet: vf-sources columns: url, ")
-    assert vf_sources("o.parquet", "--output", "again.parquet")[0] == 0
-    assert pq.read_table("again.parquet").equals(pq.read_table("o.parquet"))
+    assert after.recognised()[0].startswith("sub/o.parquet: vf-sources columns: url, ")
+    assert vf_sources("sub/o.parquet", "--output", "again.parquet")[0] == 0
+    assert pq.read_table("again.parquet").equals(pq.read_table("sub/o.parquet"))
 
 
 def test_secrets_of_urls_are_not_written(path: Path) -> None:
