@@ -134,6 +134,14 @@ def test_what_it_writes_says_the_same_to_a_run(path: Path) -> None:
     assert pq.read_table("again.parquet").equals(pq.read_table("sub/o.parquet"))
 
 
+def test_a_file_that_is_given_is_found_from_where_its_list_is(path: Path) -> None:
+    Path("v.mp4").touch()
+    Path("sub").mkdir()
+    assert vf_sources("v.mp4", "--output", "sub/o.parquet")[0] == 0
+    [source] = read_given(["sub/o.parquet"], Path.cwd()).sources
+    assert source.path == str(path.parent / "v.mp4")
+
+
 def test_secrets_of_urls_are_not_written(path: Path) -> None:
     path.write_text("url\nhttps://me:pw@h/1.mp4?token=abc&v=1\n")
     code, said = vf_sources("l.csv", "--output", "o.parquet")
