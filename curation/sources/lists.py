@@ -18,7 +18,7 @@ from curation.settings import ConfigError
 from curation.sources.cells import RowError
 from curation.sources.charsets import CHARSETS, encoding_of
 from curation.sources.json_pieces import Buffer, items
-from curation.sources.layouts import VIDEO_KEY, layout_of, squeezed
+from curation.sources.layouts import VIDEO_KEY, squeezed
 from curation.sources.notes import Notes
 
 # Where it is, as a user would look for it; cells by column name, or why there are none.
@@ -146,7 +146,7 @@ def chain_lines(first: str, file: TextIO) -> Iterator[str]:
 
 
 def delimiter_of(header: str, path: Path) -> str:
-    """What stands between the cells: what makes a header that is known, else most names."""
+    """What stands between the cells: that which makes a name `url`, else that with most names."""
     if path.suffix.lower() == ".tsv":
         return "\t"
     cut = {
@@ -154,7 +154,7 @@ def delimiter_of(header: str, path: Path) -> str:
         for mark in DELIMITERS
     }
     for mark, names in cut.items():
-        if "url" in map(squeezed, names) or layout_of(names):
+        if "url" in map(squeezed, names):
             return mark
     return max(DELIMITERS, key=lambda mark: len(cut[mark]))
 
