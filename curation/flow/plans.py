@@ -25,6 +25,7 @@ from curation.scores.chosen import check_models
 from curation.settings import ConfigError, nearest
 from curation.shards import Dataset
 from curation.sources import Given, Source, read_given
+from curation.sources.columns import columns_of
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ def make_plan(
     overrides: list[str],
     limit: int | None,
     retry: Sequence[str] = (),
+    columns: str | None = None,
 ) -> Plan:
     """Resolve and check everything that can be checked before any work; raises ConfigError."""
     pipeline = load_pipeline(config, name, overrides)
@@ -56,7 +58,7 @@ def make_plan(
             f"the pipeline {name!r} has no sources of its own; "
             f"name files, folders, lists or URLs: python curation/run.py SOURCE --pipeline {name}"
         )
-    found = read_given(wanted, folder)
+    found = read_given(wanted, folder, columns_of(columns))
     sources = found.sources[:limit]
     if not sources:
         why = "; ".join(["", *found.ignored()])
@@ -209,12 +211,15 @@ def curate(
     dry_run: bool,
     ray_address: str | None,
     started: float,
+    columns: str | None = None,
 ) -> None:
     """Run `curation/run.py`; exits 2 for a user's mistake and 1 for a run that failed."""
     console = screen()
     with told_errors(GOES_ON):
-        plan = make_plan(given, name, config, output, overrides, limit, retry)
+        plan = make_plan(given, name, config, output, overrides, limit, retry, columns)
         check_temp(ray_address)
+        for line in plan.given.recognised():
+            say(console, line)
         for line in plan.given.ignored():
             say(console, line, "yellow")
         if dry_run:
