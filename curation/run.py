@@ -48,6 +48,10 @@ def curate(
         list[str] | None,
         typer.Option(help="Try again what failed so, such as encode, or all; may be repeated."),
     ] = None,
+    columns: Annotated[
+        str | None,
+        typer.Option(help="Columns of lists under other names: url=link,caption=text."),
+    ] = None,
     dry_run: Annotated[bool, typer.Option(help="Print the resolved plan and stop.")] = False,
     ray_address: Annotated[
         str | None,
@@ -68,6 +72,7 @@ def curate(
         dry_run,
         ray_address,
         time.time(),
+        columns,
     )
 
 

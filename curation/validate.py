@@ -79,7 +79,7 @@ def tell(manifests: list[dict[str, Any]], problems: list[Problem], decode: bool)
     if problems:
         say(console, f"{len(problems)} problems in {len(manifests)} commits", "bold red")
         return
-    clips, seconds = (sum(m[k] for m in manifests) for k in ("num_clips", "duration_s"))
+    clips, seconds = (sum(m.get(k, 0) for m in manifests) for k in ("num_clips", "duration_s"))
     verb = "decode" if decode else "are counted"
     say(
         console,

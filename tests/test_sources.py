@@ -88,8 +88,8 @@ def test_a_source_given_twice_is_one(tmp_path: Path) -> None:
         ("l.csv", "url,start,end\nhttps://h/1,3,\n", "must both be seconds"),
         ("l.csv", "url,start,end\nhttps://h/1,3,1\n", "start 3.0 is not before end 1.0"),
         ("l.csv", "url,start,end\nhttps://h/1,nan,1\n", "is not before"),
-        ("l.jsonl", '{"url": "https://h/1"\n', "not a readable .jsonl"),
-        ("l.jsonl", '["https://h/1"]\n', "not a readable .jsonl"),
+        ("l.jsonl", '{"url": "https://h/1"\n', "line 1: Expecting ',' delimiter"),
+        ("l.jsonl", '["https://h/1"]\n', "line 1: it is not an object"),
         ("l.parquet", "no parquet", "not a readable .parquet"),
     ],
 )

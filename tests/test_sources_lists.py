@@ -14,7 +14,7 @@ import pytest
 
 from curation.settings import ConfigError
 from curation.sources import Given, Source, Span, read_given
-from curation.sources.columns import seconds
+from curation.sources.cells import seconds
 
 
 def given(folder: Path, name: str, text: str | bytes) -> Given:
@@ -129,7 +129,7 @@ def test_the_header_tells_the_separator(tmp_path: Path, mark: str) -> None:
 
 def test_surplus_cells_are_refused_with_their_row_and_blank_ones_are_not(tmp_path: Path) -> None:
     says = refusal(tmp_path, "l.csv", "url,caption\nhttps://h/1,a\nhttps://h/2,a bird, blue\n")
-    assert "row 3 has 3 cells" in says and "'blue'" in says
+    assert "row 3: 3 cells, and the header names 2" in says and "'blue'" in says
     assert captions(given(tmp_path, "l.csv", "url,caption\nhttps://h/1,a,,\n")) == ["a"]
 
 
@@ -306,7 +306,8 @@ def test_panda_70m_has_a_list_of_cuts_with_a_caption_each(tmp_path: Path) -> Non
     text = f'{header}\nx,https://h/1,"{cuts}","[\'a bird\', \'two birds\']","[0.4, 0.5]"\n'
     found = given(tmp_path, "l.csv", text)
     assert found.sources[0].spans == (Span(0, 1, "a bird"), Span(1, 1.8, "two birds"))
-    assert "columns not read: videoID, matching_score" in found.ignored()[0]
+    assert found.sources[0].id == "x"
+    assert found.ignored() == ["l.csv: columns not read: matching_score"]
     says = refusal(tmp_path, "l.csv", text.replace(", 'two birds'", ""))
     assert "row 2: timestamp has 2 cuts and caption 1" in says
     made = given(tmp_path, "m.csv", "url,timestamp\nhttps://h/1,2020-01-02 10:00\n")
@@ -357,9 +358,9 @@ def test_json_holds_an_array_of_rows_or_a_row_a_line(tmp_path: Path) -> None:
     ):
         assert given(tmp_path, "l.json", text).sources == expected
     assert "item 2: no 'url'" in refusal(tmp_path, "l.json", json.dumps([rows[0], {"id": "x"}]))
-    assert "item 1 is not an object" in refusal(tmp_path, "l.json", '["https://h/1"]')
+    assert "item 1: it is not an object" in refusal(tmp_path, "l.json", '["https://h/1"]')
     says = refusal(tmp_path, "l.json", json.dumps({"videos": rows}, indent=1))
-    assert "not a readable .json list: line 1" in says
+    assert "it is one object with videos: an array of objects is read" in says
 
 
 @pytest.mark.parametrize("name", ["l.xlsx", "L.XLS", "l.ods", "l.yaml", "l.xml", "l.csv.gz"])

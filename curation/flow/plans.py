@@ -25,6 +25,7 @@ from curation.scores.chosen import check_models
 from curation.settings import ConfigError, nearest
 from curation.shards import Dataset
 from curation.sources import Given, Source, is_url, read_given
+from curation.sources.columns import columns_of
 from curation.takedown.removal import remove
 from curation.takedown.tombstones import Tombstones, of_names
 from curation.takedown.tombstones import add as add_tombstones
@@ -50,6 +51,7 @@ def make_plan(
     overrides: list[str],
     limit: int | None,
     retry: Sequence[str] = (),
+    columns: str | None = None,
 ) -> Plan:
     """Resolve and check everything that can be checked before any work; raises ConfigError."""
     pipeline = load_pipeline(config, name, overrides)
@@ -60,7 +62,7 @@ def make_plan(
             f"the pipeline {name!r} has no sources of its own; "
             f"name files, folders, lists or URLs: python curation/run.py SOURCE --pipeline {name}"
         )
-    found = read_given(wanted, folder)
+    found = read_given(wanted, folder, columns_of(columns))
     sources = found.sources[:limit]
     if not sources:
         why = "; ".join(["", *found.ignored()])
@@ -246,12 +248,15 @@ def curate(
     dry_run: bool,
     ray_address: str | None,
     started: float,
+    columns: str | None = None,
 ) -> None:
     """Run `curation/run.py`; exits 2 for a user's mistake and 1 for a run that failed."""
     console = screen()
     with told_errors(GOES_ON):
-        plan = make_plan(given, name, config, output, overrides, limit, retry)
+        plan = make_plan(given, name, config, output, overrides, limit, retry, columns)
         check_temp(ray_address)
+        for line in plan.given.recognised():
+            say(console, line)
         for line in plan.given.ignored():
             say(console, line, "yellow")
         if dry_run:

@@ -2,61 +2,73 @@
 
 from __future__ import annotations
 
-import ast
-import datetime
 import difflib
-import json
-import math
 import os
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
-from decimal import Decimal
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote_to_bytes, urlsplit
 
-from curation.settings import ConfigError
+from curation.settings import ConfigError, nearest
+from curation.sources.cells import (
+    NULLS,
+    RowError,
+    checked_span,
+    duration_s,
+    is_nothing,
+    list_in,
+    num_chars,
+    one_value,
+)
+from curation.sources.layouts import Layout, layout_of, squeezed
 from curation.sources.notes import Notes
 from curation.sources.source import (
     CONTROLS,
     FACTS,
     Source,
     Span,
+    changed,
     is_storable,
     is_url,
     join_spans,
     local,
     remote,
-    span_of,
     storable,
-    with_captions,
 )
 
 # `timestamp` is Panda-70M's: a list of [start, end], with a list of as many captions.
-COLUMNS = ("url", "id", "caption", "start", "end", "timestamp", *FACTS)
+COLUMNS = ("url", "id", "caption", "start", "end", "timestamp", *FACTS, "duration_s")
 # How near a name is to one of ours to be taken for a slip of the pen; difflib's ratio. Ours:
 # captions (0.93), titel (0.8) and categories (0.78) are, captionscore (0.74) is not.
 NEAR = 0.75
-NULLS = {"nan", "NaN", "null", "NULL", "None"}  # what pandas and str() write for nothing
 MAX_CELL_CHARS = 131_072  # of all texts of a cell that is read: what Python's csv allows a field
-TIME = re.compile(r"(?:(\d+):)?(\d{1,2}):(\d{1,2}(?:[.,]\d+)?)")
 
 
 # -- names of columns
 
 
-def squeezed(name: str) -> str:
-    """A column's name without case, blanks and what stands for them.
+OURS = {squeezed(name): name for name in COLUMNS} | {"duration": "duration_s"}
 
-    >>> squeezed(" Upload-Date")
-    'uploaddate'
+
+def columns_of(text: str | None) -> dict[str, str]:
+    """What `--columns url=link,caption=text` says: our name -> the list's.
+
+    Raises ConfigError for what is no pair and for a name on its left that is none of ours.
     """
-    return re.sub(r"[\s_\-]", "", name).casefold()
-
-
-OURS = {squeezed(name): name for name in COLUMNS}
+    found: dict[str, str] = {}
+    for each in filter(None, (text or "").split(",")):
+        ours, mark, theirs = (part.strip() for part in each.partition("="))
+        if not (ours and mark and theirs):
+            raise ConfigError(f"--columns {each}: write OURS=THEIRS, such as url=link,caption=text")
+        if ours not in COLUMNS:
+            raise ConfigError(f"--columns {each}: {ours} is no column{nearest(ours, COLUMNS)}")
+        if ours in found:
+            raise ConfigError(f"--columns names {ours} twice")
+        found[ours] = theirs
+    return found
 
 
 @dataclass(frozen=True)
@@ -65,29 +77,38 @@ class Header:
 
     read: dict[str, str]  # our name: the list's
     unread: tuple[str, ...]
+    layout: Layout | None = None
 
 
 @lru_cache(maxsize=1024)  # rows of a .jsonl have headers of their own
-def header_of(names: tuple[str, ...]) -> Header:
-    """What is read of columns with these names.
+def header_of(names: tuple[str, ...], given: tuple[tuple[str, str], ...] = ()) -> Header:
+    """What is read of columns with these names; `given` are pairs of ours and theirs.
 
-    Raises ValueError for one that is near a name of ours which is not there.
+    Raises ConfigError for one that is near a name of ours which is not there.
     """
-    read: dict[str, str] = {}
+    layout = layout_of(names)
+    theirs = {squeezed(name): name for name in reversed(names)}
+    read = {
+        ours: theirs[squeezed(name)]
+        for ours, name in {**(layout.columns if layout else {}), **dict(given)}.items()
+        if squeezed(name) in theirs
+    }
+    used = {squeezed(name) for name in (*read.values(), *(layout.uses if layout else ()))}
+    other = {squeezed(name) for name in layout.other} if layout else set()
     unread: list[str] = []
     for name in names:
-        ours = OURS.get(squeezed(name))
-        if ours and ours not in read:
+        ours = OURS.get(squeezed(name)) if squeezed(name) not in other else None
+        if ours and ours not in read and squeezed(name) not in used:
             read[ours] = name
-        else:
+        elif squeezed(name) not in used:
             unread.append(name)
-    for name in unread:
-        if near := nearest_column(name, [c for c in COLUMNS if c not in read]):
-            raise ValueError(
+    for name in [] if layout else unread:
+        if near := nearest_column(name, [c for c in COLUMNS[:-1] if c not in read]):
+            raise ConfigError(
                 f"the column {name!r} is not one that is read; did you mean {near!r}? "
-                "Rename it, or remove it"
+                f"Rename it, remove it, or say --columns {near}={name}"
             )
-    return Header(read, tuple(unread))
+    return Header(read, tuple(unread), layout)
 
 
 def nearest_column(name: str, absent: Iterable[str]) -> str | None:
@@ -114,44 +135,77 @@ class RowReader:
 
     path: Path  # of the list; relative paths in it are below its folder
     notes: Notes
+    columns: dict[str, str] = field(default_factory=dict)  # our name: the list's, as --columns says
+    is_tolerant: bool = False  # a row that cannot be used is noted, and the next one read
 
-    def source(self, row: Mapping[str, Any], where: str) -> Source | None:
+    def source(self, row: Mapping[str, Any] | RowError, where: str) -> Source | None:
         """A row as a Source; None for one without a URL, which is noted.
 
         Raises ConfigError that names the row.
         """
         try:
+            if isinstance(row, RowError):
+                raise row
             return self.read(row, where)
+        except RowError as error:
+            if not self.is_tolerant:
+                raise ConfigError(f"{self.path}: {where}: {error}") from None
+            self.notes.refuse(error.reason, f"{where}: {error}")
+            return None
         except ValueError as error:
             raise ConfigError(f"{self.path}: {where}: {error}") from None
 
     def read(self, row: Mapping[str, Any], where: str) -> Source | None:
-        header = header_of(tuple(map(str, row)))
-        self.notes.unread |= dict.fromkeys(name or "one without a name" for name in header.unread)
-        self.notes.read |= dict.fromkeys(header.read)
-        if "url" not in header.read:
-            raise ValueError(
-                f"no 'url'; columns: {', '.join(map(str, row))}; needed: url "
-                f"(also read: {', '.join(COLUMNS[1:])})"
-            )
+        header = self.header(tuple(map(str, row)))
         cells = {ours: row[name] for ours, name in header.read.items()}
+        if header.layout and header.layout.cells:
+            given = {ours: cells[ours] for ours in self.columns if ours in cells}
+            cells |= header.layout.cells(row) | given
+        if "url" not in cells:
+            raise RowError(
+                "rows without a column for the url",
+                f"no 'url'; columns: {', '.join(map(str, row))}; needed: url (also read: "
+                f"{', '.join(COLUMNS[1:])}). Where it has another name, say --columns url=NAME",
+            )
         for ours, cell in cells.items():
             if num_chars(cell) > MAX_CELL_CHARS:
-                raise ValueError(f"{ours} holds more than {MAX_CELL_CHARS:,} characters")
+                says = f"{ours} holds more than {MAX_CELL_CHARS:,} characters"
+                raise RowError("cells that are too long", says)
         url = one_value(cells["url"], "url").strip()
         if not url or url in NULLS:
             self.notes.leave_out("rows without a url skipped", where)
             return None
-        source = self.at(url, where)
-        facts: dict[str, Any] = {
-            name: self.text(cells.get(name), name, where) for name in ("id", *FACTS)
+        found: dict[str, Any] = {
+            name: self.text(cells[name], name, where) for name in ("id", *FACTS) if name in cells
         }
-        return self.with_cuts(replace(source, **facts), cells, where)
+        found |= self.cuts(cells, where)
+        # Beside a cut a duration is the cut's.
+        if not is_nothing(cells.get("duration_s")) and ("spans" in cells or not found["spans"]):
+            found["duration_s"] = duration_s(cells["duration_s"])
+            if found["duration_s"] is None:
+                self.notes.leave_out("durations that are no times", where)
+        return changed(self.at(url, where), **found)
+
+    def header(self, names: tuple[str, ...]) -> Header:
+        """What is read of a row with these columns, noted."""
+        header = header_of(names, tuple(self.columns.items()))
+        if not self.notes.read:  # rows of a .jsonl may lack some later on
+            for ours, name in self.columns.items():
+                if squeezed(name) not in map(squeezed, names):
+                    says = f"no column {name!r}{nearest(name, names)}"
+                    raise ConfigError(f"--columns {ours}={name}: {says}")
+        self.notes.unread |= dict.fromkeys(name or "one without a name" for name in header.unread)
+        self.notes.read |= dict.fromkeys(header.read)
+        if header.layout and not self.notes.layout:
+            self.notes.layout = header.layout.name
+            there = dict.fromkeys((*header.read.values(), *header.layout.uses))
+            self.notes.layout_columns = [name for name in names if name in there]
+        return header
 
     def at(self, url: str, where: str) -> Source:
         """The source at a URL or a path of this list."""
         if "\0" in url:
-            raise ValueError("url holds a zero byte")
+            raise RowError("urls with a zero byte", "url holds a zero byte")
         if is_url(url):
             return remote(url)
         path = self.as_on_disk(local_path(url))
@@ -161,7 +215,8 @@ class RowReader:
             self.notes.leave_out("names that are not UTF-8, recorded with \\xNN", where)
         assert source.path is not None
         if os.path.isdir(source.path):  # noqa: PTH112  once per row
-            raise ValueError(f"{source.url} is a folder; a row names one video")
+            says = f"{source.url} is a folder; a row names one video"
+            raise RowError("rows that name a folder", says)
         if not os.path.exists(source.path):  # noqa: PTH110
             self.notes.count("missing files")
         return source
@@ -171,9 +226,10 @@ class RowReader:
         folder = self.path.parent.absolute()
         named = Path(os.path.normpath(folder / path))
         if not Path(path).is_absolute() and not named.is_relative_to(os.path.normpath(folder)):
-            raise ValueError(
+            raise RowError(
+                "paths that lead out of the list's folder",
                 f"{storable(path)} leads out of the list's folder. If it is meant, write the "
-                "whole path from / on, or put the list above its videos"
+                "whole path from / on, or put the list above its videos",
             )
 
     def as_on_disk(self, path: str) -> str:
@@ -189,6 +245,8 @@ class RowReader:
 
     def text(self, cell: Any, name: str, where: str) -> str | None:
         """A cell as one line of text that can be stored; None when it holds nothing."""
+        if cell is None:
+            return None
         text = " ".join(one_value(cell, name).split())
         if text in NULLS:
             self.notes.leave_out("cells that say NaN, None or null read as empty", where)
@@ -206,22 +264,30 @@ class RowReader:
             cells = [cell]
         return [self.text(each, "caption", where) for each in cells]
 
-    def with_cuts(self, source: Source, cells: Mapping[str, Any], where: str) -> Source:
-        """The source with its captions and spans."""
+    def cuts(self, cells: Mapping[str, Any], where: str) -> dict[str, Any]:
+        """What a row gives of cuts and captions, as fields of its source."""
         captions = self.captions(cells.get("caption"), where)
-        self.notes.count("captions", sum(c is not None for c in captions))
-        spans = self.spans(cells, captions, where)
+        num_captions = sum(c is not None for c in captions)
+        if "spans" in cells:  # a list that vf-sources wrote has captions of the whole video, too
+            spans = [checked_span(*span) for span in cells["spans"]]
+            num_captions += sum(len(span.captions) for span in spans)
+        else:
+            spans = self.spans(cells, captions, where)
+        self.notes.count("captions", num_captions)
         self.notes.count("spans", len(spans))
-        if spans:
-            return replace(source, spans=join_spans(spans))
-        return with_captions(source, filter(None, captions))
+        found: dict[str, Any] = {"spans": join_spans(spans) if spans else ()}
+        if "spans" in cells or not spans:
+            first, *others = dict.fromkeys(filter(None, captions)) or (None,)
+            found |= {"caption": first, "other_captions": tuple(others)}
+        return found
 
     def spans(self, cells: Mapping[str, Any], captions: list[str | None], where: str) -> list[Span]:
         """The cuts that a row gives; those of `timestamp` have a caption each."""
         pairs = list_in(cells.get("timestamp"))
         if pairs is not None:
             if captions != [None] and len(captions) != len(pairs):
-                raise ValueError(f"timestamp has {len(pairs)} cuts and caption {len(captions)}")
+                says = f"timestamp has {len(pairs)} cuts and caption {len(captions)}"
+                raise RowError("cuts without as many captions", says)
             each = [[c] if c else [] for c in captions] if captions != [None] else [[]] * len(pairs)
             ends = [p if isinstance(p, list) and len(p) == 2 else [p, None] for p in pairs]
             return [checked_span(a, b, c) for (a, b), c in zip(ends, each, strict=True)]
@@ -239,92 +305,5 @@ def local_path(url: str) -> str:
         return url
     parts = urlsplit(url)
     if parts.netloc not in ("", "localhost"):
-        raise ValueError(f"{url} is on another machine")
+        raise RowError("files on another machine", f"{url} is on another machine")
     return os.fsdecode(unquote_to_bytes(parts.path))
-
-
-# -- cells
-
-
-def num_chars(cell: Any) -> int:
-    """Characters or bytes of a cell and of what is in it."""
-    if isinstance(cell, str | bytes):
-        return len(cell)
-    return sum(map(num_chars, cell)) + len(cell) if isinstance(cell, list | tuple) else 0
-
-
-def is_nothing(cell: Any) -> bool:
-    return cell is None or str(cell).strip() in ("", *NULLS)
-
-
-def one_value(cell: Any, name: str) -> str:
-    """A cell's value as text; "" for null and NaN.
-
-    Raises ValueError for several values, and for a map of them.
-    """
-    if isinstance(cell, list | tuple) and len(cell) < 2:
-        return one_value(cell[0] if cell else None, name)
-    if isinstance(cell, list | tuple | dict):
-        raise ValueError(f"{name} holds {len(cell)} values; one text is read")
-    if cell is None or (isinstance(cell, float) and math.isnan(cell)):
-        return ""
-    if isinstance(cell, float) and cell.is_integer():  # ids, beside rows that have none
-        return str(int(cell))
-    if isinstance(cell, datetime.datetime):
-        cell = cell.date()
-    if isinstance(cell, bytes):
-        return cell.decode("utf-8", "surrogateescape")
-    return str(cell)
-
-
-def list_in(cell: Any) -> list[Any] | None:
-    """The list that a cell is, or is written in one of text: JSON or Python; None for others."""
-    if isinstance(cell, list | tuple):
-        return list(cell)
-    text = cell.strip() if isinstance(cell, str) else ""
-    if not (text.startswith("[") and text.endswith("]")):
-        return None
-    for read in (json.loads, ast.literal_eval):
-        try:
-            found = read(text)
-        except (ValueError, SyntaxError, RecursionError, MemoryError):
-            continue
-        return found if isinstance(found, list) else None
-    return None  # such as [music]
-
-
-def checked_span(start: Any, end: Any, captions: Iterable[str]) -> Span:
-    """A span of cells; ValueError unless it is one of seconds that go forward."""
-    try:
-        start_s, end_s = seconds(start), seconds(end)
-    except (TypeError, ValueError):
-        raise ValueError(
-            f"start {start!r} and end {end!r} must both be seconds, or times such as 1:02:03.5"
-        ) from None
-    if not 0 <= start_s < end_s < math.inf:  # NaN is not
-        raise ValueError(
-            f"start {start_s} is not before end {end_s}; both are seconds from the first frame"
-        )
-    return span_of(start_s, end_s, captions)
-
-
-def seconds(cell: Any) -> float:
-    """Seconds that a cell says: a number, or a time as m:ss, h:mm:ss, with or without fraction.
-
-    >>> seconds("1:02:03.5"), seconds("0:03"), seconds("7")
-    (3723.5, 3.0, 7.0)
-    """
-    if isinstance(cell, datetime.timedelta):
-        return cell.total_seconds()
-    if isinstance(cell, datetime.time):
-        return seconds(cell.isoformat())
-    if isinstance(cell, str):
-        if found := TIME.fullmatch(cell.strip()):
-            hours, minutes, rest = found[1], int(found[2]), float(found[3].replace(",", "."))
-            if rest >= 60 or (hours and minutes >= 60):
-                raise ValueError(f"{cell} is no time")
-            return int(hours or 0) * 3600 + minutes * 60 + rest
-        return float(cell)
-    if isinstance(cell, bool) or not isinstance(cell, int | float | Decimal):
-        raise TypeError(f"{cell!r} is no time")
-    return float(cell)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -35,6 +35,10 @@ class Given:
         """What was not used of folders and lists, a line each; [] when everything was."""
         return [line for each in self.notes if (line := each.ignored())]
 
+    def recognised(self) -> list[str]:
+        """Of which published data sets the lists have the columns, a line each."""
+        return [line for each in self.notes if (line := each.recognised())]
+
     def summary(self) -> list[str]:
         """What was found in folders and lists, a line each, for a dry run."""
         return [each.summary() for each in self.notes]
@@ -45,17 +49,20 @@ def expand(given: Iterable[str], folder: Path) -> list[Source]:
     return read_given(given, folder).sources
 
 
-def read_given(given: Iterable[str], folder: Path) -> Given:
+def read_given(
+    given: Iterable[str], folder: Path, columns: Mapping[str, str] | None = None
+) -> Given:
     """Every distinct source that files, folders, lists and URLs name, in order.
 
     Relative paths are below `folder`, those in a list below the list's own. Mentions of one place,
     however it is spelled, become one source with all their spans and captions. Raises ConfigError
-    for a path that does not exist and for a list that cannot be used.
+    for a path that does not exist and for a list that cannot be used. `columns` says under which
+    name lists have a column of ours.
     """
     result = Given()
     found: dict[str, Source] = {}
     for text in given:
-        for source, notes, where in sources_of(text, folder, result.notes):
+        for source, notes, where in sources_of(text, folder, result.notes, columns):
             at = place(source)
             known = found.setdefault(at, source)
             if known is source:
@@ -70,8 +77,18 @@ def read_given(given: Iterable[str], folder: Path) -> Given:
 Found = tuple[Source, Notes | None, str]  # a source, whose notes, and where in it
 
 
-def sources_of(text: str, folder: Path, notes: list[Notes]) -> Iterator[Found]:
-    """What one given text names; the notes of a folder or list are added to `notes`."""
+def sources_of(
+    text: str,
+    folder: Path,
+    notes: list[Notes],
+    columns: Mapping[str, str] | None = None,
+    *,
+    is_tolerant: bool = False,
+) -> Iterator[Found]:
+    """What one given text names; the notes of a folder or list are added to `notes`.
+
+    `is_tolerant`: rows that cannot be used are noted, and end nothing.
+    """
     if is_url(text):
         yield remote(text), None, ""
         return
@@ -91,7 +108,7 @@ def sources_of(text: str, folder: Path, notes: list[Notes]) -> Iterator[Found]:
             yield local(Path(local_path(text)) / name, folder), about, name
     elif path.suffix.lower() in READERS:
         notes.append(about := Notes(source.url))
-        reader = RowReader(path, about)
+        reader = RowReader(path, about, dict(columns or {}), is_tolerant)
         for where, row in read_rows(path, about):
             if found := reader.source(row, where):
                 yield found, about, where

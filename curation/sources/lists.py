@@ -7,7 +7,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterator
-from itertools import count
+from itertools import count, islice
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -15,11 +15,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from curation.settings import ConfigError
-from curation.sources.charsets import CHARSETS, NUM_HEAD, encoding_of
-from curation.sources.columns import squeezed
+from curation.sources.cells import RowError
+from curation.sources.charsets import CHARSETS, encoding_of
+from curation.sources.json_pieces import Buffer, items
+from curation.sources.layouts import VIDEO_KEY, squeezed
 from curation.sources.notes import Notes
 
-Row = tuple[str, dict[str, Any]]  # where it is, as a user would look for it; cells by column name
+# Where it is, as a user would look for it; cells by column name, or why there are none.
+Row = tuple[str, dict[str, Any] | RowError]
 
 DELIMITERS = ",;\t|"
 BATCH_ROWS = 64  # of a Parquet list in memory
@@ -40,7 +43,7 @@ def read_rows(path: Path, notes: Notes) -> Iterator[Row]:
     try:
         for where, row in READERS[suffix](path, notes):
             notes.count("rows")
-            if all(is_blank(cell) for cell in row.values()):
+            if isinstance(row, dict) and all(is_blank(cell) for cell in row.values()):
                 notes.leave_out("blank rows skipped", where)
             else:
                 yield where, row
@@ -110,11 +113,13 @@ def csv_rows(path: Path, notes: Notes) -> Iterator[Row]:
         for where, cells in numbered(rest):
             surplus = [cell for cell in cells[len(names) :] if cell.strip()]
             if surplus:
-                raise ConfigError(
-                    f"{path}: {where} has {len(cells)} cells and the header names {len(names)} "
-                    f"columns ({', '.join(names)}); the surplus is {surplus[0][:60]!r}. Put text "
+                says = (
+                    f"{len(cells)} cells, and the header names {len(names)} columns "
+                    f"({', '.join(names)}); the surplus is {surplus[0][:60]!r}. Put text "
                     f"that holds {delimiter!r} between double quotes"
                 )
+                yield where, RowError("rows with more cells than the header", says)
+                continue
             row = dict(zip(names, cells, strict=False))
             yield where, {name: cell for name, cell in row.items() if name or cell.strip()}
 
@@ -141,14 +146,17 @@ def chain_lines(first: str, file: TextIO) -> Iterator[str]:
 
 
 def delimiter_of(header: str, path: Path) -> str:
-    """What stands between the cells: that which makes one of the header's names `url`."""
+    """What stands between the cells: that which makes a name `url`, else that with most names."""
     if path.suffix.lower() == ".tsv":
         return "\t"
-    for mark in DELIMITERS:
-        names = next(csv.reader([header], delimiter=mark, skipinitialspace=True), [])
+    cut = {
+        mark: next(csv.reader([header], delimiter=mark, skipinitialspace=True), [])
+        for mark in DELIMITERS
+    }
+    for mark, names in cut.items():
         if "url" in map(squeezed, names):
             return mark
-    return ","
+    return max(DELIMITERS, key=lambda mark: len(cut[mark]))
 
 
 def check_header(names: list[str]) -> None:
@@ -167,25 +175,73 @@ def jsonl_rows(path: Path, notes: Notes) -> Iterator[Row]:
             if not line.strip():
                 continue
             try:
-                row = json.loads(line)
+                row = checked_row(json.loads(line), "line")
             except ValueError as error:
-                raise ValueError(f"{where}: {error}; an object a line is read") from None
-            if not isinstance(row, dict):
-                raise ValueError(f"{where} is not an object of columns")
+                row = RowError("lines that are no JSON", f"{error}; an object a line is read")
             yield where, row
 
 
 def json_rows(path: Path, notes: Notes) -> Iterator[Row]:
-    """The rows of an array of objects, which is held in memory, or of an object a line."""
+    """The rows of an array of objects, of one object of videos or columns, or of an object a line.
+
+    An array or object is read item by item (json_pieces). Of objects there are HD-VG's, a video
+    each under its id, and MSR-VTT's, with `videos` and `sentences`.
+    """
     with open_text(path, notes) as file:
-        if not re.match(r"\s*\[", file.read(NUM_HEAD)):
-            yield from jsonl_rows(path, notes)
+        if Buffer(file).mark() == "[":
+            file.seek(0)
+            for number, (_, row) in enumerate(items(file), 1):
+                yield f"item {number}", checked_row(row, "item")
             return
         file.seek(0)
-        for number, row in enumerate(json.load(file), 1):
-            if not isinstance(row, dict):
-                raise ValueError(f"item {number} is not an object of columns")
-            yield f"item {number}", row
+        is_lines = begins_with_row(file)
+        file.seek(0)
+        yield from jsonl_rows(path, notes) if is_lines else keyed_rows(file)
+
+
+def begins_with_row(file: TextIO) -> bool:
+    """Whether a file begins with a line that is an object of columns: not one of videos."""
+    try:
+        if any(is_keyed(value) for _, value in islice(items(file), 1)):
+            return False
+        file.seek(0)
+        found = json.loads(next(filter(str.strip, lines(file)), ""))
+    except ValueError:
+        return False
+    return isinstance(found, dict) and not {"videos", "sentences"} <= set(found)
+
+
+def is_keyed(value: Any) -> bool:
+    return isinstance(value, dict) and "clip" in value
+
+
+def keyed_rows(file: TextIO) -> Iterator[Row]:
+    """The rows of an object: its videos by their ids (HD-VG), or those in `videos` (MSR-VTT)."""
+    tables: dict[str, Any] = {}
+    for key, value in items(file):
+        if is_keyed(value):
+            yield f"video {key}", {VIDEO_KEY: key, **value}
+        else:
+            tables[key] = value
+    if tables and not {"videos", "sentences"} <= set(tables):
+        raise ValueError(
+            f"it is one object with {', '.join(list(tables)[:5])}: an array of objects is read, "
+            "an object a line, HD-VG's object of videos and MSR-VTT's"
+        )
+    captions: dict[Any, list[Any]] = {}
+    for each in tables.get("sentences", []):
+        captions.setdefault(each.get("video_id"), []).append(each.get("caption"))
+    for number, each in enumerate(tables.get("videos", []), 1):
+        row = checked_row(each, "item")
+        if isinstance(row, dict):
+            row = {**row, "caption": captions.get(row.get("video_id"), [])}
+        yield f"item {number}", row
+
+
+def checked_row(row: Any, what: str) -> dict[str, Any] | RowError:
+    if isinstance(row, dict):
+        return row
+    return RowError(f"{what}s that are no objects", "it is not an object of columns")
 
 
 def parquet_rows(path: Path, notes: Notes) -> Iterator[Row]:

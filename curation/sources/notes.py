@@ -21,6 +21,9 @@ class Notes:
     unread: dict[str, None] = field(default_factory=dict)  # columns, in order
     read: dict[str, None] = field(default_factory=dict)  # columns, in order
     encoding: str | None = None  # of a list that is not Unicode, as Python names it
+    layout: str | None = None  # the published one that its columns are of
+    layout_columns: list[str] = field(default_factory=list)  # those that told it or are read
+    refused: dict[str, tuple[int, str]] = field(default_factory=dict)  # rows, as left_out
     counts: dict[str, int] = field(default_factory=dict)  # rows, spans, captions ...
 
     def count(self, what: str, more: int = 1) -> None:
@@ -30,6 +33,24 @@ class Notes:
         """Count one thing that is not used; `first` says where the first of its kind is."""
         so_far, where = self.left_out.get(reason, (0, first))
         self.left_out[reason] = (so_far + 1, where)
+
+    def refuse(self, reason: str, first: str) -> None:
+        """Count one row that cannot be used; `first` says where it is and why."""
+        so_far, where = self.refused.get(reason, (0, first))
+        self.refused[reason] = (so_far + 1, where)
+
+    def refusals(self) -> list[str]:
+        """The rows that could not be used, a line for each reason."""
+        return [
+            f"{self.name}: {number:,} rows refused: {reason} (first: {where})"
+            for reason, (number, where) in self.refused.items()
+        ]
+
+    def recognised(self) -> str | None:
+        """Whose columns a list has, in one line; None where they are ours."""
+        if not self.layout:
+            return None
+        return f"{self.name}: {self.layout} columns: {some(self.layout_columns)}"
 
     def ignored(self) -> str | None:
         """What was not used, in one line; None when everything was."""

@@ -15,6 +15,7 @@ import ipaddress
 import itertools
 import socket
 import ssl
+import time
 import urllib.request
 import urllib.response
 import zlib
@@ -58,13 +59,18 @@ class Guard:
     """What one download may do; the first refusal stands, whatever becomes of the error.
 
     With `allow_private` any address may be connected to. `max_bytes` are those of every answer
-    together.
+    together; over each `window_s` that is spent waiting for bytes, `min_bytes_per_s` have to come.
     """
 
-    def __init__(self, *, allow_private: bool, max_bytes: int) -> None:
+    def __init__(
+        self, *, allow_private: bool, max_bytes: int, min_bytes_per_s: int, window_s: float
+    ) -> None:
         self.allow_private = allow_private
         self.max_bytes = max_bytes
+        self.min_bytes_per_s, self.window_s = min_bytes_per_s, window_s
         self.num_bytes = 0
+        self.read_s = 0.0  # of this window, and what had come before it
+        self.bytes_before = 0
         self.refused: Refused | None = None
 
     def refuse(self, error_class: str, message: str) -> NoReturn:
@@ -109,9 +115,16 @@ class Guard:
         if self.num_bytes + num_bytes > self.max_bytes:
             self.refuse_size(f"the server has {num_bytes:,} bytes to send")
 
-    def count(self, num_bytes: int) -> None:
-        """Note bytes that came."""
+    def count(self, num_bytes: int, read_s: float) -> None:
+        """Note bytes that came, and how long they were waited for."""
         self.num_bytes += num_bytes
+        self.read_s += read_s
+        if self.read_s >= self.window_s:
+            came = self.num_bytes - self.bytes_before
+            if came < self.min_bytes_per_s * self.read_s:
+                says = f"{came:,} bytes came in {self.read_s:.0f} s"
+                self.refuse("network", f"{says}; download.min_bytes_per_s has the least")
+            self.read_s, self.bytes_before = 0.0, self.num_bytes
         if self.num_bytes > self.max_bytes:
             self.refuse_size(f"more than {self.max_bytes:,} bytes came")
 
@@ -156,13 +169,21 @@ class CountedResponse(http.client.HTTPResponse):
 
     def read(self, amt: int | None = None) -> bytes:
         if amt is not None:
-            data = super().read(amt)
-            self.guard.count(len(data))
-            return data
+            parts = bytearray()
+            while len(parts) < amt and (part := self.read_some(amt - len(parts))):
+                parts += part
+            return bytes(parts)
         data = self.read(MAX_PAGE_BYTES + 1)
         if len(data) > MAX_PAGE_BYTES:
             refuse_page(self.guard)
         return data + super().read()  # nothing more, unless the answer was cut off: it raises
+
+    def read_some(self, most: int) -> bytes:
+        """What there is: who waited for more would not notice how slowly it comes."""
+        started = time.monotonic()
+        data = self.read1(most)
+        self.guard.count(len(data), time.monotonic() - started)
+        return data
 
 
 def refuse_page(guard: Guard) -> NoReturn:
@@ -264,7 +285,7 @@ class GuardedYoutubeDL(yt_dlp.YoutubeDL):
     def process_video_result(self, info_dict: dict[str, Any], download: bool = True) -> Any:
         """As yt-dlp's, but a live stream is refused before anything of it is fetched."""
         if info_dict.get("is_live") or info_dict.get("live_status") == "is_live":
-            self.guard.refuse("download_failed", "is a live stream, which has no end")
+            self.guard.refuse("live", "is a live stream, which has no end")
         return super().process_video_result(info_dict, download)
 
     def process_ie_result(
@@ -285,7 +306,7 @@ class GuardedYoutubeDL(yt_dlp.YoutubeDL):
         known = len(entries) if isinstance(entries, list) else ie_result.get("playlist_count")
         count = ie_result.get("playlist_count") or known or "several"
         self.guard.refuse(
-            "download_failed",
+            "not_a_video",
             f"is a playlist of {count} videos; give the address of each"
             if first
             else "is a page or playlist without a video",
