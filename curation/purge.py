@@ -67,7 +67,7 @@ def purge(
 
 def take_down(datasets: list[Dataset], names: list[Name], dry_run: bool, console: Console) -> None:
     """Leave tombstones in every dataset first, then take out what has one; say what went."""
-    from curation.takedown.removal import LATENTS, amount, remove, side_folders, sweep
+    from curation.takedown.removal import LATENTS, amount, remove, side_folders, sweep, tell_run
     from curation.takedown.tombstones import add, of_names, read
 
     if dry_run:
@@ -90,6 +90,7 @@ def take_down(datasets: list[Dataset], names: list[Name], dry_run: bool, console
             gone = amount(each, stones)
             remove(each, stones)
             num_files = sweep(each)
+            tell_run(each, stones)
             tell(each, gone, "taken down", console)
             if num_files:
                 say(console, f"  {num_files} files of no commit removed")

@@ -23,6 +23,7 @@ from rich.progress import track
 from curation.commands import say, screen, told_errors, without_stdin
 from curation.places import dataset_at
 from curation.shards import Dataset
+from curation.takedown.tombstones import read
 from curation.validation.commits import Problem, check_commit, check_dataset, read_manifests
 from curation.validation.repairs import Repair
 from curation.validation.repairs import repair as mend
@@ -44,7 +45,7 @@ def validate(
     with told_errors(mistakes=(OSError, pa.ArrowException)):
         data = dataset_at(dataset).require()
         manifests, problems = examine(data, decode, workers)
-        tell(manifests, problems, decode)
+        tell(manifests, problems, decode, 0 if problems else read(data).number("video"))
         if problems and repair:
             tell_repair(data, mend(data, problems))
         elif problems:
@@ -71,8 +72,10 @@ def examine(
     return manifests, problems
 
 
-def tell(manifests: list[dict[str, Any]], problems: list[Problem], decode: bool) -> None:
-    """Print the first problems, or what was found well."""
+def tell(
+    manifests: list[dict[str, Any]], problems: list[Problem], decode: bool, num_gone: int = 0
+) -> None:
+    """Print the first problems, or what was found well; `num_gone` videos were taken down."""
     console = screen()
     for problem in problems[:MAX_SHOWN]:
         say(console, str(problem), "red")
@@ -84,7 +87,8 @@ def tell(manifests: list[dict[str, Any]], problems: list[Problem], decode: bool)
     say(
         console,
         f"{len(manifests)} commits: {clips} clips ({seconds / 60:.1f} min) {verb}, "
-        f"{sum(len(m['video_ids']) for m in manifests)} videos add up",
+        f"{sum(len(m['video_ids']) for m in manifests)} videos add up"
+        + (f"; {num_gone} videos were taken down, and are gone" if num_gone else ""),
         "bold green",
     )
 

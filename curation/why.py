@@ -21,6 +21,8 @@ from curation.settings import ConfigError
 from curation.shards import DROPPED, FAILED, LEDGER_SCHEMA
 from curation.sources import is_url
 from curation.sources.signed import without_secrets
+from curation.takedown import tombstones
+from curation.takedown.asked import date_of
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -95,6 +97,10 @@ def why(
         own = found.own_scores()
         ledger = found.ledger([*LEDGER_SCHEMA.names, *own])
         rows = find(ledger, wanted)
+        date = None if rows else date_of(tombstones.read(found), wanted)
+        if date:
+            say(screen(), f"taken down on {date}: nothing of it is left here, and it stays away")
+            return
         if not rows:
             known = [*pc.unique(ledger["source_url"]).to_pylist(), *ledger["clip_id"].to_pylist()]
             close = difflib.get_close_matches(wanted, [k for k in known if k], n=1, cutoff=0.5)

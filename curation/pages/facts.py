@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from curation.funnels import FUNNEL_COLUMNS, Funnel, count
 from curation.scores.table import SCORES
 from curation.shards import FAILED, KEPT, SHARD_SCHEMA, Dataset, conform
+from curation.takedown import tombstones
 
 LEDGER_COLUMNS = list(
     dict.fromkeys(
@@ -63,6 +64,7 @@ class Facts:
     kept: pa.Table
     record: dict[str, Any]
     own: list[str]
+    taken_down: int = 0  # videos that vf-purge took out
 
     @property
     def score_names(self) -> list[str]:
@@ -105,7 +107,9 @@ def facts_of(dataset: Dataset) -> Facts:
     ledger = dataset.ledger([*LEDGER_COLUMNS, *own])
     funnel = count([ledger.select(FUNNEL_COLUMNS)], list(rules_of(record)))
     clips = ledger.filter(pc.equal(ledger["level"], "clip"))
-    return Facts(funnel, steps(funnel, record), clips, kept_columns(dataset), record, own)
+    gone = tombstones.read(dataset).number("video")
+    kept = kept_columns(dataset)
+    return Facts(funnel, steps(funnel, record), clips, kept, record, own, gone)
 
 
 def steps(funnel: Funnel, record: dict[str, Any]) -> list[Step]:

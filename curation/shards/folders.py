@@ -76,8 +76,10 @@ class Dataset:
 
     def manifests(self) -> list[dict[str, Any]]:
         """The manifests of `commits` and of those replaced that are about to be deleted."""
+        # One that is being written, or was when a run was killed, is none yet.
+        names = [n for n in self.names("manifest", ".json") if not n.startswith(".tmp-")]
         with ThreadPoolExecutor(NUM_READERS) as pool:
-            return list(pool.map(self.manifest, self.names("manifest", ".json")))
+            return list(pool.map(self.manifest, names))
 
     def manifest(self, name: str) -> dict[str, Any]:
         """The manifest of one commit; DatasetError where its file holds something else."""

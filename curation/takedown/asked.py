@@ -121,6 +121,15 @@ def id_of(url: str) -> str | None:
     return id_in(url) if is_url(url) else None
 
 
+def date_of(stones: Tombstones, wanted: str) -> str | None:
+    """The day on which the video was taken down that an id, a clip's id or a URL names."""
+    if not stones:
+        return None
+    if is_url(wanted):
+        return stones.date("source", recorded(wanted)) or stones.date("video", id_of(wanted))
+    return stones.date("video", wanted) or stones.date("video", wanted.rsplit("_", 2)[0])
+
+
 def known_urls(videos: pa.Table, urls: Iterable[str], ids: Mapping[str, str | None]) -> set[str]:
     """Those of some URLs from which there is a video."""
     there = {*videos["source_url"].to_pylist(), *videos["video_id"].to_pylist()}

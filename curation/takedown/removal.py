@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,11 +27,12 @@ from curation.shards.folders import OUR_NAME
 from curation.shards.manifests import replaced
 from curation.subsets.indexed import INDEX
 from curation.takedown.asked import indexed
-from curation.takedown.tombstones import Tombstones
+from curation.takedown.tombstones import FOLDER, Tombstones
 from curation.takedown.videos import taken_down, taken_down_in
 
 PAGES = ("report.html", "comparison.html")  # they show clips
 SCORES, LATENTS = "scores", "latents"  # a folder in each holds a file NAME.parquet of a commit
+HALF_WRITTEN = re.compile(r"\.tmp-[0-9a-f]{32}-")  # a file that a kill left
 
 
 @dataclass
@@ -91,7 +93,6 @@ def remove(dataset: Dataset, stones: Tombstones) -> set[str]:
             replace_commit(dataset, commits[name], write_anew(dataset, commits[name], left, {}))
     if in_index:
         remove_from_index(dataset, stones)
-    tell_run(dataset, stones)
     return set().union(in_index, *gone.values())
 
 
@@ -145,6 +146,12 @@ def sweep(dataset: Dataset) -> int:
             if name and (name["tmp"] or name["name"] not in live):
                 dataset.filesystem.delete_file(info.path)
                 num_files += 1
+    for folder in (dataset.root, dataset.path(FOLDER)):
+        selector = pafs.FileSelector(folder, allow_not_found=True)
+        for info in dataset.filesystem.get_file_info(selector):
+            if HALF_WRITTEN.match(info.base_name):
+                dataset.filesystem.delete_file(info.path)
+                num_files += 1
     return num_files
 
 
@@ -167,7 +174,8 @@ def tell_run(dataset: Dataset, stones: Tombstones) -> None:
     """Bring run.json to what is left: its funnel, and the sources that it names."""
     if not dataset.exists("run.json"):
         return
-    record = json.loads(dataset.read_bytes("run.json"))
+    before = dataset.read_bytes("run.json")
+    record = json.loads(before)
     pipeline: Mapping[str, Any] = record.get("pipeline") or {}
     if "funnel" in record:
         rules = [*(pipeline.get("rules") or {}), *(record.get("resolved") or {})]
@@ -176,4 +184,6 @@ def tell_run(dataset: Dataset, stones: Tombstones) -> None:
     if pipeline.get("sources"):
         left = [url for url in pipeline["sources"] if not stones.date("source", url)]
         record["pipeline"] = {**pipeline, "sources": left}
-    dataset.write_bytes(json.dumps(record, indent=1).encode(), "run.json")
+    after = json.dumps(record, indent=1).encode()
+    if after != before:
+        dataset.write_bytes(after, "run.json")
