@@ -199,6 +199,13 @@ def test_every_name_of_a_video_takes_it_down_with_its_copies(
     assert stones.of_source(remote(url("bee"))) is None
 
 
+def test_of_youtube_the_id_counts_however_its_url_is_written(tmp_path: Path) -> None:
+    dataset = make(Dataset.at(tmp_path / "data"), (("dQw4w9WgXcQ", "bee"),))
+    purged(dataset.root, "--url", "https://youtu.be/dQw4w9WgXcQ?t=3")
+    assert videos(dataset) == ["bee"]
+    assert tombstones.read(dataset).of_source(replace(remote(url("x")), id="dQw4w9WgXcQ"))
+
+
 def test_all_of_an_uploader_goes_kept_or_not_and_stays_away(dataset: Dataset) -> None:
     said = purged(dataset.root, "--uploader", "Ann")
     assert "3 videos taken down, with 2 clips" in said
@@ -229,6 +236,18 @@ def test_listed_urls_need_not_be_there(dataset: Dataset, tmp_path: Path) -> None
     assert "1 of 2 listed URLs are in no dataset given; they have to stay away as well" in said
     assert "1 videos taken down" in said and "bee" not in videos(dataset)
     assert tombstones.read(dataset).of_source(remote("http://host/never-seen.mp4")) == DAY
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [("# none", "holds no URL"), (f"{url('bee')}\nbee", "line 2: 'bee' is no http(s) URL")],
+)
+def test_a_list_of_something_else_is_an_error(
+    dataset: Dataset, tmp_path: Path, text: str, says: str
+) -> None:
+    (tmp_path / "notice.txt").write_text(text)
+    code, said = ordered(purge.app, dataset.root, "--url-file", tmp_path / "notice.txt")
+    assert code == 2 and says in said and "bee" in videos(dataset)
 
 
 def test_subsets_that_are_named_are_purged_and_others_are_not(

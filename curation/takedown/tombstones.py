@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -54,12 +55,18 @@ class Tombstones:
             both[key] = min(date, both.get(key, date))
         return Tombstones(both)
 
+    @cached_property
+    def kinds(self) -> set[str]:
+        return {kind for kind, _ in self.dates}
+
     def number(self, kind: Kind) -> int:
         return sum(each == kind for each, _ in self.dates)
 
     def date(self, kind: Kind, value: str | None) -> str | None:
         """The day on which it was taken down; None if it was not."""
-        return self.dates.get((kind, hash_of(kind, value))) if value and self.dates else None
+        if not value or kind not in self.kinds:
+            return None
+        return self.dates.get((kind, hash_of(kind, value)))
 
     def of_row(self, video: Mapping[str, Any]) -> str | None:
         """The day on which a video was taken down: by its id, that of the video that it is a copy
