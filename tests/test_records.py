@@ -16,12 +16,15 @@ from curation.pipelines import Rule
 from curation.records import (
     KeptClip,
     VideoResult,
+    failed_row,
+    ledger_row,
     with_attempts,
     with_captions,
     with_cost,
     with_late_scores,
 )
 from curation.shards import DROPPED, FAILED, KEPT, LEDGER_SCHEMA, SHARD_SCHEMA
+from curation.sources import Source
 
 ROOT = Path(__file__).parents[1]
 RULES = {"text": Rule(max=0.01)}
@@ -124,3 +127,12 @@ def test_what_ray_runs_loads_no_video_library() -> None:
     loaded = set(done.stdout.split())
     assert "curation.records" in loaded
     assert not loaded & {"av", "scenedetect", "yt_dlp", "curation.videos", "torch"}
+
+
+def test_the_row_of_a_video_tells_what_is_known_of_it() -> None:
+    source = Source(url="v.mp4", id="v", title="a title", uploader="Ann", upload_date="2026-11-26")
+    video = failed_row(source, "corrupt", "so it was")
+    about = {"title": "a title", "uploader": "Ann", "upload_date": "2026-11-26", "license": None}
+    assert {name: video[name] for name in about} == about
+    clip = ledger_row(source, level="clip", clip_id="v_0")
+    assert {clip[name] for name in about} == {None}

@@ -18,6 +18,7 @@ import pytest
 from typer.testing import CliRunner
 
 from curation import purge, report, validate, why
+from curation.flow.holdings import ledger_rows, write_anew
 from curation.flow.plans import allowed, tidy
 from curation.places import open_dataset
 from curation.shards import LEDGER_SCHEMA, SHARD_SCHEMA, Dataset, write_commit, write_table
@@ -137,9 +138,11 @@ def problems(dataset: Dataset) -> list[str]:
 
 
 def scores(dataset: Dataset) -> list[str]:
-    """The clips that scores are stored of, all under names of commits."""
-    live = {commit["name"] for commit in dataset.commits()}
-    assert set(dataset.names("scores/look-1", ".parquet")) <= live
+    """The clips that scores are stored of; these and latents all under names of commits."""
+    live = {commit["name"] for commit in dataset.manifests()} | {"empty"}
+    for folder in ("scores/look-1", "latents/f1"):
+        names = dataset.names(folder, ".parquet")
+        assert {name for name in names if not name.startswith(".tmp-")} <= live
     files = [pq.read_table(path) for path in Path(dataset.root).glob("scores/look-1/*.parquet")]
     return sorted(clip_id for file in files for clip_id in file["clip_id"].to_pylist())
 
@@ -197,6 +200,8 @@ def test_every_name_of_a_video_takes_it_down_with_its_copies(
     for each in (url("ant"), "http://host/ant-again.mp4"):
         assert stones.of_source(remote(each)) == DAY
     assert stones.of_source(remote(url("bee"))) is None
+    of_a_file = {"video_id": "1", "copy_of": "ant", "source_url": "ant.mp4", "uploader": None}
+    assert stones.of_row(of_a_file) == DAY
 
 
 def test_of_youtube_the_id_counts_however_its_url_is_written(tmp_path: Path) -> None:
@@ -391,12 +396,24 @@ def test_readers_see_no_half_state_and_the_same_command_ends_it(
             tidy(dataset, console)
             assert "ant" not in videos(dataset) and COPY not in videos(dataset)
             assert all("belongs to no" in says for says in problems(dataset))
+            scores(dataset)
         purged(dataset.root, "--video", "ant")
         assert mentions(dataset, "ant") == set()
         assert problems(dataset) == [] and not list(Path(dataset.root).rglob(".tmp-*"))
         assert scores(dataset) == sorted(row["clip_id"] for row in dataset.rows(["clip_id"]))
         assert len(scores(dataset)) == 4
     assert step > 20
+
+
+def test_what_another_kill_left_does_not_come_back(dataset: Dataset) -> None:
+    """A run was killed when it had made room for the cow; purged is the dog beside it."""
+    (old,) = [commit for commit in dataset.commits() if "cow" in commit["video_ids"]]
+    left = [row for row in ledger_rows(dataset, old) if row["video_id"] != "cow"]
+    write_anew(dataset, old, left, {})
+    assert videos(dataset) == [COPY, "ant", "bee", "dog", "elk"]
+    purged(dataset.root, "--video", "dog")
+    assert videos(dataset) == [COPY, "ant", "bee", "elk"] and problems(dataset) == []
+    assert clips(dataset) == {"ant": 2, "bee": 1, "elk": 1} and len(scores(dataset)) == 4
 
 
 NAMES: dict[str, tuple[dict[str, str | None], set[str]]] = {
