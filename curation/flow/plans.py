@@ -147,7 +147,7 @@ def work(plan: Plan, holdings: Holdings, left: list[Source], console: Console) -
     """Curate what is left; returns how many sources turned out to be copies of others."""
     if not left:
         return 0
-    tally = Tally.remote(holdings.recorded())  # type: ignore[attr-defined]
+    tally = Tally.remote(holdings.recorded(), plan.pipeline.download.max_per_host)  # type: ignore[attr-defined]
     with Display(tally, len(left), console), interruptible() as stop:
         run_flow(left, plan.pipeline, plan.dataset, tally, stop)
     return ray.get(tally.num_copies.remote())
