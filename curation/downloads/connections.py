@@ -60,11 +60,21 @@ class Guard:
 
     With `allow_private` any address may be connected to. `max_bytes` are those of every answer
     together; over each `window_s` that is spent waiting for bytes, `min_bytes_per_s` have to come.
+    Requests are `interval_s` apart, the first one from the beginning: so downloads that follow one
+    another keep it, too.
     """
 
     def __init__(
-        self, *, allow_private: bool, max_bytes: int, min_bytes_per_s: int, window_s: float
+        self,
+        *,
+        allow_private: bool,
+        max_bytes: int,
+        min_bytes_per_s: int,
+        window_s: float,
+        interval_s: float = 0.0,
     ) -> None:
+        self.interval_s = interval_s
+        self.asked_s = time.monotonic()
         self.allow_private = allow_private
         self.max_bytes = max_bytes
         self.min_bytes_per_s, self.window_s = min_bytes_per_s, window_s
@@ -76,6 +86,11 @@ class Guard:
     def refuse(self, error_class: str, message: str) -> NoReturn:
         self.refused = self.refused or Refused(MediaError(error_class, message))
         raise self.refused
+
+    def pace(self) -> None:
+        """Wait until another request may be made."""
+        time.sleep(max(0.0, self.asked_s + self.interval_s - time.monotonic()))
+        self.asked_s = time.monotonic()
 
     def check(self, host: str, addresses: list[str]) -> None:
         """Refuse a host that has an address which is not a public one."""
@@ -212,6 +227,7 @@ class GuardedHandler(urllib.request.AbstractHTTPHandler):
         self, kind: type[http.client.HTTPConnection], request: urllib.request.Request
     ) -> Callable[..., http.client.HTTPConnection]:
         """What makes the connection of a request; one to the user's proxy is not judged."""
+        self.guard.pace()
         is_proxied = select_proxy(request.full_url, self.proxies) is not None
         if is_proxied:
             self.guard.check_by_name(urlsplit(request.full_url).hostname or "")

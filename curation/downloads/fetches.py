@@ -95,6 +95,7 @@ def fetched(source: Source, folder: Path, settings: Download, beat: Callable[[],
         max_bytes=settings.max_bytes,
         min_bytes_per_s=settings.min_bytes_per_s,
         window_s=settings.timeout_s,
+        interval_s=settings.request_interval_s,
     )
     try:
         check_host(url)
@@ -108,12 +109,17 @@ def fetched(source: Source, folder: Path, settings: Download, beat: Callable[[],
         guard.refused = refused
     except yt_dlp.utils.YoutubeDLError as error:
         if not guard.refused:
-            raise FailedError(refusal_of(error), str(error).removeprefix("ERROR: ")) from error
+            raise FailedError(refusal_of(error), in_words(error)) from error
     except BROKEN as error:
         says = f"yt-dlp cannot read what the server sent: {type(error).__name__}: {error}"
         raise FailedError(Refusal("download_failed"), says) from error
     assert guard.refused is not None
     raise FailedError(Refusal(guard.refused.error.error_class), guard.refused.error.message)
+
+
+def in_words(error: BaseException) -> str:
+    """What yt-dlp says of an error, without its marks of a terminal."""
+    return str(error).removeprefix("ERROR: ").strip().removeprefix("[download] Got error: ")
 
 
 def options_of(
@@ -129,7 +135,7 @@ def options_of(
         "outtmpl": str(folder / "video.%(ext)s"),  # never a name that the site chose
         "noplaylist": True,
         "socket_timeout": settings.timeout_s,
-        "retries": 3,
+        "retries": 1,  # at once; download() waits between its own
         # No ffmpeg: it would open what a server sent in any format, and follow that.
         "ffmpeg_location": str(folder / "none"),
         "fixup": "never",

@@ -25,6 +25,7 @@ STATUSES = {
 WORDS = [
     (error_class, re.compile(pattern, re.IGNORECASE))
     for error_class, pattern in (
+        ("network", r"bytes, expected|timed out|did not get any data"),
         ("bot_check", r"not a bot|captcha|unusual traffic"),
         ("age", r"confirm your age|age[- ]restrict|inappropriate for some"),
         ("geo", r"(in|from) your (country|location|region)|geo[- ]?restrict|geo[- ]?block"),

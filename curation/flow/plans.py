@@ -169,7 +169,8 @@ def work(
     """
     if not left:
         return 0, set()
-    tally = Tally.remote(holdings.recorded(), stones)  # type: ignore[attr-defined]
+    max_per_host = plan.pipeline.download.max_per_host
+    tally = Tally.remote(holdings.recorded(), max_per_host, stones)  # type: ignore[attr-defined]
     with Display(tally, len(left), console), interruptible() as stop:
         run_flow(left, plan.pipeline, plan.dataset, tally, stop)
     refused = ray.get(tally.refused_urls.remote())

@@ -12,6 +12,7 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from curation.commands import say, visible
+from curation.downloads.hosts import Hosts
 from curation.takedown.tombstones import NOTHING, Tombstones
 
 # A bar for each, in the order a video goes through them.
@@ -25,10 +26,14 @@ class Tally:
     """Counts the videos that finished each stage, and knows where each one is now.
 
     It also knows which source stands for each video, and what was taken down: `held` are the URLs
-    of those that earlier runs decided, by video id.
+    of those that earlier runs decided, by video id. And which hosts are being asked:
+    `max_per_host` at once.
     """
 
-    def __init__(self, held: dict[str, str], stones: Tombstones = NOTHING) -> None:
+    def __init__(
+        self, held: dict[str, str], max_per_host: int = 8, stones: Tombstones = NOTHING
+    ) -> None:
+        self.hosts = Hosts(max_per_host)
         self.firsts = held
         self.stones = stones
         self.refused: set[str] = set()
@@ -55,6 +60,14 @@ class Tally:
         if first != url:
             self.copies.add(url)
         return first
+
+    def enter(self, url: str) -> tuple[float, str | None]:
+        """As Hosts has it."""
+        return self.hosts.enter(url)
+
+    def leave(self, url: str, error_class: str | None) -> None:
+        """As Hosts has it."""
+        self.hosts.leave(url, error_class)
 
     def num_copies(self) -> int:
         """How many sources turned out to be copies of others."""
