@@ -54,7 +54,8 @@ def purge(
         urls = [asked.recorded(each) for each in url or []]
         listed = asked.read_urls(url_file) if url_file else []
         wanted = asked.Asked(video or [], uploader or [], urls, listed)
-        opened = [asked.open_any(dataset_at(each)) for each in dict.fromkeys(datasets)]
+        places = {each.root: each for each in map(dataset_at, datasets)}  # each once
+        opened = [asked.open_any(each) for each in places.values()]
         found = asked.find(opened, wanted)
         console = screen()
         if found.unknown_urls:
@@ -99,6 +100,8 @@ def take_down(datasets: list[Dataset], names: list[Name], dry_run: bool, console
                     console,
                     f"  latents of {gone.latents} shards are to be made again: vf-precompute",
                 )
+    if later := [name for kind, name in names if kind == "uploader"]:
+        say(console, f"later videos of {', '.join(later)} are left out as well")
     say(console, "they stay away: runs into these folders leave them out. What else may have them, "
         "such as copies, caches and trained models: docs/takedown.md")  # fmt: skip
 

@@ -214,6 +214,7 @@ def test_of_youtube_the_id_counts_however_its_url_is_written(tmp_path: Path) -> 
 def test_all_of_an_uploader_goes_kept_or_not_and_stays_away(dataset: Dataset) -> None:
     said = purged(dataset.root, "--uploader", "Ann")
     assert "3 videos taken down, with 2 clips" in said
+    assert "later videos of Ann are left out as well" in said
     assert videos(dataset) == ["bee", "dog", "elk"]
     assert mentions(dataset, "ant") | mentions(dataset, "cow") | mentions(dataset, "Ann") == set()
     source = remote("http://host/new.mp4")
@@ -259,7 +260,8 @@ def test_subsets_that_are_named_are_purged_and_others_are_not(
     dataset: Dataset, tmp_path: Path
 ) -> None:
     subset, other = (Dataset.at(shutil.copytree(dataset.root, tmp_path / n)) for n in ("s", "o"))
-    said = purged(dataset.root, subset.root, "--video", "ant", "--video", "bee")
+    places = dataset.root, subset.root, f"{subset.root}/"
+    said = purged(*places, "--video", "ant", "--video", "bee")
     assert said.count("3 videos taken down, with 3 clips") == 2
     assert videos(dataset) == videos(subset) == ["cow", "dog", "elk"]
     assert "ant" in videos(other)
