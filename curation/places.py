@@ -42,11 +42,14 @@ def dataset_at(location: str) -> Dataset:
         ) from None
 
 
-def open_dataset(location: str) -> Dataset:
-    """A dataset to read, its manifests checked; ConfigError or DatasetError."""
+def open_dataset(location: str, *, emptied: bool = False) -> Dataset:
+    """A dataset to read, its manifests checked; ConfigError or DatasetError.
+
+    With `emptied` one will do of which everything was taken down.
+    """
     dataset = dataset_at(location)
     if not commits_of(dataset):
-        dataset.require()
+        dataset.require(emptied=emptied)
     return dataset
 
 

@@ -8,6 +8,7 @@ vf-purge s3://bucket/mine --url-file notice.txt
 from __future__ import annotations
 
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -81,7 +82,7 @@ def take_down(datasets: list[Dataset], names: list[Name], dry_run: bool, console
             each.check_ours()
             held.enter_context(only_writer(each))
             for folder in side_folders(each, LATENTS):
-                inside = Dataset.at(f"{each.uri.rstrip('/')}/{folder}")
+                inside = replace(each, root=each.path(folder), uri=f"{each.uri}/{folder}")
                 held.enter_context(only_writer(inside, "vf-precompute"))
         left = []
         for each in datasets:

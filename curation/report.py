@@ -36,11 +36,11 @@ def report(
     from curation.pages import page
 
     with told_errors(mistakes=(OSError, pa.ArrowException)):
-        found = open_dataset(dataset)
+        found = open_dataset(dataset, emptied=True)
         if other is None:
             written = [page.write_report(found, output)]
         else:
-            written = [page.write_comparison(found, open_dataset(other), output)]
+            written = [page.write_comparison(found, open_dataset(other, emptied=True), output)]
         if card:
             written.append(page.write_card(found))
         for path in written:

@@ -43,7 +43,7 @@ def validate(
 ) -> None:
     """Prove that every row of a dataset decodes and adds up. Exit code 1 when one does not."""
     with told_errors(mistakes=(OSError, pa.ArrowException)):
-        data = dataset_at(dataset).require()
+        data = dataset_at(dataset).require(emptied=True)
         manifests, problems = examine(data, decode, workers)
         tell(manifests, problems, decode, 0 if problems else read(data).number("video"))
         if problems and repair:

@@ -93,7 +93,7 @@ def why(
 ) -> None:
     """Tell why a video or clip was kept, dropped or failed."""
     with told_errors(mistakes=(OSError, pa.ArrowException)):
-        found = open_dataset(dataset)
+        found = open_dataset(dataset, emptied=True)
         own = found.own_scores()
         ledger = found.ledger([*LEDGER_SCHEMA.names, *own])
         rows = find(ledger, wanted)

@@ -96,9 +96,13 @@ class Dataset:
         """The scores of users' own scorers that some commit has."""
         return sorted({name for commit in self.commits() for name in own_scores(commit)})
 
-    def require(self) -> Dataset:
-        """Itself, if it is a dataset with a commit or a tombstone; DatasetError otherwise."""
-        if not (self.names("manifest", ".json") or self.names("tombstones", ".json")):
+    def require(self, *, emptied: bool = False) -> Dataset:
+        """Itself, if it is a dataset with at least one commit; DatasetError otherwise.
+
+        With `emptied` one will do of which everything was taken down.
+        """
+        there = self.names("manifest", ".json") or (emptied and self.names("tombstones", ".json"))
+        if not there:
             raise DatasetError(
                 f"{self.uri} is not a dataset folder: it holds no manifest/*.json; "
                 "give the --output of a curation run"

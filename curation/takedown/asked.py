@@ -73,7 +73,7 @@ def read_urls(path: Path) -> list[str]:
 def open_any(dataset: Dataset) -> Dataset:
     """A dataset, a subset, or a subset without media; DatasetError for a folder that is none."""
     if not dataset.exists(INDEX):
-        dataset.require()
+        dataset.require(emptied=True)
     return dataset
 
 
