@@ -201,6 +201,7 @@ class Shards(Section):
     max_videos: int = Field(64, ge=1)  # per commit
     max_bytes: int = Field(1 << 30, gt=0)  # of media per commit, unless one video is larger
     max_age_s: float = Field(300, gt=0)  # a finished video waits no longer for its commit
+    max_total_bytes: int | None = Field(None, gt=0)  # of the dataset; a run that reaches it stops
 
 
 class Pipeline(Section):

@@ -13,12 +13,16 @@ from typing import Any
 import pytest
 import yt_dlp
 from conftest import MakeVideo, Shot
+from rich.console import Console
 
 from curation.downloads import connections, download, fetches
 from curation.downloads.refusals import refusal_of
+from curation.downloads.runtimes import lacking
+from curation.funnels import FUNNEL_COLUMNS, count, show
 from curation.media.files import MediaError
 from curation.pipelines import Download, Pipeline
-from curation.records import TRIED_AGAIN
+from curation.records import TRIED_AGAIN, failed_row
+from curation.shards import Dataset, write_commit
 from curation.sources import Source
 from curation.videos import curate_video
 
@@ -270,3 +274,33 @@ def test_a_proxy_is_asked_and_not_told(server: Server, tmp_path: Path) -> None:
 )
 def test_what_sites_say_has_a_class(said: str, wanted: str) -> None:
     assert refusal_of(yt_dlp.utils.DownloadError(f"ERROR: {said}")).error_class == wanted
+
+
+# -- what is told before and after
+
+
+def test_youtube_needs_a_runtime_that_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    assert lacking(["https://host.test/a.mp4", "https://vimeo.com/1"]) is None
+    said = lacking(["https://host.test/a.mp4", "https://youtu.be/dQw4w9WgXcQ"])
+    assert said is not None and "deno" in said and "https://deno.com" in said
+
+
+def test_the_funnel_has_an_example_of_each_class(tmp_path: Path) -> None:
+    dataset = Dataset.at(tmp_path / "data")
+    dataset.claim()
+    classes = ["gone", "gone", "private", "gone"]
+    sources = [Source(url=f"http://a.test/{n}", id=str(n)) for n in range(len(classes))]
+    pairs = zip(sources, classes, strict=True)
+    rows = [failed_row(source, name, f"so\nit {name} was") for source, name in pairs]
+    write_commit(dataset, [], rows, Pipeline().fingerprints())
+    found = count(dataset.ledgers(FUNNEL_COLUMNS), [])
+    assert found.videos.failed == {"gone": 3, "private": 1}
+    console = Console(record=True, width=200)
+    show(found, dataset, console)
+    told = [line for line in console.export_text().splitlines() if "such as" in line]
+    assert told == [
+        "failed: gone, such as http://a.test/0: so it gone was",
+        "failed: private, such as http://a.test/2: so it private was",
+    ]
+    assert "such as" not in str(found.as_json()) and "http://a.test" not in str(found.as_json())

@@ -18,6 +18,7 @@ from rich.console import Console
 from curation.downloads.hosts import CLOSED_S, MAX_CLOSED_S, MAX_REFUSALS, Hosts
 from curation.flow.plans import execute, make_plan
 from curation.pipelines import Download
+from curation.settings import RunError
 from curation.shards import Dataset
 
 ROOT = Path(__file__).parents[1]
@@ -193,6 +194,28 @@ def test_a_run_keeps_a_hosts_limits_and_accounts_for_all(
     assert gone == [f"{n}.mp4" for n in (1, 3, 5, 7, 9)]
     assert len(found) == 10
     shutil.rmtree(tmp_path / "out")
+
+
+def test_a_run_stops_at_its_budget_of_bytes_and_goes_on_with_more(
+    make_video: MakeVideo, tmp_path: Path, local_ray: None
+) -> None:
+    for number in range(3):
+        shutil.copy(make_video(f"b{number}.mp4", [Shot("test", 1.0 + number)]), tmp_path)
+
+    def run(*overrides: str) -> None:
+        plan = make_plan([str(tmp_path)], "web", ROOT / "pipelines.yaml", str(tmp_path / "out"),
+                         ["rules={}", "shards.max_videos=1", *overrides], None, [])  # fmt: skip
+        execute(plan, Console(quiet=True), time.time())
+
+    with pytest.raises(RunError, match=r"has the 10 bytes that shards\.max_total_bytes"):
+        run("shards.max_total_bytes=10")
+    first = Dataset.at(tmp_path / "out").decided()
+    assert 1 <= len(first) < 3
+    with pytest.raises(RunError):
+        run("shards.max_total_bytes=10")  # what is there counts
+    assert Dataset.at(tmp_path / "out").decided() == first
+    run()
+    assert len(Dataset.at(tmp_path / "out").decided()) == 3
 
 
 def test_the_rate_is_shared_by_the_places() -> None:

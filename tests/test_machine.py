@@ -143,9 +143,9 @@ def test_a_refused_connection_is_the_networks(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("code", "wanted"),
-    [(socket.EAI_AGAIN, "network"), (socket.EAI_NONAME, "gone")],
+    [(socket.EAI_AGAIN, "network"), (socket.EAI_NONAME, "network")],
 )
-def test_a_lost_network_is_told_from_a_wrong_name(
+def test_a_lost_network_is_no_word_on_a_video(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, wanted: str
 ) -> None:
     def failing(*_: object) -> None:

@@ -64,8 +64,8 @@ def refusal_of(error: BaseException) -> Refusal:
         elif isinstance(cause, UnsupportedError):
             return Refusal("not_a_video")
         elif isinstance(cause, socket.gaierror):
-            # A name that no server knows is gone; a lost network is told by another error.
-            return Refusal("network" if cause.errno == socket.EAI_AGAIN else "gone")
+            # A machine that is offline may answer as one that knows that there is no such name.
+            return Refusal("network")
         elif isinstance(cause, CertificateVerifyError):
             return Refusal("download_failed")
     if any(isinstance(cause, TransportError | TimeoutError) for cause in causes):

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import pickle
 import threading
 import time
@@ -181,9 +182,14 @@ class Pending:
 def curate(
     sources: list[Source], pipeline: Pipeline, dataset: Dataset, tally: Any, stop: threading.Event
 ) -> None:
-    """Run the flow over sources and commit what comes out as it comes, until `stop` is set."""
+    """Run the flow over sources and commit what comes out as it comes, until `stop` is set.
+
+    Raises RunError when the dataset has as many bytes as the pipeline allows.
+    """
     pending = Pending()
     writing: list[Any] = []
+    most, num_bytes = pipeline.shards.max_total_bytes or math.inf, bytes_of(dataset)
+    check_budget(dataset, num_bytes, most)
     results = flow(sources, pipeline, tally)  # holds the actors of models while it is read
     for bundle in results.iter_internal_ref_bundles():
         if stop.is_set():
@@ -194,6 +200,9 @@ def curate(
             pending.refs.append(block.ref)
             pending.num_videos += block.metadata.num_rows or 0
             pending.num_bytes += block.metadata.size_bytes or 0
+            num_bytes += block.metadata.size_bytes or 0
+        if num_bytes >= most:
+            break
         if pending.is_due(pipeline):
             writing.append(commit.remote(dataset, pipeline, tally, *pending.refs))
             pending = Pending()
@@ -203,6 +212,21 @@ def curate(
     if pending.refs:
         writing.append(commit.remote(dataset, pipeline, tally, *pending.refs))
     ray.get(writing)
+    check_budget(dataset, num_bytes, most)
+
+
+def check_budget(dataset: Dataset, num_bytes: int, most: float) -> None:
+    """Raise RunError where a dataset has as many bytes as it may have."""
+    if num_bytes >= most:
+        raise RunError(
+            f"{dataset.uri} has the {most:,} bytes that shards.max_total_bytes allows; what is "
+            "committed stays, and with a larger number the same command goes on"
+        )
+
+
+def bytes_of(dataset: Dataset) -> int:
+    """Of all committed files."""
+    return sum(file["bytes"] for commit in dataset.commits() for file in commit["files"].values())
 
 
 # -- the record of a run

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from curation.captions import check_checkpoint
 from curation.commands import GOES_ON, interruptible, say, screen, start_ray, told_errors
+from curation.downloads.runtimes import lacking
 from curation.flow.driver import check_all_decided, identify_all, joined, todo, write_run
 from curation.flow.driver import curate as run_flow
 from curation.flow.holdings import Holdings, forget, is_subset, retell, take_over
@@ -260,6 +261,8 @@ def curate(
             say(console, line)
         for line in plan.given.ignored():
             say(console, line, "yellow")
+        if lack := lacking(source.url for source in plan.sources if source.path is None):
+            say(console, lack, "yellow")
         if dry_run:
             show_plan(plan, console)
             return
