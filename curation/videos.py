@@ -21,7 +21,7 @@ from curation.cuts.clips import cut
 from curation.cuts.encodes import Clip
 from curation.decode.analyses import Analysis, analyse
 from curation.decode.tracks import scoring
-from curation.downloads import download
+from curation.downloads.fetches import download
 from curation.media import probes
 from curation.media.files import MediaError
 from curation.media.frames import Timeline

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 from conftest import MakeVideo
 
-from curation.downloads import download
-from curation.downloads.fetches import with_site_data
+from curation.downloads.fetches import download, with_site_data
 from curation.media.files import MediaError
 from curation.media.probes import probe
 from curation.pipelines import Download, Pipeline

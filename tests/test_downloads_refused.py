@@ -15,7 +15,8 @@ import yt_dlp
 from conftest import MakeVideo, Shot
 from rich.console import Console
 
-from curation.downloads import connections, download, fetches
+from curation.downloads import connections, fetches
+from curation.downloads.fetches import download
 from curation.downloads.refusals import refusal_of
 from curation.downloads.runtimes import lacking
 from curation.funnels import FUNNEL_COLUMNS, count, show

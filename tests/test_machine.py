@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 from conftest import MakeVideo, Shot, analysed
 
-from curation import downloads, videos
+from curation import videos
 from curation.cuts import clips, encodes
+from curation.downloads.fetches import download
 from curation.flow.holdings import forget, take_over
 from curation.flow.plans import classes_of
 from curation.media.files import MediaError
@@ -120,7 +121,7 @@ def answering() -> Iterator[Any]:
 def download_error(url: str, folder: Path) -> str:
     settings = Download(allow_private=True, timeout_s=5, retry_s=0.001)
     with pytest.raises(MediaError) as caught:
-        downloads.download(Source(url=url), folder, settings, lambda: None)
+        download(Source(url=url), folder, settings, lambda: None)
     return caught.value.error_class
 
 
@@ -154,7 +155,7 @@ def test_a_lost_network_is_no_word_on_a_video(
     monkeypatch.setattr(socket, "getaddrinfo", failing)
     with pytest.raises(MediaError) as caught:
         source = Source(url="http://host.invalid/a.mp4")
-        downloads.download(source, tmp_path, Download(retry_s=0.001), lambda: None)
+        download(source, tmp_path, Download(retry_s=0.001), lambda: None)
     assert caught.value.error_class == wanted
 
 

@@ -21,8 +21,9 @@ from typing import Any
 import pytest
 from conftest import MakeVideo
 
-from curation.downloads import connections, download
+from curation.downloads import connections
 from curation.downloads.connections import is_public
+from curation.downloads.fetches import download
 from curation.media.files import MediaError
 from curation.pipelines import Download
 from curation.sources import Source
@@ -337,7 +338,7 @@ def test_plugins_in_the_home_are_not_run(tmp_path: Path) -> None:
 
     start = "import yt_dlp; yt_dlp.YoutubeDL({'quiet': True})"
     assert is_run(start)  # as yt-dlp is; else the next line would show nothing
-    assert not is_run(f"import curation.downloads; {start}")
+    assert not is_run(f"import curation.downloads.fetches; {start}")
 
 
 def test_a_signed_url_is_fetched_as_it_was_given(web: Web, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ import pytest
 from conftest import MakeVideo, Shot
 from rich.console import Console
 
-from curation.downloads import download
+from curation.downloads.fetches import download
 from curation.flow.plans import execute, make_plan
 from curation.media import files
 from curation.media.files import MediaError, open_clip, readable

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from curation.downloads import id_in
+from curation.downloads.fetches import id_in
 from curation.flow.driver import identify_all, joined, todo
 from curation.flow.holdings import Holdings, forget, retell, take_over
 from curation.pipelines import Pipeline

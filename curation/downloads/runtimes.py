@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterable
 
-from curation.downloads.fetches import id_in
-
+SITE = re.compile(r"https?://([\w.-]+\.)?(youtube(-nocookie)?\.com|youtu\.be)(/|$)", re.IGNORECASE)
 RUNTIME = "deno"  # the one that yt-dlp uses unasked; it has rights to nothing
 
 
@@ -16,7 +16,7 @@ def lacking(urls: Iterable[str]) -> str | None:
     Without a JavaScript runtime yt-dlp cannot solve YouTube's challenges: most formats are missing
     or answer 403 (yt-dlp #15675, #15782).
     """
-    if shutil.which(RUNTIME) or not any(map(id_in, urls)):
+    if shutil.which(RUNTIME) or not any(map(SITE.match, urls)):
         return None
     return (
         f"YouTube needs a JavaScript runtime, and {RUNTIME} is not on the PATH of this machine: "

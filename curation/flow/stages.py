@@ -16,7 +16,6 @@ import ray
 
 from curation.captions import SOURCE_TEXT, Blip2, caption_each
 from curation.decode.jpegs import picture_from_jpeg
-from curation.downloads import id_in
 from curation.flow.actors import ask
 from curation.flow.media_processes import (
     Job,
@@ -83,6 +82,8 @@ def identify(sources: list[Source], pipeline: Pipeline) -> list[Source]:
     Where captions are the source's own, local files get the timed text beside them. What cannot be
     read in time is left for the media stage.
     """
+    from curation.downloads.fetches import id_in  # loads yt-dlp, which few of Ray's processes need
+
     needs_text = pipeline.captions.model == SOURCE_TEXT
     out = []
     for source in sources:

@@ -116,7 +116,7 @@ def find(datasets: Sequence[Dataset], asked: Asked) -> Found:
 
 def id_of(url: str) -> str | None:
     """The id that a URL itself names, whatever else is in it."""
-    from curation.downloads import id_in  # yt-dlp, which takes a second to load
+    from curation.downloads.fetches import id_in  # yt-dlp, which takes a second to load
 
     return id_in(url) if is_url(url) else None
 
