@@ -58,12 +58,23 @@ class Guard:
     """What one download may do; the first refusal stands, whatever becomes of the error.
 
     With `allow_private` any address may be connected to. `max_bytes` are those of every answer
-    together.
+    together. The texts tell what a user may do about a refusal.
     """
 
-    def __init__(self, *, allow_private: bool, max_bytes: int) -> None:
+    def __init__(
+        self,
+        *,
+        allow_private: bool,
+        max_bytes: int,
+        allowed_by: str = "--set download.allow_private=true",
+        size_hint: str | None = None,
+    ) -> None:
         self.allow_private = allow_private
         self.max_bytes = max_bytes
+        self.allowed_by = allowed_by
+        self.size_hint = size_hint or (
+            f"download.max_bytes allows {max_bytes:,}; set it higher if the video is so long"
+        )
         self.num_bytes = 0
         self.refused: Refused | None = None
 
@@ -77,8 +88,7 @@ class Guard:
             if not is_public(address):
                 self.refuse(
                     "private_address",
-                    f"{host} is the private address {address}; "
-                    "allow it with --set download.allow_private=true",
+                    f"{host} is the private address {address}; allow it with {self.allowed_by}",
                 )
 
     def connect(
@@ -116,8 +126,7 @@ class Guard:
             self.refuse_size(f"more than {self.max_bytes:,} bytes came")
 
     def refuse_size(self, says: str) -> NoReturn:
-        allowed = f"download.max_bytes allows {self.max_bytes:,}"
-        self.refuse("too_large", f"{says}, and {allowed}; set it higher if the video is so long")
+        self.refuse("too_large", f"{says}, and {self.size_hint}")
 
 
 def look_up(host: str, port: int | None) -> list[Any]:
