@@ -18,7 +18,7 @@ import typer
 from rich.console import Console
 from yt_dlp.extractor.common import InfoExtractor
 
-from curation.commands import say, screen, told_errors, without_stdin
+from curation.commands import interruptible, say, screen, told_errors, without_stdin
 from curation.discovery.discovered import Discovery, Tally
 from curation.discovery.facts import SCHEMA
 from curation.discovery.filters import Bounds, names_of, seen_in
@@ -28,6 +28,7 @@ from curation.settings import ConfigError
 from curation.sources.cells import RowError
 from curation.sources.lists import read_rows
 from curation.sources.notes import Notes
+from curation.sources.source import storable
 from curation.sources.written import write_rows
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -50,20 +51,18 @@ def rows_there(path: Path) -> Iterator[dict[str, Any]]:
     if not path.exists():
         return
     for where, row in read_rows(path, Notes(str(path))):
-        strange = [] if isinstance(row, RowError) else [n for n in row if n not in SCHEMA.names]
-        if isinstance(row, RowError) or strange or not row.get("url"):
-            says = (
-                row
-                if isinstance(row, RowError)
-                else f"the column {strange[0]!r}"
-                if strange
-                else "no url"
-            )
+        if isinstance(row, RowError):
+            says = str(row)
+        elif strange := [name for name in row if name not in SCHEMA.names]:
+            says = f"the column {strange[0]!r}"
+        else:
+            says = "" if row.get("url") else "no url"
+        if says or isinstance(row, RowError):
             raise ConfigError(
                 f"--output {path}: {where}: {says}: not a list that vf-discover wrote; "
                 "name another, and give this one with --seen"
             )
-        yield row
+        yield {name: storable(c) if isinstance(c, str) else c for name, c in row.items()}
 
 
 def append(rows: list[dict[str, Any]], path: Path) -> None:
@@ -178,7 +177,8 @@ def discover(
         known |= names_of(video_id, url)
     max_listed = DRY_RUN_LIMIT if dry_run else MAX_LISTED
     discovery = Discovery(lister, bounds, known, limit=limit, probes=probes, max_listed=max_listed)
-    ask_all(discovery, queries, None if dry_run else output, Console(stderr=True))
+    with interruptible():
+        ask_all(discovery, queries, None if dry_run else output, Console(stderr=True))
     result = told(discovery, output, num_before, dry_run)
     if as_json:
         typer.echo(json.dumps(result))

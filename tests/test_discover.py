@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+import typer
 from tube import EXTRACTORS, Tube
 from typer.testing import CliRunner
 
 from curation import discover as command
+from curation import run
 from curation.discovery.facts import SCHEMA
 from curation.discovery.filters import Bounds
 from curation.settings import ConfigError
-from curation.shards import Dataset, DatasetError
+from curation.shards import LEDGER_SCHEMA, Dataset, DatasetError, write_commit
 from curation.sources import expand
 from curation.sources.__main__ import app as sources_app
 
+ROOT = Path(__file__).parents[1]
 SUFFIXES = ("parquet", "jsonl", "csv")
 
 
@@ -80,6 +84,14 @@ def test_a_list_is_read_like_any_other(tube: Tube, suffix: str) -> None:
     assert [p.name for p in Path.cwd().iterdir()] == [f"l.{suffix}"]  # nothing is left over
 
 
+def test_a_run_takes_a_list(tube: Tube) -> None:
+    discover("l.parquet", tube.put_list("p", tube.entries("a", "b")))
+    arguments = ["l.parquet", "--config", str(ROOT / "pipelines.yaml"), "--pipeline", "web"]
+    result = CliRunner().invoke(run.app, [*arguments, "--output", "out", "--dry-run"])
+    assert result.exit_code == 0 and "columns read: url, id" in result.output, result.output
+    assert "2 rows" in result.output
+
+
 def test_columns_have_their_types(tube: Tube) -> None:
     discover("l.parquet", tube.put_list("p", [tube.entry("a", height=720, duration=3)]))
     table = pq.read_table("l.parquet")
@@ -121,6 +133,19 @@ def test_what_users_edited_stays(tube: Tube) -> None:
     assert expand(["l.csv"], Path.cwd())[0].title == "Mine, of b"
 
 
+def test_a_list_that_another_program_saved_is_added_to(tube: Tube) -> None:
+    """As Excel does in the west of Europe, and with a byte that is no text in any encoding."""
+    head = ";".join(SCHEMA.names)
+    Path("l.csv").write_bytes(f"{head}\r\nhttps://h/1;;Café;;;;;;;;;\r\n".encode("cp1252"))
+    url = tube.put_list("p", tube.entries("a"))
+    discover("l.csv", url)
+    assert [s.title for s in expand(["l.csv"], Path.cwd())] == ["Café", None]
+    Path("l.csv").write_bytes(Path("l.csv").read_bytes() + b"https://h/2,,\xff" + b"," * 9 + b"\n")
+    tube.put_list("p", tube.entries("b"))
+    discover("l.csv", url)
+    assert urls("l.csv") == ["1", "a", "2", "b"]
+
+
 @pytest.mark.parametrize(
     "text", ["url,caption\nhttps://h/a,x\n", "link\nhttps://h/a\n", 'url,id\n"a\n', "url\na,b\n"]
 )
@@ -151,18 +176,19 @@ def test_a_stop_keeps_what_was_found(tube: Tube, monkeypatch: pytest.MonkeyPatch
 # -- seen before
 
 
-def test_videos_of_lists_and_datasets_are_out(
-    tube: Tube, monkeypatch: pytest.MonkeyPatch, capsys: Any
-) -> None:
+def test_videos_of_lists_and_datasets_are_out(tube: Tube, capsys: Any) -> None:
     Path("have.txt").write_text(f"{tube.url}/watch/a\nhttps://youtu.be/dQw4w9WgXcQ?t=1\n")
     Path("mine.csv").write_text("url,id\nhttps://elsewhere/1,tube-b\n,\n")
-    decided = [("tube-c", "https://elsewhere/2"), ("0123", f"{tube.url}/watch/d?token=1")]
-    monkeypatch.setattr(Dataset, "decided", lambda self: decided)
-    monkeypatch.setattr(Dataset, "names", lambda *_: ["x"])
-    monkeypatch.setattr(Dataset, "commits", lambda self: [{"name": "x"}])
+    known = dict.fromkeys(LEDGER_SCHEMA.names) | {"level": "video", "attempts": 1}
+    decided = {"tube-c": "https://elsewhere/2", "0123": f"{tube.url}/watch/d?token=1"}
+    ledger = [
+        known | {"video_id": video_id, "source_url": url, "decision": "failed"}
+        for video_id, url in decided.items()
+    ]
+    write_commit(Dataset.at("runs"), [], ledger, {})
     youtube = {"_type": "url", "url": "https://www.youtube.com/watch?v=dQw4w9WgXcQ"}
     url = tube.put_list("p", [*tube.entries(*"abcde"), youtube])
-    discover("l.csv", url, seen=["have.txt", "mine.csv", "runs/x"])
+    discover("l.csv", url, seen=["have.txt", "mine.csv", "runs"])
     assert urls("l.csv") == ["e"]
     assert "5 seen before" in capsys.readouterr().out
 
@@ -257,3 +283,17 @@ def test_the_command_takes_a_feed(tube: Tube) -> None:
 def test_mistakes_are_told(tube: Tube, arguments: list[str], says: str) -> None:
     code, said = vf_discover(*arguments)
     assert code == 2 and says in said.replace("\n", " ")
+
+
+def documented() -> list[list[str]]:
+    text = (ROOT / "docs/discovery.md").read_text()
+    block = text.partition("```bash\n")[2].partition("```")[0]
+    lines = [shlex.split(line, comments=True) for line in block.splitlines()]
+    return [words[1:] for words in lines if words[0] == "vf-discover"]
+
+
+@pytest.mark.parametrize("arguments", documented(), ids=" ".join)
+def test_the_documented_options_are_there(arguments: list[str]) -> None:
+    typer.main.get_command(command.app).make_context("vf-discover", arguments)
+    text = (ROOT / "pyproject.toml").read_text()
+    assert 'vf-discover = "curation.discover:main"' in text and '"discovery/*.yaml"' in text

@@ -13,6 +13,7 @@ from curation.discovery.queries import Query
 from curation.media.files import MediaError
 from curation.records import TRIED_AGAIN
 from curation.sources.signed import told_without
+from curation.sources.source import storable
 
 # Pages one after another that the network or the site refused. Ours: then it is time to stop.
 MAX_REFUSED_IN_ROW = 5
@@ -94,7 +95,8 @@ class Discovery:
             try:
                 video = video_of(entry, self.lister.site_of, query.text, query.category)
             except ValueError as error:
-                tally.leave_out(str(error), str(entry.get("title") or entry.get("id") or "?"))
+                says = entry.get("title") or entry.get("id") or "nothing is said of it"
+                tally.leave_out(str(error), storable(f"{query.text}: {says}"))
                 continue
             reason = self.known(video) or self.bounds.reason(video)
             if not reason and self.probes and not video.is_page:
