@@ -22,6 +22,7 @@ from curation.settings import ConfigError
 from curation.shards import LEDGER_SCHEMA, Dataset, DatasetError, write_commit
 from curation.sources import expand
 from curation.sources.__main__ import app as sources_app
+from curation.sources.written import write_rows
 
 ROOT = Path(__file__).parents[1]
 SUFFIXES = ("parquet", "jsonl", "csv")
@@ -121,6 +122,16 @@ def test_a_limit_goes_on_where_it_ended(tube: Tube) -> None:
     for expected in ("abc", "abcdef", "abcdefg"):
         discover("l.csv", "waves", limit=3)
         assert "".join(urls("l.csv")) == expected
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_write_that_fails_leaves_the_list_as_it_was(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"l.{suffix}"
+    assert write_rows([{"url": "https://h/1"}], path, SCHEMA) == 1
+    before = path.read_bytes()
+    with pytest.raises(ZeroDivisionError):
+        write_rows(({"url": f"https://h/{1 // (2 - n)}"} for n in range(3)), path, SCHEMA)
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
 
 
 def test_what_users_edited_stays(tube: Tube) -> None:
@@ -237,7 +248,7 @@ def test_json_holds_it_all(tube: Tube, capsys: Any) -> None:
 
 def test_a_dry_run_looks_at_the_first_and_writes_nothing(tube: Tube, capsys: Any) -> None:
     tube.put_list("waves", tube.entries(*(f"v{i}" for i in range(30))))
-    discover(None, "waves", dry_run=True)
+    discover("l.csv", "waves", dry_run=True)
     told = capsys.readouterr().out
     assert "20 listed, 20 would be written" in told and "nothing is written" in told
     assert len(tube.asked) == 7 and not list(Path.cwd().iterdir())

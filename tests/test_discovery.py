@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,14 @@ from typing import Any
 import pytest
 from tube import EXTRACTORS, Tube
 
+from curation.connections import Refused
 from curation.discovery.discovered import Discovery, Tally
 from curation.discovery.facts import video_of
 from curation.discovery.filters import Bounds
 from curation.discovery.listing import Lister
 from curation.discovery.queries import DEFAULT_QUERIES, Query, queries_of, read_queries
 from curation.downloads import with_site_data
+from curation.media.files import MediaError
 from curation.settings import ConfigError
 from curation.sources import Source
 
@@ -192,6 +195,15 @@ def test_a_private_address_is_not_asked(tube: Tube) -> None:
     assert "--allow-private" in tally.failed[url] and not tube.asked
 
 
+def test_a_refusal_that_an_extractor_swallows_is_told() -> None:
+    lister = Lister(sleep_s=0)
+    swallowed = contextlib.suppress(Refused)
+    with pytest.raises(MediaError, match="private address"), lister.told(), swallowed:
+        lister.guard.check("host", ["10.0.0.8"])
+    with lister.told():
+        pass  # the next one begins anew
+
+
 # -- filters
 
 
@@ -247,7 +259,7 @@ def test_a_licence_that_is_not_told_is_not_one_that_is_asked_for(tube: Tube) -> 
 
 @pytest.mark.parametrize("name", ["tube-a", "{url}/watch/a"])
 def test_what_was_seen_is_out_and_does_not_count(tube: Tube, name: str) -> None:
-    url = tube.put_list("p", tube.entries(*"abc"))
+    url = tube.put_list("p", [tube.entry("a", is_live=True), *tube.entries("b", "c", "d")])
     rows, tally = discover(url, seen={name.format(url=tube.url)}, limit=2)
     assert ids(rows) == ["b", "c"] and numbers(tally) == {"seen before": 1}
 
@@ -281,7 +293,13 @@ def test_pages_tell_heights_and_licences(tube: Tube) -> None:
     url = tube.put_list("p", [*tube.entries(*names), tube.entry("live", is_live=True)])
     rows, tally = discover(url, Bounds(licenses=("cc by",)), probes=True, category="Music")
     assert ids(rows) == ["high"]
-    facts = {"height": 1080, "license": "CC BY", "upload_date": "2024-01-31", "duration_s": 5.0}
+    facts = {
+        "id": "tube-high",
+        "height": 1080,
+        "license": "CC BY",
+        "upload_date": "2024-01-31",
+        "duration_s": 5.0,
+    }
     assert rows[0].items() >= (facts | {"title": "Page high", "category": "Music"}).items()
     assert numbers(tally) == {
         "lower than --min-height 720": 1,

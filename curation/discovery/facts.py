@@ -75,12 +75,9 @@ def video_of(info: Mapping[str, Any], site_of: SiteOf, query: str, category: str
 
 
 def joined(listed: Video, page: Video) -> Video:
-    """A listed video with what its page says; the page knows better, the list's address stands."""
+    """A listed video with what its page says, which knows better."""
     said = {name: value for name, value in page.row.items() if value is not None}
-    kept = {name: listed.row[name] for name in ("url", "query")}
-    own_id = listed.row["id"] or page.row["id"]
-    row = listed.row | said | kept | {"id": own_id}
-    return Video(row, listed.url, page.is_closed, is_page=True)
+    return Video(listed.row | said, listed.url, page.is_closed, is_page=True)
 
 
 def url_of(info: Mapping[str, Any]) -> str:
