@@ -15,7 +15,10 @@ from curation.commands import plain, say
 from curation.shards import DROPPED, FAILED, KEPT, Dataset
 from curation.subsets.decided import Step
 
-FUNNEL_COLUMNS = ["level", "decision", "rule", "error_class", "duration", "stage_s"]
+FUNNEL_COLUMNS = [
+    *("level", "decision", "rule", "error_class", "duration", "stage_s", "source_url", "message")
+]
+MAX_EXAMPLE = 160  # characters of a message
 
 
 @dataclass
@@ -49,6 +52,8 @@ class Funnel:
     source_s: float = 0.0  # length of the videos that were decoded
     kept_s: float = 0.0
     stage_cpu_s: dict[str, float] = field(default_factory=dict)
+    # Of every class of failed videos one, as (source, message); shown, and not kept.
+    examples: dict[str, tuple[str, str]] = field(default_factory=dict)
 
     @property
     def cpu_s(self) -> float:
@@ -56,7 +61,9 @@ class Funnel:
 
     def as_json(self) -> dict[str, Any]:
         per_s = self.cpu_s / self.source_s if self.source_s else None
-        return asdict(self) | {"cpu_s": self.cpu_s, "cpu_s_per_source_s": per_s}
+        facts = asdict(self)
+        del facts["examples"]
+        return facts | {"cpu_s": self.cpu_s, "cpu_s_per_source_s": per_s}
 
 
 def count(ledgers: Iterable[pa.Table], rule_order: list[str]) -> Funnel:
@@ -82,6 +89,11 @@ def add_ledger(funnel: Funnel, ledger: pa.Table) -> None:
         if row["level"] == "clip" and row["decision"] == KEPT:
             funnel.kept_s += row["duration_sum"]
     videos = ledger.filter(pc.equal(ledger["level"], "video"))
+    failed = videos.filter(pc.equal(videos["decision"], FAILED))
+    firsts = failed.group_by("error_class", use_threads=False)
+    for row in firsts.aggregate([("source_url", "first"), ("message", "first")]).to_pylist():
+        example = (row["source_url_first"], row["message_first"] or "")
+        funnel.examples.setdefault(row["error_class"], example)
     for duration, stages in zip(
         videos["duration"].to_pylist(), videos["stage_s"].to_pylist(), strict=True
     ):
@@ -108,6 +120,11 @@ def show(funnel: Funnel, dataset: Dataset, console: Console) -> None:
     table.add_row("kept", str(videos.kept), str(clips.kept), style="bold green", end_section=True)
     table.add_row("minutes kept", "", f"{funnel.kept_s / 60:.1f}")
     console.print(table)
+    for error_class, (source, message) in funnel.examples.items():
+        says = " ".join(message.split())[:MAX_EXAMPLE]
+        say(
+            console, f"failed: {error_class}, such as {source}: {says or 'its clips failed'}", "dim"
+        )
     if funnel.source_s:
         stages = ", ".join(f"{name} {s:.1f}" for name, s in funnel.stage_cpu_s.items() if s >= 0.05)
         say(

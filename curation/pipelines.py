@@ -8,13 +8,16 @@ import json
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
+    FilePath,
+    SecretStr,
     ValidationError,
     model_validator,
 )
@@ -41,6 +44,25 @@ class Download(Section):
     # and sites send 1080p pictures with 2 to 5.
     max_bytes: int = Field(4 << 30, gt=0)
     timeout_s: float = Field(30, gt=0)  # without a byte from the server
+    # Over each `timeout_s`. Ours: at less than this a film of an hour takes a week.
+    min_bytes_per_s: int = Field(1000, ge=0)
+    # Of one host, by all workers together. Ours: what a browser opens to one (6) and a few.
+    max_per_host: int = Field(8, ge=1)  # downloads at once
+    requests_per_s: float | None = Field(None, gt=0)  # pages and parts of videos; None: no limit
+    attempts: int = Field(3, ge=1)  # where the network or a busy server failed
+    retry_s: float = Field(2, gt=0)  # before the second one, about; doubled each time
+    max_wait_s: float = Field(60, gt=0)  # a server that asks for more is left for the next run
+    max_bytes_per_s: int | None = Field(None, gt=0)  # of one download
+    user_agent: str | None = None  # None: yt-dlp's own, a browser's
+    # Secrets: not in run.json, in no message, and a change of them decides nothing anew.
+    # A file as browsers export it (Netscape).
+    cookies: Annotated[FilePath, AfterValidator(Path.absolute)] | None = Field(None, exclude=True)
+    proxies: list[SecretStr] = Field([], exclude=True)  # each URL has one of them, always the same
+
+    @property
+    def request_interval_s(self) -> float:
+        """Between two requests of one download, so that all of them together keep the rate."""
+        return self.max_per_host / self.requests_per_s if self.requests_per_s else 0.0
 
 
 SHOTS = "shots"  # the detector that is a network of our own; the others are PySceneDetect's

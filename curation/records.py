@@ -25,12 +25,16 @@ if TYPE_CHECKING:
 # Called with the stage and the position in the video, in seconds, whenever there is progress.
 Beat = Callable[[str, float], None]
 # Faults of the machine or the network, no verdict on a video: the next run tries again by itself.
-TRIED_AGAIN = frozenset({"disk_full", "no_memory", "unreachable", "lost", "changing"})
+TRIED_AGAIN = frozenset(
+    {"disk_full", "no_memory", "lost", "changing", "network", "throttled", "bot_check", "live"}
+    | {"unreachable"}  # network, in datasets of before 2026-11-26
+)
 COPY = "copy"  # a source that turned out to be the video of another one
 # Every class that a failure may have (docs/shards.md). Those of one reason stand together.
 ERROR_CLASSES = TRIED_AGAIN | {
     *("missing", "empty", "not_video", "no_video_stream", "truncated", "corrupt", "outside"),
-    *("private_address", "too_large", "download_failed"),
+    *("private_address", "too_large", "not_a_video", "download_failed"),
+    *("gone", "private", "geo", "age", "drm", "format"),
     COPY,
     *("crashed", "stalled", "timeout", "memory"),
     *("encode", "caption", "scorer", "internal"),

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 from tube import EXTRACTORS, Tube
 
-from curation.connections import Refused
 from curation.discovery.discovered import Discovery, Tally
 from curation.discovery.facts import video_of
 from curation.discovery.filters import Bounds
 from curation.discovery.listing import Lister
 from curation.discovery.queries import DEFAULT_QUERIES, Query, queries_of, read_queries
-from curation.downloads import with_site_data
+from curation.downloads.connections import Refused
+from curation.downloads.fetches import with_site_data
 from curation.media.files import MediaError
 from curation.settings import ConfigError
 from curation.sources import Source
@@ -159,7 +159,7 @@ def test_the_lists_of_a_channel_are_opened(tube: Tube) -> None:
     rows, tally = discover(tube.put_list("channel", tabs))
     assert ids(rows) == ["v1", "v2", "s1"]
     assert numbers(tally) == {
-        "lists in it that fail: download_failed": 1,
+        "lists in it that fail: gone": 1,
         "listed by this run already": 1,
     }
 
@@ -177,11 +177,11 @@ def test_a_list_that_breaks_off_keeps_what_it_gave(tube: Tube) -> None:
     tube.answers["/list/p.1.json"] = 503
     rows, tally = discover(url)
     assert ids(rows) == ["a", "b", "c"]
-    assert list(tally.failed) == [url] and tally.failed[url].startswith("unreachable: ")
+    assert list(tally.failed) == [url] and tally.failed[url].startswith("network: ")
     assert "503" in tally.failed[url]
 
 
-@pytest.mark.parametrize(("answer", "kind"), [(404, "download_failed"), (500, "unreachable")])
+@pytest.mark.parametrize(("answer", "kind"), [(404, "gone"), (500, "network")])
 def test_a_query_that_fails_is_told_with_its_class(tube: Tube, answer: int, kind: str) -> None:
     tube.answers["/list/p.0.json"] = answer
     rows, tally = discover(f"{tube.url}/list/p")
@@ -305,11 +305,11 @@ def test_pages_tell_heights_and_licences(tube: Tube) -> None:
         "lower than --min-height 720": 1,
         "another licence": 1,
         "upcoming": 1,
-        "page failed: download_failed": 1,
+        "page failed: private": 1,
         "no licence told": 1,
         "live": 1,
     }
-    assert "Private video" in tally.left_out["page failed: download_failed"][1]
+    assert "Private video" in tally.left_out["page failed: private"][1]
     assert tally.pages_asked == 6  # none of what the list told to be live
     assert not [path for path in tube.asked if not path.endswith(".json")]  # and no media
 
@@ -322,8 +322,8 @@ def test_pages_that_are_refused_end_a_query(tube: Tube) -> None:
     url = tube.put_list("p", tube.entries(*names))
     rows, tally = discover(url, probes=True)
     assert ids(rows) == ["v1"] and tally.pages_asked == 7
-    assert numbers(tally) == {"page failed: unreachable": 6}
-    assert "5 pages in a row were refused" in tally.failed[url]
+    assert numbers(tally) == {"page failed: throttled": 6}
+    assert tally.failed[url].startswith("throttled: 5 pages in a row were refused")
 
 
 def test_a_single_video_is_a_list_of_itself(tube: Tube) -> None:
@@ -336,12 +336,16 @@ def test_a_single_video_is_a_list_of_itself(tube: Tube) -> None:
 
 
 def test_requests_wait_for_each_other(tube: Tube, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of several queries, too: the clock stands still but for what is slept."""
     slept: list[float] = []
-    monkeypatch.setattr("yt_dlp.extractor.common.time.sleep", slept.append)
-    tube.put_page("a", 720)
-    tube.put_page("b", 720)
-    discover(tube.put_list("p", tube.entries("a", "b")), probes=True, sleep_s=7)
-    assert slept == [7] * (len(tube.asked) - 1) and len(tube.asked) == 4
+    monkeypatch.setattr("curation.downloads.connections.time.monotonic", lambda: sum(slept))
+    monkeypatch.setattr("curation.downloads.connections.time.sleep", slept.append)
+    lister = Lister(sleep_s=7, allow_private=True, extractors=EXTRACTORS)
+    discovery = Discovery(lister, ANY, set(), limit=9, probes=True)
+    for name in ("a", "b"):
+        tube.put_page(name, 720)
+        list(discovery.rows(Query(name, tube.put_list(name, tube.entries(name)))))
+    assert slept == [7] * len(tube.asked) and len(tube.asked) == 6
 
 
 # -- strangers

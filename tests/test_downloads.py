@@ -8,14 +8,15 @@ from pathlib import Path
 import pytest
 from conftest import MakeVideo
 
-from curation.downloads import download, with_site_data
+from curation.downloads import download
+from curation.downloads.fetches import with_site_data
 from curation.media.files import MediaError
 from curation.media.probes import probe
 from curation.pipelines import Download, Pipeline
 from curation.sources import Source, content_id
 from curation.videos import curate_video
 
-OPEN = Download(allow_private=True)
+OPEN = Download(allow_private=True, retry_s=0.001)
 Serve = tuple[str, Path]
 
 
@@ -63,11 +64,12 @@ def test_what_a_list_gave_stands(make_video: MakeVideo, serve: Serve, tmp_path: 
 
 
 @pytest.mark.parametrize("name", ["missing.mp4", "page.html"])
-def test_what_is_no_video_is_download_failed(serve: Serve, tmp_path: Path, name: str) -> None:
+def test_what_is_no_video_is_told(serve: Serve, tmp_path: Path, name: str) -> None:
     url, served = serve
     (served / "page.html").write_text("<!DOCTYPE html><html><title>x</title></html>")
     error = error_of(f"{url}/{name}", tmp_path)
-    assert error.error_class == "download_failed" and error.message
+    assert error.error_class == {"missing.mp4": "gone", "page.html": "not_a_video"}[name]
+    assert error.message
 
 
 def test_a_page_that_calls_itself_a_video_is_failed(serve: Serve, tmp_path: Path) -> None:
@@ -76,7 +78,7 @@ def test_a_page_that_calls_itself_a_video_is_failed(serve: Serve, tmp_path: Path
     pipeline = Pipeline(download=OPEN)
     result = curate_video(Source(url=f"{url}/page.mp4"), pipeline, tmp_path, lambda s, t: None)
     assert result.ledger[0]["decision"] == "failed"
-    assert result.ledger[0]["error_class"] in {"download_failed", "not_video"}
+    assert result.ledger[0]["error_class"] in {"not_a_video", "not_video"}
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]", "10.0.0.8", "169.254.169.254"])
@@ -86,9 +88,9 @@ def test_private_addresses_are_refused_by_default(host: str, tmp_path: Path) -> 
     assert "--set download.allow_private=true" in error.message
 
 
-def test_a_server_that_is_gone_is_unreachable(tmp_path: Path) -> None:
+def test_a_server_that_is_away_is_the_networks(tmp_path: Path) -> None:
     """It may be back tomorrow; an address without a host will not."""
-    assert error_of("http://127.0.0.1:9/a.mp4", tmp_path).error_class == "unreachable"
+    assert error_of("http://127.0.0.1:9/a.mp4", tmp_path).error_class == "network"
     assert error_of("http:///a.mp4", tmp_path, Download()).error_class == "download_failed"
 
 

@@ -118,14 +118,15 @@ def answering() -> Iterator[Any]:
 
 
 def download_error(url: str, folder: Path) -> str:
-    settings = Download(allow_private=True, timeout_s=5)
+    settings = Download(allow_private=True, timeout_s=5, retry_s=0.001)
     with pytest.raises(MediaError) as caught:
         downloads.download(Source(url=url), folder, settings, lambda: None)
     return caught.value.error_class
 
 
 @pytest.mark.parametrize(
-    ("status", "wanted"), [(503, "unreachable"), (429, "unreachable"), (404, "download_failed")]
+    ("status", "wanted"),
+    [(503, "network"), (429, "throttled"), (404, "gone"), (403, "private"), (451, "geo")],
 )
 def test_a_servers_bad_moment_is_told_from_its_answer(
     answering: Any, tmp_path: Path, status: int, wanted: str
@@ -137,12 +138,12 @@ def test_a_refused_connection_is_the_networks(tmp_path: Path) -> None:
     with socket.socket() as held:  # bound and not listening
         held.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{held.getsockname()[1]}/video.mp4"
-        assert download_error(url, tmp_path) == "unreachable"
+        assert download_error(url, tmp_path) == "network"
 
 
 @pytest.mark.parametrize(
     ("code", "wanted"),
-    [(socket.EAI_AGAIN, "unreachable"), (socket.EAI_NONAME, "download_failed")],
+    [(socket.EAI_AGAIN, "network"), (socket.EAI_NONAME, "gone")],
 )
 def test_a_lost_network_is_told_from_a_wrong_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, wanted: str
@@ -153,14 +154,14 @@ def test_a_lost_network_is_told_from_a_wrong_name(
     monkeypatch.setattr(socket, "getaddrinfo", failing)
     with pytest.raises(MediaError) as caught:
         source = Source(url="http://host.invalid/a.mp4")
-        downloads.download(source, tmp_path, Download(), lambda: None)
+        downloads.download(source, tmp_path, Download(retry_s=0.001), lambda: None)
     assert caught.value.error_class == wanted
 
 
 def test_the_next_run_tries_again_by_itself(tmp_path: Path) -> None:
     dataset, pipeline = Dataset.at(str(tmp_path / "data")), Pipeline()
     dataset.claim()
-    classes = {"full": "disk_full", "bad": "corrupt", "away": "unreachable"}
+    classes = {"full": "disk_full", "bad": "corrupt", "away": "network"}
     sources = {name: Source(url=name, id=name) for name in classes}
     rows = [failed_row(sources[name], classes[name], "so it was") for name in classes]
     write_commit(dataset, [], rows, pipeline.fingerprints())

@@ -310,7 +310,7 @@ def test_urls_are_fetched_decided_once_and_named_by_content(
     assert outcomes(dataset) == {
         "good.mp4": (KEPT, None),
         "short.mp4": (DROPPED, "duration"),
-        "gone.mp4": (FAILED, "download_failed"),
+        "gone.mp4": (FAILED, "gone"),
     }
     assert {row["caption"] for row in dataset.rows(["caption"])} == {"Shots"}
     assert clips(dataset).items() <= clips(curated).items()  # the same ids and bytes as from a file

@@ -21,9 +21,8 @@ from typing import Any
 import pytest
 from conftest import MakeVideo
 
-from curation import connections
-from curation.connections import is_public
-from curation.downloads import download
+from curation.downloads import connections, download
+from curation.downloads.connections import is_public
 from curation.media.files import MediaError
 from curation.pipelines import Download
 from curation.sources import Source
@@ -197,7 +196,7 @@ def test_a_name_that_leads_elsewhere_the_second_time(web: Web, tmp_path: Path) -
 
 
 def test_a_name_with_a_private_address_among_public_ones(web: Web, tmp_path: Path) -> None:
-    guard = connections.Guard(allow_private=False, max_bytes=1)
+    guard = connections.Guard(allow_private=False, max_bytes=1, min_bytes_per_s=1, window_s=30)
     with pytest.raises(connections.Refused):
         guard.check("both.test", [PUBLIC, "10.0.0.8"])
 
@@ -294,7 +293,7 @@ def test_one_video_a_source(web: Web, tmp_path: Path, kind: str) -> None:
         videos = "".join(f'<video src="/{n}.mp4"></video>' for n in range(3))
         url = web.put("/a", HTML.format("", videos), Content_Type="text/html")
     error = error_of(url, tmp_path)
-    assert (error.error_class, "a playlist of 3" in error.message) == ("download_failed", True)
+    assert (error.error_class, "a playlist of 3" in error.message) == ("not_a_video", True)
     assert set(web.asked) == {"/a"}
 
 
@@ -303,7 +302,7 @@ def test_a_live_stream_is_refused_at_once(web: Web, tmp_path: Path) -> None:
     live = M3U8.format("", "1.ts").replace("#EXT-X-ENDLIST\n", "")
     url = web.put("/a.m3u8", live, Content_Type=HLS)
     error = error_of(url, tmp_path)
-    assert error.error_class == "download_failed" and "live" in error.message
+    assert error.error_class == "live" and "live" in error.message
     assert "/1.ts" not in web.asked
 
 

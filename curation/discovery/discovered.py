@@ -11,11 +11,12 @@ from curation.discovery.filters import Bounds, names_of
 from curation.discovery.listing import MAX_LISTED, Failure, Lister
 from curation.discovery.queries import Query
 from curation.media.files import MediaError
-from curation.records import TRIED_AGAIN
 from curation.sources.signed import told_without
 from curation.sources.source import storable
 
-# Pages one after another that the network or the site refused. Ours: then it is time to stop.
+# Classes of pages that failed for no reason of theirs, and how many of these one after another end
+# a query. Ours: then it is time to stop.
+REFUSED = {"network", "throttled", "bot_check"}
 MAX_REFUSED_IN_ROW = 5
 
 
@@ -107,7 +108,7 @@ class Discovery:
                     reason = self.bounds.reason(video)
                 except MediaError as error:
                     reason = f"page failed: {error.error_class}", error.message
-                    refused = refused + 1 if error.error_class in TRIED_AGAIN else 0
+                    refused = refused + 1 if error.error_class in REFUSED else 0
             reason = reason or self.bounds.license_reason(video)
             if not reason:
                 if video.url != video.row["url"]:
@@ -118,7 +119,7 @@ class Discovery:
             tally.leave_out(reason[0], told_without(f"{url}: {reason[1]}", url))
             if refused == MAX_REFUSED_IN_ROW:
                 says = f"{refused} pages in a row were refused, so the rest was not asked"
-                raise MediaError("unreachable", f"{says}: {reason[1]}")
+                raise MediaError(reason[0].rpartition(" ")[2], f"{says}: {reason[1]}")
 
     def known(self, video: Video) -> tuple[str, str] | None:
         """Whether a video was seen; from now on it was."""

@@ -1,7 +1,7 @@
 """What a playlist, channel, feed or search lists, by yt-dlp: a page at a time, and no media.
 
 Nothing is resolved that was not asked for: extractors are called, and what they return is read as
-it comes. Every connection is one of curation.connections.
+it comes. Every connection is one of curation.downloads.connections.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ import yt_dlp
 from yt_dlp.extractor.common import InfoExtractor
 from yt_dlp.utils import unsmuggle_url
 
-from curation.connections import Guard, GuardedYoutubeDL, Refused
-from curation.downloads import BROKEN, SilentLogger, is_passing
+from curation.downloads.connections import Guard, GuardedYoutubeDL, Refused
+from curation.downloads.fetches import BROKEN, SilentLogger, in_words
+from curation.downloads.refusals import refusal_of
 from curation.media.files import MediaError
 
 Info = dict[str, Any]  # what an extractor says of a video or a list
@@ -29,6 +30,8 @@ MAX_LISTED = 10_000
 # Of one query. Ours: the pages of 10,000 videos have 1 MB each. A file that is larger than this is
 # not looked at, for what a server says that it will send counts.
 MAX_QUERY_BYTES = 16 << 30
+# Of a server that sends a page. Ours: a page of 1 MB has a quarter of an hour.
+MIN_BYTES_PER_S, TIMEOUT_S = 1_000, 30.0
 # Of a link; the link counts, not what is behind it.
 OF_THE_LINK = {"_type", "url", "ie_key", "id", "extractor", "extractor_key"}
 END = object()
@@ -57,7 +60,7 @@ class ListingYoutubeDL(GuardedYoutubeDL):
 
 
 class Lister:
-    """Asks sites for lists and pages: one request at a time, `sleep_s` seconds between them."""
+    """Asks sites for lists and pages: one request at a time, `sleep_s` seconds apart at least."""
 
     def __init__(
         self,
@@ -69,13 +72,15 @@ class Lister:
         self.guard = Guard(
             allow_private=allow_private,
             max_bytes=MAX_QUERY_BYTES,
+            min_bytes_per_s=MIN_BYTES_PER_S,
+            window_s=TIMEOUT_S,
+            interval_s=sleep_s,
             allowed_by="--allow-private",
             size_hint=f"a query may have {MAX_QUERY_BYTES:,}",
         )
         self.num_left = 0  # entries of a query that may still be looked at
         options = {
-            "sleep_interval_requests": sleep_s,
-            "socket_timeout": 30,
+            "socket_timeout": TIMEOUT_S,
             "skip_download": True,
             "cachedir": False,
             "quiet": True,
@@ -94,7 +99,8 @@ class Lister:
         A video is an entry by itself. Raises MediaError, also after some entries: the next page
         may be refused.
         """
-        self.num_left, self.guard.num_bytes = max_listed, 0
+        self.guard.renew()
+        self.num_left = max_listed
         yield from self.opened(self.ask(target), 0)
 
     def opened(self, found: Any, depth: int) -> Iterator[Info | Failure]:
@@ -160,7 +166,7 @@ class Lister:
                 ]
             if len(first) != 1 or not isinstance(first[0], dict):
                 says = "is a page or playlist of several videos, or of none"
-                raise MediaError("download_failed", says)
+                raise MediaError("not_a_video", says)
             return first[0]
         return found
 
@@ -191,8 +197,7 @@ class Lister:
         except yt_dlp.utils.YoutubeDLError as error:
             if self.guard.refused:
                 raise self.guard.refused.error from error
-            kind = "unreachable" if is_passing(error) else "download_failed"
-            raise MediaError(kind, str(error).removeprefix("ERROR: ")) from error
+            raise MediaError(refusal_of(error).error_class, in_words(error)) from error
         except (*BROKEN, AssertionError) as error:
             says = f"yt-dlp cannot read what the server sent: {type(error).__name__}: {error}"
             raise MediaError("download_failed", says) from error

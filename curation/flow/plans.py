@@ -13,6 +13,7 @@ from rich.console import Console
 
 from curation.captions import check_checkpoint
 from curation.commands import GOES_ON, interruptible, say, screen, start_ray, told_errors
+from curation.downloads.runtimes import lacking
 from curation.flow.driver import check_all_decided, identify_all, joined, todo, write_run
 from curation.flow.driver import curate as run_flow
 from curation.flow.holdings import Holdings, forget, is_subset, retell, take_over
@@ -147,7 +148,7 @@ def work(plan: Plan, holdings: Holdings, left: list[Source], console: Console) -
     """Curate what is left; returns how many sources turned out to be copies of others."""
     if not left:
         return 0
-    tally = Tally.remote(holdings.recorded())  # type: ignore[attr-defined]
+    tally = Tally.remote(holdings.recorded(), plan.pipeline.download.max_per_host)  # type: ignore[attr-defined]
     with Display(tally, len(left), console), interruptible() as stop:
         run_flow(left, plan.pipeline, plan.dataset, tally, stop)
     return ray.get(tally.num_copies.remote())
@@ -222,6 +223,8 @@ def curate(
             say(console, line)
         for line in plan.given.ignored():
             say(console, line, "yellow")
+        if lack := lacking(source.url for source in plan.sources if source.path is None):
+            say(console, lack, "yellow")
         if dry_run:
             show_plan(plan, console)
             return

@@ -12,6 +12,7 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from curation.commands import say, visible
+from curation.downloads.hosts import Hosts
 
 # A bar for each, in the order a video goes through them.
 STAGES = ("fetch", "decode", "cut", "caption", "commit")
@@ -24,10 +25,11 @@ class Tally:
     """Counts the videos that finished each stage, and knows where each one is now.
 
     It also knows which source stands for each video: `held` are the URLs of those that earlier
-    runs decided, by video id.
+    runs decided, by video id. And which hosts are being asked: `max_per_host` at once.
     """
 
-    def __init__(self, held: dict[str, str]) -> None:
+    def __init__(self, held: dict[str, str], max_per_host: int = 8) -> None:
+        self.hosts = Hosts(max_per_host)
         self.firsts = held
         self.copies: set[str] = set()
         self.finished = dict.fromkeys(STAGES, 0)
@@ -45,6 +47,14 @@ class Tally:
         if first != url:
             self.copies.add(url)
         return first
+
+    def enter(self, url: str) -> tuple[float, str | None]:
+        """As Hosts has it."""
+        return self.hosts.enter(url)
+
+    def leave(self, url: str, error_class: str | None) -> None:
+        """As Hosts has it."""
+        self.hosts.leave(url, error_class)
 
     def num_copies(self) -> int:
         """How many sources turned out to be copies of others."""

@@ -9,7 +9,6 @@ import contextlib
 import pickle
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -26,6 +25,7 @@ from curation.flow.media_processes import (
     curate_isolated,
     media_worker_for,
 )
+from curation.flow.visits import Visit
 from curation.pipelines import Captions, Pipeline
 from curation.records import (
     VideoResult,
@@ -113,8 +113,7 @@ def curate_batch(batch: pa.Table, pipeline: Pipeline, tally: Any) -> Iterator[pa
             message = f"its Ray task was lost {MAX_STARTS} times"
             result = VideoResult([failed_row(source, "lost", message, attempts=MAX_STARTS)])
         else:
-            beat = partial(tally.at.remote, source.url)
-            result = curate_isolated(media_worker, source, pipeline, beat)
+            result = curate_visiting(media_worker, source, pipeline, tally)
             # Only now is it known which video a URL led to.
             video_id = result.video["video_id"]
             first_url = ray.get(tally.claim.remote(video_id, source.url))
@@ -122,6 +121,19 @@ def curate_batch(batch: pa.Table, pipeline: Pipeline, tally: Any) -> Iterator[pa
                 result = VideoResult([copy_row(source, video_id, first_url)])
         tally.left.remote(source.url, done)
         yield to_row(result)
+
+
+def curate_visiting(
+    worker: MediaWorker, source: Source, pipeline: Pipeline, tally: Any
+) -> VideoResult:
+    """One video through the media worker; of a URL when its host can be asked."""
+    visit = Visit(tally, source)
+    refused = visit.enter(pipeline.download.max_wait_s) if source.path is None else None
+    if refused:
+        return VideoResult([failed_row(source, *refused, attempts=0)])
+    result = curate_isolated(worker, source, pipeline, visit.beat)
+    visit.leave(result.video["error_class"])
+    return result
 
 
 class Models:

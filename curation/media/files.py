@@ -32,8 +32,7 @@ class MediaError(Exception):
     """An input that cannot be curated; `error_class` goes to the ledger.
 
     Classes of this file: missing, empty, not_video, no_video_stream, corrupt, truncated,
-    size_changes, clock_restarts; others add private_address, too_large, download_failed, encode,
-    caption, scorer.
+    size_changes, clock_restarts; others add those of downloads, encode, caption, scorer.
     """
 
     def __init__(self, error_class: str, message: str) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-import socket
+import hashlib
+import random
+import shutil
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,9 +15,9 @@ from urllib.parse import urlsplit
 import yt_dlp
 import yt_dlp.globals
 from yt_dlp.extractor.youtube import YoutubeIE
-from yt_dlp.networking.exceptions import CertificateVerifyError, HTTPError, TransportError
 
-from curation.connections import Guard, GuardedYoutubeDL, Refused
+from curation.downloads.connections import Guard, GuardedYoutubeDL, Refused
+from curation.downloads.refusals import ANOTHER_TRY, Refusal, refusal_of
 from curation.media.files import MediaError
 from curation.pipelines import Download
 from curation.sources import Source, content_id
@@ -43,40 +46,85 @@ BROKEN = (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, R
 def download(source: Source, folder: Path, settings: Download, beat: Callable[[], None]) -> Source:
     """Fetch a source's video into `folder` and return the source with path, id and site data.
 
-    Sound is not fetched: clips carry none. `beat` is called as bytes arrive.
-    Raises MediaError: private_address, too_large, download_failed, unreachable; no message has a
-    secret of the URL.
+    Sound is not fetched: clips carry none. `beat` is called as bytes arrive, and while it waits for
+    another try. Raises MediaError of a class of docs/shards.md; no message has a secret of the URL.
     """
-    try:
-        return fetched(source, folder, settings, beat)
-    except MediaError as error:
-        message = told_without(error.message, source.signed_url or source.url)
-        raise MediaError(error.error_class, message) from None
+    started = time.monotonic()
+    for attempt in range(1, settings.attempts + 1):
+        try:
+            return fetched(source, folder, settings, beat)
+        except FailedError as failed:
+            wait_s = failed.refusal.retry_after_s
+            if wait_s is None:
+                wait_s = settings.retry_s * 2 ** (attempt - 1) * random.uniform(0.5, 1.5)
+            again = failed.refusal.error_class in ANOTHER_TRY and attempt < settings.attempts
+            if again and wait_s <= settings.max_wait_s:
+                wait(wait_s, beat)
+                continue
+            message = told_without(failed.message, source.signed_url or source.url)
+            if again:
+                message += f" (it asks to wait {wait_s:.0f} s)"
+            elif attempt > 1:
+                message += f" ({attempt} attempts in {time.monotonic() - started:.0f} s)"
+            raise MediaError(failed.refusal.error_class, message) from None
+    raise AssertionError("the last attempt returns or raises")
+
+
+class FailedError(Exception):
+    """An attempt that failed, and why."""
+
+    def __init__(self, refusal: Refusal, message: str) -> None:
+        super().__init__(message)
+        self.refusal = refusal
+        self.message = message
+
+
+def wait(wait_s: float, beat: Callable[[], None]) -> None:
+    """Sleep, and let the one who watches know that it is no stall."""
+    until = time.monotonic() + wait_s
+    while (left := until - time.monotonic()) > 0:
+        beat()
+        time.sleep(min(left, 5.0))
 
 
 def fetched(source: Source, folder: Path, settings: Download, beat: Callable[[], None]) -> Source:
+    """One attempt; raises FailedError."""
     url = source.signed_url or source.url
-    check_host(url)
-    guard = Guard(allow_private=settings.allow_private, max_bytes=settings.max_bytes)
+    guard = Guard(
+        allow_private=settings.allow_private,
+        max_bytes=settings.max_bytes,
+        min_bytes_per_s=settings.min_bytes_per_s,
+        window_s=settings.timeout_s,
+        interval_s=settings.request_interval_s,
+    )
     try:
-        with GuardedYoutubeDL(options_of(folder, settings, beat), guard) as downloader:
+        check_host(url)
+        with GuardedYoutubeDL(options_of(url, folder, settings, beat), guard) as downloader:
             info = downloader.extract_info(url, download=True)
+        if not guard.refused:
+            return with_site_data(source, info, downloaded_file(info))
+    except MediaError as error:
+        raise FailedError(Refusal(error.error_class), error.message) from None
     except Refused as refused:
-        raise refused.error from None
+        guard.refused = refused
     except yt_dlp.utils.YoutubeDLError as error:
-        if guard.refused:
-            raise guard.refused.error from error
-        kind = "unreachable" if is_passing(error) else "download_failed"
-        raise MediaError(kind, str(error).removeprefix("ERROR: ")) from error
+        if not guard.refused:
+            raise FailedError(refusal_of(error), in_words(error)) from error
     except BROKEN as error:
         says = f"yt-dlp cannot read what the server sent: {type(error).__name__}: {error}"
-        raise MediaError("download_failed", says) from error
-    if guard.refused:
-        raise guard.refused.error
-    return with_site_data(source, info, downloaded_file(info))
+        raise FailedError(Refusal("download_failed"), says) from error
+    assert guard.refused is not None
+    raise FailedError(Refusal(guard.refused.error.error_class), guard.refused.error.message)
 
 
-def options_of(folder: Path, settings: Download, beat: Callable[[], None]) -> dict[str, Any]:
+def in_words(error: BaseException) -> str:
+    """What yt-dlp says of an error, without its marks of a terminal."""
+    return str(error).removeprefix("ERROR: ").strip().removeprefix("[download] Got error: ")
+
+
+def options_of(
+    url: str, folder: Path, settings: Download, beat: Callable[[], None]
+) -> dict[str, Any]:
     """How yt-dlp is asked for one video; it reads no configuration of its own."""
     highest = f"[height<={settings.max_height_px}]"
     return {
@@ -87,7 +135,7 @@ def options_of(folder: Path, settings: Download, beat: Callable[[], None]) -> di
         "outtmpl": str(folder / "video.%(ext)s"),  # never a name that the site chose
         "noplaylist": True,
         "socket_timeout": settings.timeout_s,
-        "retries": 3,
+        "retries": 1,  # at once; download() waits between its own
         # No ffmpeg: it would open what a server sent in any format, and follow that.
         "ffmpeg_location": str(folder / "none"),
         "fixup": "never",
@@ -97,7 +145,32 @@ def options_of(folder: Path, settings: Download, beat: Callable[[], None]) -> di
         "noprogress": True,
         "logger": SilentLogger(),
         "progress_hooks": [lambda _: beat()],
+        **asked_as(url, folder, settings),
     }
+
+
+def asked_as(url: str, folder: Path, settings: Download) -> dict[str, Any]:
+    """Who asks: the proxy, cookies and user agent of the settings, as options of yt-dlp.
+
+    A URL has the same proxy each time. yt-dlp writes cookies back when it ends, so it is given a
+    copy. Raises MediaError where the cookies cannot be read.
+    """
+    asked: dict[str, Any] = {}
+    if settings.proxies:
+        number = int(hashlib.sha256(url.encode()).hexdigest(), 16)
+        asked["proxy"] = settings.proxies[number % len(settings.proxies)].get_secret_value()
+    if settings.user_agent:
+        asked["http_headers"] = {"User-Agent": settings.user_agent}
+    if settings.max_bytes_per_s:
+        asked["ratelimit"] = settings.max_bytes_per_s
+    if settings.cookies:
+        try:
+            shutil.copyfile(settings.cookies, folder / "cookies.txt")
+        except OSError as error:
+            message = f"download.cookies cannot be read: {error.strerror}"
+            raise MediaError("download_failed", message) from None
+        asked["cookiefile"] = str(folder / "cookies.txt")
+    return asked
 
 
 def check_host(url: str) -> None:
@@ -108,25 +181,6 @@ def check_host(url: str) -> None:
         raise MediaError("download_failed", f"is no URL: {error}") from None
     if not host:
         raise MediaError("download_failed", "is a URL without a host")
-
-
-def is_passing(error: BaseException | None) -> bool:
-    """Whether a failed download tells of the network or of a server's bad moment, not of the video.
-
-    Statuses: RFC 9110, 15.6; 408, 425 and 429 ask for another try, too. A name that no server
-    knows is no bad moment; a lost network is told by another error (EAI_AGAIN).
-    """
-    passes = False
-    while error is not None:
-        if isinstance(error, HTTPError):
-            return error.status >= 500 or error.status in (408, 425, 429)
-        if isinstance(error, socket.gaierror):
-            return error.errno == socket.EAI_AGAIN
-        if isinstance(error, TransportError):
-            passes = not isinstance(error, CertificateVerifyError)
-        inner = getattr(error, "exc_info", None) or (None, None)
-        error = error.__cause__ or inner[1]
-    return passes
 
 
 def id_in(url: str) -> str | None:

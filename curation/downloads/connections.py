@@ -15,6 +15,7 @@ import ipaddress
 import itertools
 import socket
 import ssl
+import time
 import urllib.request
 import urllib.response
 import zlib
@@ -58,7 +59,9 @@ class Guard:
     """What one download may do; the first refusal stands, whatever becomes of the error.
 
     With `allow_private` any address may be connected to. `max_bytes` are those of every answer
-    together. The texts tell what a user may do about a refusal.
+    together; over each `window_s` that is spent waiting for bytes, `min_bytes_per_s` have to come.
+    Requests are `interval_s` apart, the first one from the beginning: so downloads that follow one
+    another keep it, too. The texts say what a user may do about a refusal.
     """
 
     def __init__(
@@ -66,21 +69,39 @@ class Guard:
         *,
         allow_private: bool,
         max_bytes: int,
+        min_bytes_per_s: int,
+        window_s: float,
+        interval_s: float = 0.0,
         allowed_by: str = "--set download.allow_private=true",
         size_hint: str | None = None,
     ) -> None:
+        self.interval_s = interval_s
+        self.asked_s = time.monotonic()
         self.allow_private = allow_private
         self.max_bytes = max_bytes
+        self.min_bytes_per_s, self.window_s = min_bytes_per_s, window_s
         self.allowed_by = allowed_by
         self.size_hint = size_hint or (
             f"download.max_bytes allows {max_bytes:,}; set it higher if the video is so long"
         )
         self.num_bytes = 0
+        self.read_s = 0.0  # of this window, and what had come before it
+        self.bytes_before = 0
         self.refused: Refused | None = None
 
     def refuse(self, error_class: str, message: str) -> NoReturn:
         self.refused = self.refused or Refused(MediaError(error_class, message))
         raise self.refused
+
+    def renew(self) -> None:
+        """Count bytes anew, for what comes next; the pace goes on."""
+        self.num_bytes = self.bytes_before = 0
+        self.read_s = 0.0
+
+    def pace(self) -> None:
+        """Wait until another request may be made."""
+        time.sleep(max(0.0, self.asked_s + self.interval_s - time.monotonic()))
+        self.asked_s = time.monotonic()
 
     def check(self, host: str, addresses: list[str]) -> None:
         """Refuse a host that has an address which is not a public one."""
@@ -119,9 +140,16 @@ class Guard:
         if self.num_bytes + num_bytes > self.max_bytes:
             self.refuse_size(f"the server has {num_bytes:,} bytes to send")
 
-    def count(self, num_bytes: int) -> None:
-        """Note bytes that came."""
+    def count(self, num_bytes: int, read_s: float) -> None:
+        """Note bytes that came, and how long they were waited for."""
         self.num_bytes += num_bytes
+        self.read_s += read_s
+        if self.read_s >= self.window_s:
+            came = self.num_bytes - self.bytes_before
+            if came < self.min_bytes_per_s * self.read_s:
+                says = f"{came:,} bytes came in {self.read_s:.0f} s"
+                self.refuse("network", f"{says}; download.min_bytes_per_s has the least")
+            self.read_s, self.bytes_before = 0.0, self.num_bytes
         if self.num_bytes > self.max_bytes:
             self.refuse_size(f"more than {self.max_bytes:,} bytes came")
 
@@ -165,13 +193,21 @@ class CountedResponse(http.client.HTTPResponse):
 
     def read(self, amt: int | None = None) -> bytes:
         if amt is not None:
-            data = super().read(amt)
-            self.guard.count(len(data))
-            return data
+            parts = bytearray()
+            while len(parts) < amt and (part := self.read_some(amt - len(parts))):
+                parts += part
+            return bytes(parts)
         data = self.read(MAX_PAGE_BYTES + 1)
         if len(data) > MAX_PAGE_BYTES:
             refuse_page(self.guard)
         return data + super().read()  # nothing more, unless the answer was cut off: it raises
+
+    def read_some(self, most: int) -> bytes:
+        """What there is: who waited for more would not notice how slowly it comes."""
+        started = time.monotonic()
+        data = self.read1(most)
+        self.guard.count(len(data), time.monotonic() - started)
+        return data
 
 
 def refuse_page(guard: Guard) -> NoReturn:
@@ -200,6 +236,7 @@ class GuardedHandler(urllib.request.AbstractHTTPHandler):
         self, kind: type[http.client.HTTPConnection], request: urllib.request.Request
     ) -> Callable[..., http.client.HTTPConnection]:
         """What makes the connection of a request; one to the user's proxy is not judged."""
+        self.guard.pace()
         is_proxied = select_proxy(request.full_url, self.proxies) is not None
         if is_proxied:
             self.guard.check_by_name(urlsplit(request.full_url).hostname or "")
@@ -273,7 +310,7 @@ class GuardedYoutubeDL(yt_dlp.YoutubeDL):
     def process_video_result(self, info_dict: dict[str, Any], download: bool = True) -> Any:
         """As yt-dlp's, but a live stream is refused before anything of it is fetched."""
         if info_dict.get("is_live") or info_dict.get("live_status") == "is_live":
-            self.guard.refuse("download_failed", "is a live stream, which has no end")
+            self.guard.refuse("live", "is a live stream, which has no end")
         return super().process_video_result(info_dict, download)
 
     def process_ie_result(
@@ -294,7 +331,7 @@ class GuardedYoutubeDL(yt_dlp.YoutubeDL):
         known = len(entries) if isinstance(entries, list) else ie_result.get("playlist_count")
         count = ie_result.get("playlist_count") or known or "several"
         self.guard.refuse(
-            "download_failed",
+            "not_a_video",
             f"is a playlist of {count} videos; give the address of each"
             if first
             else "is a page or playlist without a video",

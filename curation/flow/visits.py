@@ -1,0 +1,53 @@
+"""A worker's turn at a host: asked of the actor that all workers ask, over when the fetch is."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import ray
+
+from curation.downloads.hosts import host_of
+from curation.sources import Source
+
+STEP_S = 5.0  # of a long wait
+
+
+class Visit:
+    """The download of one source; `tally` is the actor (flow/progress.py)."""
+
+    def __init__(self, tally: Any, source: Source) -> None:
+        self.tally = tally
+        self.url = source.url
+        self.is_inside = False
+
+    def enter(self, max_wait_s: float) -> tuple[str, str] | None:
+        """Wait for a place at the host; where it refuses everybody, for `max_wait_s` at the most.
+
+        Returns the class and message of a source that is not fetched now, else None.
+        """
+        waited_s = 0.0
+        while True:
+            wait_s, refusal = ray.get(self.tally.enter.remote(self.url))
+            self.is_inside = wait_s == 0
+            if self.is_inside:
+                return None
+            if refusal and waited_s + wait_s > max_wait_s:
+                host = host_of(self.url)
+                message = f"{host} refused several downloads in a row and was not asked for this"
+                return refusal, message
+            waited_s += wait_s if refusal else 0
+            while wait_s > 0:
+                time.sleep(min(wait_s, STEP_S))
+                wait_s -= STEP_S
+
+    def beat(self, stage: str, at_s: float) -> None:
+        """Progress of the video; behind the fetch the place is free."""
+        if stage != "fetch":
+            self.leave(None)
+        self.tally.at.remote(self.url, stage, at_s)
+
+    def leave(self, error_class: str | None) -> None:
+        if self.is_inside:
+            self.is_inside = False
+            self.tally.leave.remote(self.url, error_class)
