@@ -116,6 +116,7 @@ def told(
     return {
         "output": str(output) if output else None,
         "dry_run": dry_run,
+        "lacking": discovery.lacking,
         "there_before": num_before,
         "written": 0 if dry_run else sum(tally.found for _, tally in tallies),
         "categories": {
@@ -193,6 +194,9 @@ def show(discovery: Discovery, result: dict[str, Any]) -> None:
     for name, tally in discovery.tallies.items():
         for line, style in lines_of(name, tally, result["dry_run"]):
             say(console, line, style)
+    if discovery.lacking:
+        says = f"{discovery.lacking}; heights that were told are too low, so videos were left out"
+        say(console, says, "red")
     if result["dry_run"]:
         says = (
             f"dry run: the first {DRY_RUN_LIMIT} of each query were looked at, nothing is written"

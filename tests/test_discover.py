@@ -235,6 +235,20 @@ def test_each_category_is_told(tube: Tube, capsys: Any) -> None:
     assert "1/3 waves: 2 found" in captured.err
 
 
+def test_a_runtime_that_youtube_needs_is_told(
+    tube: Tube, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    page = {"id": "dQw4w9WgXcQ", "formats": [{"height": 360}]}
+    monkeypatch.setattr("curation.discovery.listing.Lister.page", lambda *_: page)
+    monkeypatch.setattr("shutil.which", lambda _: None)
+    tube.put_list("waves", [{"_type": "url", "url": "https://youtu.be/dQw4w9WgXcQ"}])
+    discover("l.csv", "waves", probes=True, bounds=Bounds(720))
+    said = capsys.readouterr().out
+    assert "deno is not on the PATH" in said and "1 lower than --min-height 720" in said
+    discover("l.csv", "waves", bounds=Bounds(720))
+    assert "deno" not in capsys.readouterr().out
+
+
 def test_json_holds_it_all(tube: Tube, capsys: Any) -> None:
     tube.put_list("waves", [tube.entry("a", is_live=True), tube.entry("b")])
     discover("l.csv", ("Sports", "waves"), ("Pets", "none"), as_json=True)

@@ -10,6 +10,7 @@ from curation.discovery.facts import Video, joined, video_of
 from curation.discovery.filters import Bounds, names_of
 from curation.discovery.listing import MAX_LISTED, Failure, Lister
 from curation.discovery.queries import Query
+from curation.downloads.runtimes import lacking
 from curation.media.files import MediaError
 from curation.sources.signed import told_without
 from curation.sources.source import storable
@@ -62,6 +63,7 @@ class Discovery:
         self.probes = probes  # each video's page is asked
         self.max_listed = max_listed  # entries of one query that are looked at
         self.tallies: dict[str | None, Tally] = {}  # by category
+        self.lacking: str | None = None  # what has to be installed for pages to tell all
 
     def rows(self, query: Query) -> Iterator[dict[str, Any]]:
         """The rows of a query's videos as they are found; its failure is told in the tally."""
@@ -133,6 +135,7 @@ class Discovery:
 
     def asked(self, video: Video, query: Query) -> Video:
         """A video with what its own page says."""
+        self.lacking = self.lacking or lacking([video.url])
         # Where a page holds a file, the page is the address all the same.
         page = self.lister.page(video.url) | {"webpage_url": video.url, "_type": "video"}
         return joined(video, video_of(page, self.lister.site_of, query.text, query.category))
