@@ -326,6 +326,26 @@ def test_pages_that_are_refused_end_a_query(tube: Tube) -> None:
     assert tally.failed[url].startswith("throttled: 5 pages in a row were refused")
 
 
+def test_pages_that_fail_for_their_own_reasons_do_not(tube: Tube) -> None:
+    names = [f"v{i}" for i in range(7)]
+    for name in names:
+        tube.answers[f"/watch/{name}.json"] = {"error": "Private video"}
+    tube.put_page("v6", 720)
+    rows, tally = discover(tube.put_list("p", tube.entries(*names)), probes=True)
+    assert ids(rows) == ["v6"] and not tally.failed
+    assert numbers(tally) == {"page failed: private": 6}
+
+
+def test_each_query_has_its_own_bytes(tube: Tube) -> None:
+    lister = Lister(sleep_s=0, allow_private=True, extractors=EXTRACTORS)
+    url = tube.put_list("p", tube.entries("a"))
+    num_bytes = []
+    for _ in range(2):
+        assert len(list(lister.entries(url))) == 1
+        num_bytes.append(lister.guard.num_bytes)
+    assert num_bytes[0] == num_bytes[1] > 0
+
+
 def test_a_single_video_is_a_list_of_itself(tube: Tube) -> None:
     tube.put_page("a", 720, categories=["Sport"])
     rows, tally = discover(f"{tube.url}/watch/a", Bounds(), probes=True)
