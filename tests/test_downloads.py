@@ -112,6 +112,8 @@ def test_site_data_fills_what_was_not_given(tmp_path: Path) -> None:
     tube = with_site_data(Source(url="u"), info | {"extractor_key": "Youtube"}, path)
     assert (tube.id, tube.title, tube.category) == ("x1", "T", "Sport")
     assert (tube.upload_date, tube.path) == ("2024-01-31", path)
+    page = with_site_data(Source(url="u"), info | {"extractor_key": "HTML5MediaEmbed"}, path)
+    assert (page.id, page.title) == (content_id(path), None)  # other pages have such a name, too
     other = with_site_data(Source(url="u", title="own"), info | {"extractor_key": "Vimeo"}, path)
     assert (other.id, other.title) == ("vimeo-x1", "own")
 

@@ -61,7 +61,7 @@ class Guard:
     With `allow_private` any address may be connected to. `max_bytes` are those of every answer
     together; over each `window_s` that is spent waiting for bytes, `min_bytes_per_s` have to come.
     Requests are `interval_s` apart, the first one from the beginning: so downloads that follow one
-    another keep it, too.
+    another keep it, too. The texts say what a user may do about a refusal.
     """
 
     def __init__(
@@ -72,12 +72,18 @@ class Guard:
         min_bytes_per_s: int,
         window_s: float,
         interval_s: float = 0.0,
+        allowed_by: str = "--set download.allow_private=true",
+        size_hint: str | None = None,
     ) -> None:
         self.interval_s = interval_s
         self.asked_s = time.monotonic()
         self.allow_private = allow_private
         self.max_bytes = max_bytes
         self.min_bytes_per_s, self.window_s = min_bytes_per_s, window_s
+        self.allowed_by = allowed_by
+        self.size_hint = size_hint or (
+            f"download.max_bytes allows {max_bytes:,}; set it higher if the video is so long"
+        )
         self.num_bytes = 0
         self.read_s = 0.0  # of this window, and what had come before it
         self.bytes_before = 0
@@ -86,6 +92,11 @@ class Guard:
     def refuse(self, error_class: str, message: str) -> NoReturn:
         self.refused = self.refused or Refused(MediaError(error_class, message))
         raise self.refused
+
+    def renew(self) -> None:
+        """Count bytes anew, for what comes next; the pace goes on."""
+        self.num_bytes = self.bytes_before = 0
+        self.read_s = 0.0
 
     def pace(self) -> None:
         """Wait until another request may be made."""
@@ -98,8 +109,7 @@ class Guard:
             if not is_public(address):
                 self.refuse(
                     "private_address",
-                    f"{host} is the private address {address}; "
-                    "allow it with --set download.allow_private=true",
+                    f"{host} is the private address {address}; allow it with {self.allowed_by}",
                 )
 
     def connect(
@@ -144,8 +154,7 @@ class Guard:
             self.refuse_size(f"more than {self.max_bytes:,} bytes came")
 
     def refuse_size(self, says: str) -> NoReturn:
-        allowed = f"download.max_bytes allows {self.max_bytes:,}"
-        self.refuse("too_large", f"{says}, and {allowed}; set it higher if the video is so long")
+        self.refuse("too_large", f"{says}, and {self.size_hint}")
 
 
 def look_up(host: str, port: int | None) -> list[Any]:

@@ -39,6 +39,8 @@ yt_dlp.globals.plugin_dirs.value = []
 # What yt-dlp fetches itself: others it hands to ffmpeg or rtmpdump, which ask nobody.
 FETCHED = "[protocol~='^(https?|m3u8|m3u8_native|http_dash_segments)$']"
 
+# Extractors of files and pages of any host: the ids that they give are names of files.
+NO_SITES = {"Generic", "HTML5MediaEmbed", "QuotedHTML"}
 # What a server's answer made yt-dlp raise beside its own errors.
 BROKEN = (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, RecursionError)
 
@@ -207,14 +209,14 @@ def with_site_data(source: Source, info: dict[str, Any], path: str) -> Source:
     site = info.get("extractor_key", "Generic")
     if site == "Youtube":
         found_id = info["id"]
-    elif site == "Generic":  # its id is a file name
+    elif site in NO_SITES:
         found_id = content_id(path)
     else:
         found_id = f"{site.lower()}-{info['id']}"
     # A bare file has no site data: its title is its name, its date the server's Last-Modified.
-    date = None if site == "Generic" else info.get("upload_date")  # YYYYMMDD
+    date = None if site in NO_SITES else info.get("upload_date")  # YYYYMMDD
     found = {
-        "title": None if site == "Generic" else info.get("title"),
+        "title": None if site in NO_SITES else info.get("title"),
         "category": (info.get("categories") or [None])[0],
         "uploader": info.get("uploader"),
         "license": info.get("license"),

@@ -1,0 +1,1 @@
+"""Queries -> videos that sites offer, before any media is fetched."""
