@@ -13,6 +13,7 @@ import psutil
 import pytest
 from conftest import MakeVideo
 
+from curation.commands import TOKEN
 from curation.flow import confinement, media_processes, stages
 from curation.flow.confinement import Scratch, sweep_scratch
 from curation.flow.media_processes import Job, MediaWorker, curate_isolated
@@ -59,7 +60,7 @@ def test_a_local_ray_lets_nobody_in_without_its_token(local_ray: None) -> None:
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert "InvalidAuthToken" in done.stdout and "let in" not in done.stdout
-    environment |= {name: os.environ[name] for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN")}
+    environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.stdout == "let in\n"
 
