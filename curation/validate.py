@@ -63,6 +63,7 @@ def examine(
     check = partial(check_commit, dataset, decode=decode)
     with ExitStack() as stack:
         found: Iterator[list[Problem]] = map(check, manifests)
+        workers = min(workers, len(manifests))  # a process takes half a second to start
         if workers > 1:
             pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
             found = stack.enter_context(pool).map(check, manifests)
