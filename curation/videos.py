@@ -47,7 +47,7 @@ from curation.scores.combing import CombingTrack, FieldOrder
 from curation.scores.headers import header_scores
 from curation.sources import Source, stamp_of
 from curation.sources.identified import with_content_id
-from curation.sources.subtitles import Cue, read_cues
+from curation.sources.subtitles import Cue, read_cues, with_subtitles
 
 
 class Stopwatch:
@@ -112,7 +112,9 @@ def fetch(source: Source, pipeline: Pipeline, folder: Path, beat: Beat) -> Sourc
     """The source with a local path and an id."""
     if source.path is None:
         return download(source, folder, pipeline.download, lambda: beat("fetch", time.monotonic()))
-    return with_content_id(source, lambda: beat("fetch", time.monotonic()))
+    source = with_content_id(source, lambda: beat("fetch", time.monotonic()))
+    wants_text = pipeline.captions.model == SOURCE_TEXT and source.subtitles is None
+    return with_subtitles(source) if wants_text else source  # where identify died of the file
 
 
 def written_to(source: Source) -> MediaError | None:

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from curation import discover as command
 from curation import run
+from curation.discovery import asked
 from curation.discovery.facts import SCHEMA
 from curation.discovery.filters import Bounds
 from curation.settings import ConfigError
@@ -41,7 +42,7 @@ def discover(output: str | None, *queries: Any, **options: Any) -> None:
     """The command's own function with the extractors of the tests' site."""
     pairs = [q if isinstance(q, tuple) else (None, q) for q in queries]
     bounds = options.pop("bounds", Bounds(min_height_px=0))
-    command.discover(
+    asked.discover(
         pairs,
         Path(output) if output else None,
         bounds,
@@ -170,7 +171,7 @@ def test_another_list_is_not_written_over(tube: Tube, text: str) -> None:
 def test_a_stop_keeps_what_was_found(tube: Tube, monkeypatch: pytest.MonkeyPatch) -> None:
     first = tube.put_list("p", tube.entries("a"))
     second = tube.put_list("q", tube.entries("b", "c"))
-    real = command.Discovery.rows
+    real = asked.Discovery.rows
 
     def stopped(self: Any, query: Any) -> Iterator[Any]:
         for number, row in enumerate(real(self, query)):
@@ -178,7 +179,7 @@ def test_a_stop_keeps_what_was_found(tube: Tube, monkeypatch: pytest.MonkeyPatch
                 raise KeyboardInterrupt
             yield row
 
-    monkeypatch.setattr(command.Discovery, "rows", stopped)
+    monkeypatch.setattr(asked.Discovery, "rows", stopped)
     with pytest.raises(KeyboardInterrupt):
         discover("l.csv", first, second)
     assert urls("l.csv") == ["a", "b"]

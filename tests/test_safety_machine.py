@@ -19,7 +19,7 @@ from curation.flow.confinement import Scratch, sweep_scratch
 from curation.flow.media_processes import Job, MediaWorker, curate_isolated
 from curation.pipelines import Media, Pipeline
 from curation.sources import Source, content_id
-from curation.videos import machine_error
+from curation.videos import curate_video, machine_error
 
 
 def quiet(stage: str, at_s: float) -> None:
@@ -206,3 +206,13 @@ def test_what_takes_too_long_to_read_is_left_for_later(
         assert find([source], Pipeline()) == [source]
     finally:
         media_processes.media_worker_for(Media()).stop()
+
+
+def test_text_beside_a_file_is_read_where_identify_died_of_it(
+    make_video: MakeVideo, tmp_path: Path
+) -> None:
+    path = tmp_path / "a.mp4"
+    path.write_bytes(make_video("plain.mp4").read_bytes())
+    path.with_suffix(".srt").write_text("1\n00:00:00,000 --> 00:01:00,000\nA dog runs.\n")
+    result = curate_video(Source(url="a.mp4", path=str(path)), Pipeline(), tmp_path, quiet)
+    assert {clip.row["caption"] for clip in result.clips} == {"A dog runs."}

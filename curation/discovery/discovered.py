@@ -10,15 +10,11 @@ from curation.discovery.facts import Video, joined, video_of
 from curation.discovery.filters import Bounds, names_of
 from curation.discovery.listing import MAX_LISTED, Failure, Lister
 from curation.discovery.queries import Query
+from curation.downloads.hosts import MAX_REFUSALS, REFUSALS
 from curation.downloads.runtimes import lacking
 from curation.media.files import MediaError
 from curation.sources.signed import told_without
 from curation.sources.source import storable
-
-# Classes of pages that failed for no reason of theirs, and how many of these one after another end
-# a query. Ours: then it is time to stop.
-REFUSED = {"network", "throttled", "bot_check"}
-MAX_REFUSED_IN_ROW = 5
 
 
 @dataclass
@@ -110,7 +106,7 @@ class Discovery:
                     reason = self.bounds.reason(video)
                 except MediaError as error:
                     reason = f"page failed: {error.error_class}", error.message
-                    refused = refused + 1 if error.error_class in REFUSED else 0
+                    refused = refused + 1 if error.error_class in REFUSALS else 0
             reason = reason or self.bounds.license_reason(video)
             if not reason:
                 if video.url != video.row["url"]:
@@ -119,7 +115,7 @@ class Discovery:
                 continue
             url = video.row["url"]
             tally.leave_out(reason[0], told_without(f"{url}: {reason[1]}", url))
-            if refused == MAX_REFUSED_IN_ROW:
+            if refused == MAX_REFUSALS:
                 says = f"{refused} pages in a row were refused, so the rest was not asked"
                 raise MediaError(reason[0].rpartition(" ")[2], f"{says}: {reason[1]}")
 

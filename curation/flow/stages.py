@@ -91,7 +91,7 @@ def identify(sources: list[Source], pipeline: Pipeline) -> list[Source]:
             source = replace(source, id=source.id or id_in(source.url))
         elif source.id is None or needs_text:
             job = Job("curation.sources.identified:identify", (source, needs_text))
-            with contextlib.suppress(WorkerDiedError, RuntimeError):
+            with contextlib.suppress(WorkerDiedError):
                 source = worker_of(pipeline).run(job, lambda *_: None, IDENTIFY_TIMEOUT_S)
         out.append(source)
     return out
@@ -112,6 +112,7 @@ def curate_batch(batch: pa.Table, pipeline: Pipeline, tally: Any) -> Iterator[pa
         source = pickle.loads(blob)
         if ray.get(tally.start.remote("media", source.url)) > MAX_STARTS:
             message = f"its Ray task was lost {MAX_STARTS} times"
+            tally.leave.remote(source.url, None)  # where it was when it was lost
             result = VideoResult([failed_row(source, "lost", message, attempts=MAX_STARTS)])
         else:
             result = curate_visiting(media_worker, source, pipeline, tally)
