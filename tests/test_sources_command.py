@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from curation import run
 from curation.sources import Source, Span, read_given
 from curation.sources.__main__ import app
-from curation.sources.grouped import Grouped
+from curation.sources.lists.grouped import Grouped
 from curation.sources.samples import sample, shares
 
 ROOT = Path(__file__).parents[1]

@@ -14,8 +14,8 @@ import pytest
 from curation.pipelines import Pipeline
 from curation.settings import ConfigError
 from curation.sources import Given, Source, Span, read_given
-from curation.sources.columns import columns_of
-from curation.sources.layouts import scene_span
+from curation.sources.lists.columns import columns_of
+from curation.sources.lists.layouts import scene_span
 from curation.videos import curate_video
 
 CITY = Path(__file__).parents[1] / "examples/media/city_360p.mp4"
@@ -204,7 +204,7 @@ def test_frames_are_counted_right_though_times_are_rounded(fps: Fraction) -> Non
 
 
 def test_a_json_list_is_read_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("curation.sources.json_pieces.CHUNK_CHARS", 7)
+    monkeypatch.setattr("curation.sources.lists.json_pieces.CHUNK_CHARS", 7)
     rows = [{"url": f"https://h/{n}", "caption": 'a "bird" } ] \\', "x": [1, {}]} for n in range(9)]
     for text in (json.dumps(rows), json.dumps(rows, indent=2), f"\n {json.dumps(rows)} \n"):
         found = given(tmp_path, "l.json", text)
@@ -226,6 +226,6 @@ def test_broken_json_says_where(
     tmp_path: Path, text: str, says: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for num_chars in (1 << 20, 7):
-        monkeypatch.setattr("curation.sources.json_pieces.CHUNK_CHARS", num_chars)
+        monkeypatch.setattr("curation.sources.lists.json_pieces.CHUNK_CHARS", num_chars)
         with pytest.raises(ConfigError, match=says):
             given(tmp_path, "l.json", text)

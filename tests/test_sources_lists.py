@@ -14,7 +14,7 @@ import pytest
 
 from curation.settings import ConfigError
 from curation.sources import Given, Source, Span, read_given
-from curation.sources.cells import seconds
+from curation.sources.lists.cells import seconds
 
 
 def given(folder: Path, name: str, text: str | bytes) -> Given:

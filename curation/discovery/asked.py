@@ -20,8 +20,8 @@ from curation.discovery.filters import Bounds, names_of, seen_in
 from curation.discovery.listing import MAX_LISTED, Lister
 from curation.discovery.queries import Query, queries_of
 from curation.settings import ConfigError
-from curation.sources.cells import RowError
-from curation.sources.lists import read_rows
+from curation.sources.lists.cells import RowError
+from curation.sources.lists.rows import read_rows
 from curation.sources.notes import Notes
 from curation.sources.source import storable
 from curation.sources.written import write_rows

@@ -13,7 +13,7 @@ from yt_dlp.utils import unsmuggle_url
 
 from curation.downloads.fetches import id_in
 from curation.sources import is_url
-from curation.sources.cells import duration_s
+from curation.sources.lists.cells import duration_s
 from curation.sources.source import FACTS, remote, storable
 
 SCHEMA = pa.schema(

@@ -12,7 +12,7 @@ from curation.places import open_dataset
 from curation.settings import ConfigError
 from curation.sources import is_url
 from curation.sources.given import sources_of
-from curation.sources.lists import READERS
+from curation.sources.lists.rows import READERS
 from curation.sources.notes import Notes
 from curation.sources.signed import without_secrets
 

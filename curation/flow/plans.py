@@ -26,7 +26,7 @@ from curation.scores.chosen import check_models
 from curation.settings import ConfigError, nearest
 from curation.shards import Dataset
 from curation.sources import Given, Source, is_url, read_given
-from curation.sources.columns import columns_of
+from curation.sources.lists.columns import columns_of
 from curation.takedown.removal import remove
 from curation.takedown.tombstones import Tombstones, of_names
 from curation.takedown.tombstones import add as add_tombstones

@@ -20,9 +20,9 @@ from rich.console import Console
 
 from curation.commands import say, screen, told_errors, without_stdin
 from curation.settings import ConfigError, nearest
-from curation.sources.columns import columns_of
 from curation.sources.given import sources_of
-from curation.sources.grouped import Grouped
+from curation.sources.lists.columns import columns_of
+from curation.sources.lists.grouped import Grouped
 from curation.sources.notes import Notes
 from curation.sources.samples import NONE, category, sample
 from curation.sources.source import FACTS, Source

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from curation.settings import ConfigError
-from curation.sources.columns import RowReader, local_path
 from curation.sources.folders import videos
-from curation.sources.lists import READERS, read_rows
+from curation.sources.lists.columns import RowReader, local_path
+from curation.sources.lists.rows import READERS, read_rows
 from curation.sources.notes import Notes
 from curation.sources.source import Source, contradicts, is_url, join, local, place, remote
 from curation.sources.subtitles import is_subtitle

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from curation.sources.cells import RowError, is_nothing, list_in, seconds
+from curation.sources.lists.cells import RowError, is_nothing, list_in, seconds
 
 Row = Mapping[str, Any]
 # Under which the key of a video in a .json object comes; no published list has such a column.

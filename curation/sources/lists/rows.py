@@ -15,10 +15,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from curation.settings import ConfigError
-from curation.sources.cells import RowError
 from curation.sources.charsets import CHARSETS, encoding_of
-from curation.sources.json_pieces import Buffer, items
-from curation.sources.layouts import VIDEO_KEY, squeezed
+from curation.sources.lists.cells import RowError
+from curation.sources.lists.json_pieces import Buffer, items
+from curation.sources.lists.layouts import VIDEO_KEY, squeezed
 from curation.sources.notes import Notes
 
 # Where it is, as a user would look for it; cells by column name, or why there are none.

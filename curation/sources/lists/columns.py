@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import unquote_to_bytes, urlsplit
 
 from curation.settings import ConfigError, nearest
-from curation.sources.cells import (
+from curation.sources.lists.cells import (
     NULLS,
     RowError,
     checked_span,
@@ -23,7 +23,7 @@ from curation.sources.cells import (
     num_chars,
     one_value,
 )
-from curation.sources.layouts import Layout, layout_of, squeezed
+from curation.sources.lists.layouts import Layout, layout_of, squeezed
 from curation.sources.notes import Notes
 from curation.sources.source import (
     CONTROLS,

@@ -1,0 +1,1 @@
+"""Lists of videos, in the forms that people really have, -> Sources."""
