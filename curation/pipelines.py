@@ -48,6 +48,9 @@ class Download(Section):
     min_bytes_per_s: int = Field(1000, ge=0)
     # Of one host, by all workers together. Ours: what a browser opens to one (6) and a few.
     max_per_host: int = Field(8, ge=1)  # downloads at once
+    # Videos that are fetched, or wait to be decoded, beside each that is; 0: none. Ours: with two,
+    # a decode of 10 s has 20 s of fetching before it; each waiting one is a process of 0.3 GB.
+    ahead: int = Field(2, ge=0)
     requests_per_s: float | None = Field(None, gt=0)  # pages and parts of videos; None: no limit
     attempts: int = Field(3, ge=1)  # where the network or a busy server failed
     retry_s: float = Field(2, gt=0)  # before the second one, about; doubled each time

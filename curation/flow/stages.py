@@ -17,16 +17,20 @@ import ray
 from curation.captions import SOURCE_TEXT, Blip2, caption_each
 from curation.decode.jpegs import picture_from_jpeg
 from curation.flow.actors import ask
+from curation.flow.confinement import Scratch
 from curation.flow.media_processes import (
     Job,
     MediaWorker,
     WorkerDiedError,
     curate_isolated,
+    fetch_isolated,
     media_worker_for,
 )
+from curation.flow.spool import num_turns, turn
 from curation.flow.visits import Visit
 from curation.pipelines import Captions, Pipeline
 from curation.records import (
+    Beat,
     VideoResult,
     copy_row,
     failed_row,
@@ -103,8 +107,13 @@ def worker_of(pipeline: Pipeline) -> MediaWorker:
     return media_worker_for(pipeline.media, largest)
 
 
-def curate_batch(batch: pa.Table, pipeline: Pipeline, tally: Any) -> Iterator[pa.Table]:
-    """The media stage: every source of a batch through a media worker, a row out per video."""
+def curate_batch(
+    batch: pa.Table, pipeline: Pipeline, tally: Any, spooled: bool
+) -> Iterator[pa.Table]:
+    """The media stage: every source of a batch through a media worker, a row out per video.
+
+    Where it is `spooled`, more of them run at once than may decode.
+    """
     media_worker = worker_of(pipeline)
     # The source's own text is read with the media; a model's captions are a stage of their own.
     done = "caption" if pipeline.captions.model == SOURCE_TEXT else "cut"
@@ -115,7 +124,7 @@ def curate_batch(batch: pa.Table, pipeline: Pipeline, tally: Any) -> Iterator[pa
             tally.leave.remote(source.url, None)  # where it was when it was lost
             result = VideoResult([failed_row(source, "lost", message, attempts=MAX_STARTS)])
         else:
-            result = curate_visiting(media_worker, source, pipeline, tally)
+            result = curate_one(media_worker, source, pipeline, tally, spooled)
             # Only now is it known which video a URL led to.
             video_id = result.video["video_id"]
             uploader = result.video["uploader"]
@@ -130,17 +139,45 @@ def curate_batch(batch: pa.Table, pipeline: Pipeline, tally: Any) -> Iterator[pa
         yield to_row(result)
 
 
-def curate_visiting(
-    worker: MediaWorker, source: Source, pipeline: Pipeline, tally: Any
+def curate_one(
+    worker: MediaWorker, source: Source, pipeline: Pipeline, tally: Any, spooled: bool
 ) -> VideoResult:
-    """One video through the media worker; of a URL when its host can be asked."""
+    """One video through the media worker: fetched, and decoded when it is its turn."""
+
+    def beat(stage: str, at_s: float) -> None:
+        tally.at.remote(source.url, stage, at_s)
+
+    with arrived(worker, source, pipeline, tally, beat) as (got, spent_s):
+        if isinstance(got, VideoResult):
+            return got
+        beat("decode", 0.0)
+        with turn(num_turns(pipeline.media.cpus)) if spooled else contextlib.nullcontext():
+            result = curate_isolated(worker, got, pipeline, beat)
+        return with_cost(result, "fetch", spent_s)
+
+
+@contextlib.contextmanager
+def arrived(
+    worker: MediaWorker, source: Source, pipeline: Pipeline, tally: Any, beat: Beat
+) -> Iterator[tuple[Source | VideoResult, float]]:
+    """A source with its file on this machine, until the block ends; or why there is none.
+
+    And the CPU seconds that fetching it took.
+    """
+    if source.path is not None:
+        yield source, 0.0
+        return
     visit = Visit(tally, source)
-    refused = visit.enter(pipeline.download.max_wait_s) if source.path is None else None
-    if refused:
-        return VideoResult([failed_row(source, *refused, attempts=0)])
-    result = curate_isolated(worker, source, pipeline, visit.beat)
-    visit.leave(result.video["error_class"])
-    return result
+    if refused := visit.enter(pipeline.download.max_wait_s):
+        yield VideoResult([failed_row(source, *refused, attempts=0)]), 0.0
+        return
+    room = Scratch()
+    try:
+        got, spent_s = fetch_isolated(worker, source, pipeline, room.folder, beat)
+        visit.leave(got.video["error_class"] if isinstance(got, VideoResult) else None)
+        yield got, spent_s
+    finally:
+        room.remove()
 
 
 class Models:
