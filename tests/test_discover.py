@@ -252,7 +252,7 @@ def test_each_category_is_told(tube: Tube, capsys: Any) -> None:
     assert "2 of unknown height: the list does not tell it, --probe" in captured.out
     assert "query failed: none: gone: " in captured.out
     assert "Pets: 1 queries, 2 listed, 1 written" in captured.out
-    assert "3 new, 3 videos -> l.csv; python curation/run.py l.csv" in captured.out
+    assert "3 new, 3 videos -> l.csv; vf-curate l.csv" in captured.out
     assert "1/3 waves: 2 found" in captured.err
 
 

@@ -209,6 +209,6 @@ def show(discovery: Discovery, result: dict[str, Any]) -> None:
         total = result["there_before"] + result["written"]
         path = result["output"]
         says = (
-            f"{result['written']:,} new, {total:,} videos -> {path}; python curation/run.py {path}"
+            f"{result['written']:,} new, {total:,} videos -> {path}; vf-curate {path}"
         )
     say(console, says, "bold")

@@ -61,7 +61,7 @@ def make_plan(
     if not wanted:
         raise ConfigError(
             f"the pipeline {name!r} has no sources of its own; "
-            f"name files, folders, lists or URLs: python curation/run.py SOURCE --pipeline {name}"
+            f"name files, folders, lists or URLs: vf-curate SOURCE --pipeline {name}"
         )
     found = read_given(wanted, folder, columns_of(columns))
     sources = found.sources[:limit]
