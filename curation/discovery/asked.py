@@ -208,7 +208,5 @@ def show(discovery: Discovery, result: dict[str, Any]) -> None:
     else:
         total = result["there_before"] + result["written"]
         path = result["output"]
-        says = (
-            f"{result['written']:,} new, {total:,} videos -> {path}; vf-curate {path}"
-        )
+        says = f"{result['written']:,} new, {total:,} videos -> {path}; vf-curate {path}"
     say(console, says, "bold")

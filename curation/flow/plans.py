@@ -179,7 +179,7 @@ def work(
     return ray.get(tally.num_copies.remote()), refused
 
 
-def execute(plan: Plan, console: Console, started: float) -> None:
+def execute(plan: Plan, console: Console, started: float) -> Funnel:
     """Do what is left to do of a plan and print the funnel; raises RunError when it cannot."""
     dataset, pipeline = plan.dataset, plan.pipeline
     with only_writer(dataset):
@@ -207,6 +207,7 @@ def execute(plan: Plan, console: Console, started: float) -> None:
         show(funnel, dataset, console)
         check_all_decided(dataset, sources, funnel)
         tell_output(dataset, funnel, wall_s, console)
+        return funnel
 
 
 def tidy(dataset: Dataset, console: Console) -> Tombstones:
