@@ -129,6 +129,9 @@ def described(rows: Rows) -> str:
         if rows.num_held_out
         else "no video held out, so no held-out loss"
     )
+    bare = int(rows.index.group_uncaptioned.sum())
+    if bare:
+        told.append(f"{bare} of all {rows.index.num_rows} without caption: the empty prompt")
     told += [f"{rows.too_short} too short"] * bool(rows.too_short)
     told += [f"{rows.num_enlarged} enlarged"] * bool(rows.num_enlarged)
     return f"{rows.name}: {', '.join(told)}"

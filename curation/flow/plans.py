@@ -233,7 +233,8 @@ def tell_output(dataset: Dataset, funnel: Funnel, wall_s: float, console: Consol
         say(console, f"failed by the machine ({listed(passing)}): the same command tries again")
     if others := failed - TRIED_AGAIN - {COPY}:
         say(console, f"failed for good ({listed(others)}): --retry CLASS tries again")
-    say(console, f"look into it: vf-validate {dataset.uri}; vf-why {dataset.uri} SOURCE_OR_ID")
+    uri = dataset.uri
+    say(console, f"look into it: vf-report {uri}; vf-validate {uri}; vf-why {uri} SOURCE_OR_ID")
 
 
 def listed(names: set[str]) -> str:
