@@ -16,7 +16,16 @@ import pyarrow as pa
 import typer
 from rich.console import Console
 
-from curation.commands import GOES_ON, say, screen, told_errors, without_stdin
+from curation.commands import (
+    GOES_ON,
+    Command,
+    command_app,
+    examples,
+    say,
+    screen,
+    told_errors,
+    without_stdin,
+)
 from curation.places import check_writable, dataset_at, only_writer
 from curation.settings import ConfigError
 from curation.shards import Dataset
@@ -25,10 +34,10 @@ if TYPE_CHECKING:
     from curation.takedown.removal import Amount
     from curation.takedown.tombstones import Name
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+app = command_app()
 
 
-@app.command(epilog="Example: vf-purge runs/mine runs/mine-clean --video dQw4w9WgXcQ --dry-run")
+@app.command(cls=Command, epilog=examples(__doc__))
 def purge(
     datasets: Annotated[
         list[str], typer.Argument(help="Dataset folders or URIs; subsets of them as well.")
@@ -44,7 +53,9 @@ def purge(
     url_file: Annotated[
         Path | None, typer.Option(help="A text file of URLs, one a line, known ones or not.")
     ] = None,
-    dry_run: Annotated[bool, typer.Option(help="Show what would go and stop.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would go and stop.")
+    ] = False,
 ) -> None:
     """Take videos down. There is no way back; the same command again ends one that was killed."""
     with told_errors(GOES_ON, mistakes=(pa.ArrowException,)):

@@ -20,7 +20,15 @@ import typer
 from rich.console import Console
 from rich.progress import track
 
-from curation.commands import say, screen, told_errors, without_stdin
+from curation.commands import (
+    Command,
+    command_app,
+    examples,
+    say,
+    screen,
+    told_errors,
+    without_stdin,
+)
 from curation.places import dataset_at
 from curation.shards import Dataset
 from curation.takedown.tombstones import read
@@ -28,11 +36,11 @@ from curation.validation.commits import Problem, check_commit, check_dataset, re
 from curation.validation.repairs import Repair
 from curation.validation.repairs import repair as mend
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+app = command_app()
 MAX_SHOWN = 20
 
 
-@app.command(epilog="Example: vf-validate runs/demo")
+@app.command(cls=Command, epilog=examples(__doc__))
 def validate(
     dataset: Annotated[str, typer.Argument(help="A dataset folder or URI.")],
     decode: Annotated[bool, typer.Option(help="Decode every clip, not only count rows.")] = True,

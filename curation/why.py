@@ -2,6 +2,7 @@
 
 vf-why runs/demo 8653475a7c3b35aa0357
 vf-why runs/demo examples/media/meadow_logo.mp4
+vf-why s3://bucket/mine "https://youtu.be/dQw4w9WgXcQ"
 """
 
 from __future__ import annotations
@@ -16,7 +17,15 @@ import typer
 from pydantic import ValidationError
 from rich.console import Console
 
-from curation.commands import say, screen, told_errors, without_stdin
+from curation.commands import (
+    Command,
+    command_app,
+    examples,
+    say,
+    screen,
+    told_errors,
+    without_stdin,
+)
 from curation.pipelines import Rule
 from curation.places import open_dataset
 from curation.rules import others_broken
@@ -28,7 +37,7 @@ from curation.sources.signed import without_secrets
 from curation.takedown import tombstones
 from curation.takedown.asked import date_of
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+app = command_app()
 
 
 def find(ledger: pa.Table, wanted: str) -> list[dict[str, Any]]:
@@ -120,7 +129,7 @@ def show(
             say(console, f"  {row['caption']}", "italic")
 
 
-@app.command(epilog="Example: vf-why runs/demo examples/media/meadow_logo.mp4")
+@app.command(cls=Command, epilog=examples(__doc__))
 def why(
     dataset: Annotated[str, typer.Argument(help="A dataset folder or URI.")],
     wanted: Annotated[str, typer.Argument(metavar="ID", help="A clip id, video id or source.")],

@@ -18,7 +18,15 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from curation.commands import say, screen, told_errors, without_stdin
+from curation.commands import (
+    Command,
+    command_app,
+    examples,
+    say,
+    screen,
+    told_errors,
+    without_stdin,
+)
 from curation.settings import ConfigError, nearest
 from curation.sources.given import sources_of
 from curation.sources.lists.columns import columns_of
@@ -28,7 +36,7 @@ from curation.sources.samples import NONE, category, sample
 from curation.sources.source import FACTS, Source
 from curation.sources.written import write_list
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+app = command_app()
 TOLD_EVERY = 1_000_000  # mentions. Ours: about a minute
 MAX_CATEGORIES = 10_000  # that are counted by name; a list may have one for each video
 MAX_SHOWN = 12
@@ -154,10 +162,7 @@ def check(output: Path | None, size: int | None, seed: int | None, by: str | Non
         raise ConfigError(f"--output {output}: there is no folder {output.parent}")
 
 
-EXAMPLE = "Example: vf-sources videos.csv --sample 1000 --by category --output sample.parquet"
-
-
-@app.command(epilog=EXAMPLE)
+@app.command(cls=Command, epilog=examples(__doc__))
 def sources(
     lists: Annotated[
         list[str],
