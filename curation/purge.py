@@ -27,7 +27,7 @@ from curation.commands import (
     without_stdin,
 )
 from curation.places import check_writable, dataset_at, only_writer
-from curation.settings import ConfigError
+from curation.settings import ConfigError, counted
 from curation.shards import Dataset
 
 if TYPE_CHECKING:
@@ -106,12 +106,10 @@ def take_down(datasets: list[Dataset], names: list[Name], dry_run: bool, console
             tell_run(each, stones)
             tell(each, gone, "taken down", console)
             if num_files:
-                say(console, f"  {num_files} files of no commit removed")
+                say(console, f"  {counted(num_files, 'files')} of no commit removed")
             if gone.latents:
-                say(
-                    console,
-                    f"  latents of {gone.latents} shards are to be made again: vf-precompute",
-                )
+                shards = counted(gone.latents, "shards")
+                say(console, f"  latents to be made again (vf-precompute): {shards}")
     if later := [name for kind, name in names if kind == "uploader"]:
         say(console, f"later videos of {', '.join(later)} are left out as well")
     say(console, "they stay away: runs into these folders leave them out. What else may have them, "
@@ -121,7 +119,8 @@ def take_down(datasets: list[Dataset], names: list[Name], dry_run: bool, console
 def tell(dataset: Dataset, gone: Amount, how: str, console: Console) -> None:
     say(
         console,
-        f"{dataset.uri}: {gone.videos} videos {how}, with {gone.clips} clips "
+        f"{dataset.uri}: {counted(gone.videos, 'videos')} {how}, "
+        f"with {counted(gone.clips, 'clips')} "
         f"({gone.minutes:.1f} min)",
         "bold",
     )

@@ -30,6 +30,7 @@ from curation.commands import (
     without_stdin,
 )
 from curation.places import dataset_at
+from curation.settings import counted
 from curation.shards import Dataset
 from curation.takedown.tombstones import read
 from curation.validation.commits import Problem, check_commit, check_dataset, read_manifests
@@ -89,15 +90,20 @@ def tell(
     for problem in problems[:MAX_SHOWN]:
         say(console, str(problem), "red")
     if problems:
-        say(console, f"{len(problems)} problems in {len(manifests)} commits", "bold red")
+        say(
+            console,
+            f"{counted(len(problems), 'problems')} in {counted(len(manifests), 'commits')}",
+            "bold red",
+        )
         return
     clips, seconds = (sum(m.get(k, 0) for m in manifests) for k in ("num_clips", "duration_s"))
-    verb = "decode" if decode else "are counted"
+    verb = "decoded" if decode else "counted"
     say(
         console,
-        f"{len(manifests)} commits: {clips} clips ({seconds / 60:.1f} min) {verb}, "
-        f"{sum(len(m['video_ids']) for m in manifests)} videos add up"
-        + (f"; {num_gone} videos were taken down, and are gone" if num_gone else ""),
+        f"{counted(len(manifests), 'commits')}, {counted(clips, 'clips')} ({seconds / 60:.1f} min) "
+        f"{verb}, "
+        f"{counted(sum(len(m['video_ids']) for m in manifests), 'videos')} add up"
+        + (f"; taken down, and gone: {counted(num_gone, 'videos')}" if num_gone else ""),
         "bold green",
     )
 
@@ -106,9 +112,9 @@ def tell_repair(dataset: Dataset, done: Repair) -> None:
     """Print what was taken out, and how it is done again."""
     console = screen()
     parts = [
-        f"{len(done.commits)} commits" * bool(done.commits),
-        f"{len(done.video_ids)} videos of others" * bool(done.video_ids),
-        f"{len(done.files)} files of none" * bool(done.files),
+        counted(len(done.commits), "commits") * bool(done.commits),
+        f"{counted(len(done.video_ids), 'videos')} of others" * bool(done.video_ids),
+        f"{counted(len(done.files), 'files')} of none" * bool(done.files),
     ]
     say(console, f"taken out of {dataset.uri}: {', '.join(filter(None, parts)) or 'nothing'}")
     say(console, "the command that made it does them again; what is well stays as it is")

@@ -78,14 +78,11 @@ def reason(row: dict[str, Any]) -> str:
 
 
 def rules_of(dataset: Dataset) -> dict[str, Rule]:
-    """The rules of the last run that wrote a dataset; none where it does not say them as numbers.
-
-    A subset's may be quantiles.
-    """
+    """The rules of the last run that wrote a dataset, a recipe's resolved to numbers."""
     if not dataset.exists("run.json"):
         return {}
     run = json.loads(dataset.read_bytes("run.json"))
-    rules = run.get("pipeline", {}).get("rules", {})
+    rules = (run.get("pipeline") or {}).get("rules", {}) | run.get("resolved", {})
     try:
         return {name: Rule.model_validate(rule) for name, rule in rules.items()}
     except ValidationError:

@@ -27,7 +27,7 @@ from curation.commands import (
     told_errors,
     without_stdin,
 )
-from curation.settings import ConfigError, nearest
+from curation.settings import ConfigError, counted, nearest
 from curation.sources.given import sources_of
 from curation.sources.lists.columns import columns_of
 from curation.sources.lists.grouped import Grouped
@@ -70,12 +70,14 @@ class Tally:
         self.categories[name if is_counted else OTHERS] += 1
 
     def lines(self) -> list[str]:
-        clips = f"{self.clips:,} clips, {self.clip_hours:,.2f} hours" if self.clips else "no cuts"
+        clips = f"{counted(self.clips, 'clips')}, {self.clip_hours:,.2f} hours"
+        clips = clips if self.clips else "no cuts"
         if self.clips and self.videos_without_cuts:
-            clips += f"; {self.videos_without_cuts:,} videos without cuts"
+            clips += f"; {counted(self.videos_without_cuts, 'videos')} without cuts"
         shown = [f"{name} {n:,}" for name, n in self.categories.most_common(MAX_SHOWN)]
         more = len(self.categories) - len(shown)
-        lines = [f"{self.videos:,} videos; {clips}; {self.captions:,} captions"]
+        captions = counted(self.captions, "captions")
+        lines = [f"{counted(self.videos, 'videos')}; {clips}; {captions}"]
         if self.videos_of_known_length:
             known = f"{self.videos_of_known_length:,} of {self.videos:,}"
             lines.append(f"length of whole videos: {self.video_hours:,.2f} hours, known of {known}")
@@ -202,7 +204,7 @@ def sources(
             return
         show(notes, found, console)
         if output:
-            say(console, f"{num_written:,} videos -> {output}; vf-curate {output}")
+            say(console, f"{counted(num_written or 0, 'videos')} -> {output}; vf-curate {output}")
 
 
 def main() -> None:
