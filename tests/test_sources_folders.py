@@ -99,7 +99,7 @@ def test_links_to_folders_are_walked_once_and_loops_end(tmp_path: Path) -> None:
     assert names(inside) == ["real/a.mp4", "linked/b.mp4"]
     line = told(inside)
     assert "links to folders that are walked already: 2 (first: again)" in line
-    assert "2 links to nothing (first: lost.mp4)" in line
+    assert "links to nothing: 2 (first: lost.mp4)" in line
 
 
 def test_a_folder_named_like_a_video_is_a_folder(tmp_path: Path) -> None:
