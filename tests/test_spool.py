@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import http.server
 import os
 import signal
@@ -75,6 +76,22 @@ def test_never_more_than_there_are_turns(temp: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(work, range(60)))
     assert 1 <= most <= 3 and turns(temp) == []
+
+
+def test_a_file_that_its_holder_took_away_is_no_turn(
+    temp: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between its opening and its locking: else another one's new file would be a second turn."""
+    path, flock = temp / f"{TURN_PREFIX}node-0", fcntl.flock
+
+    def late(file: int, how: int) -> None:
+        path.unlink()
+        flock(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    assert locked(path) is None
+    monkeypatch.undo()
+    assert locked(path) is not None
 
 
 def test_a_process_that_was_killed_holds_nothing(temp: Path) -> None:
