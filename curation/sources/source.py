@@ -74,6 +74,7 @@ class Source:
     subtitles: Subtitles | None = None  # beside the file, where clips may need them
     fingerprint: str | None = None  # of what was said of it; None: not taken yet
     stamp: tuple[int, int] | None = None  # of its file when the id was taken; see stamp_of
+    note: str | None = None  # of its download, where it is not plainly the whole file
     signed_url: str | None = field(default=None, repr=False)  # where a URL has secrets: with them
 
     @property
@@ -184,6 +185,11 @@ def local(given: str | Path, folder: Path) -> Source:
 def place(source: Source) -> str:
     """Where a source is, whatever way it was spelled: a file's real path, or the URL."""
     return os.path.realpath(source.path) if source.path else source.url
+
+
+def place_id(source: Source) -> str:
+    """The video id of a source whose content is not known, or not whole: a hash of where it is."""
+    return hashlib.sha256(source.url.encode()).hexdigest()[:20]
 
 
 def content_id(path: str, beat: Callable[[], None] = lambda: None) -> str:
