@@ -33,7 +33,7 @@ CODECS = {*IDR_TYPES, "vp8", "vp9", "av1"}
 MARGIN_S = 2.0
 JOIN_S = 5.0  # between two sections: a jump spares less. Ours, a common distance of key frames
 MAX_SHARE = 0.5  # of the video's time, and of the file's bytes. Ours: failing at it costs half more
-MAX_BACK = 8  # key frames that are passed over for one that is closed
+MAX_OPEN = 4  # key frames in a row without a closed one. Ours: then mostly none is
 
 
 def copy_sections(remote: RemoteFile, spans: Sequence[Span], path: str) -> int:
@@ -70,21 +70,33 @@ def copy(container: av.container.InputContainer, spans: Sequence[Span], path: st
     with av.open(path, "w", format=muxer, options=options if muxer == "mp4" else {}) as output:
         target = output.add_stream_from_template(stream, opaque=True)
         output.metadata.update(container.metadata)
-        for packet in reader.opening():
-            write(output, target, packet)
+        last_dts = write(output, target, reader.opening(), None)
         zero = reader.first
         for start_s, end_s in [*inner, (duration_s, None)]:
             start = zero + int(start_s / base)
             lead = int(MARGIN_S / base)
             stop = None if end_s is None else zero + int(end_s / base)
-            for packet in reader.section(start, start + lead, stop):
-                write(output, target, packet)
+            section = reader.section(start, start + lead, stop)
+            last_dts = write(output, target, section, last_dts)
     return len(inner)
 
 
-def write(output: av.container.OutputContainer, target: av.VideoStream, packet: av.Packet) -> None:
-    packet.stream = target
-    output.mux(packet)
+def write(
+    output: av.container.OutputContainer,
+    target: av.VideoStream,
+    packets: Iterable[av.Packet],
+    last_dts: int | None,
+) -> int | None:
+    """Copy packets; returns the decoding time of the last one.
+
+    Matroska stores none, and its demuxer does not know those behind a jump: there they repeat the
+    last one, which its muxer allows and nobody reads.
+    """
+    for packet in packets:
+        packet.dts = last_dts = last_dts if packet.dts is None else packet.dts
+        packet.stream = target
+        output.mux(packet)
+    return last_dts
 
 
 def checked_stream(container: av.container.InputContainer) -> av.VideoStream:
@@ -144,6 +156,7 @@ class Reader:
             KeyPackets(codec, context.extradata or b"", None) if codec in IDR_TYPES else None
         )
         self.first = self.last = 0
+        self.num_open = 0  # key frames since the last closed one
 
     def opening(self) -> Iterator[av.Packet]:
         """The first group of pictures, whatever it begins with."""
@@ -174,7 +187,7 @@ class Reader:
     def seek(self, start: int, needed: int) -> Iterator[tuple[int, av.Packet]]:
         """The packets from a closed key frame on that is at `needed` or before."""
         at = start
-        for _ in range(MAX_BACK):
+        for _ in range(MAX_OPEN):
             self.container.seek(at, stream=self.stream)
             packets = self.packets()
             opening = next(packets, None)
@@ -201,7 +214,11 @@ class Reader:
         self.keys.add(packet, [])
         if not self.keys.is_steady:
             raise WholeError("its codec's parameters change")
-        return self.keys.packets[-1].is_idr
+        closed = self.keys.packets[-1].is_idr
+        self.num_open = 0 if closed else self.num_open + 1
+        if self.num_open > MAX_OPEN:
+            raise WholeError("its key frames need pictures before them")
+        return closed
 
 
 # -- inside yt-dlp
