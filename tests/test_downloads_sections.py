@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 from conftest import MakeVideo, Shot, read_frames
 from ranged import Ranged
+from rich.console import Console
 from yt_dlp.networking.exceptions import RequestError
 
+from curation import why
 from curation.downloads import ranges
 from curation.downloads.connections import Guard, GuardedYoutubeDL
 from curation.downloads.fetches import download
@@ -65,7 +67,7 @@ def curated(url: str, folder: Path, cut: Cut, sections: str) -> VideoResult:
 
 
 def pictures(data: bytes) -> list[tuple[float, np.ndarray]]:
-    with av.open(io.BytesIO(data)) as container:
+    with av.open(io.BytesIO(data), "r") as container:
         return [(frame.time or 0.0, frame.to_ndarray()) for frame in container.decode(video=0)]
 
 
@@ -287,11 +289,12 @@ def test_a_rate_is_kept(
     assert max(slept) > 0.5 * most / 10_000
 
 
-def test_what_is_said_of_the_film_counts_no_captions(
-    film: Path, ranged: Ranged, tmp_path: Path
-) -> None:
+def test_how_it_came_is_told_of_the_video_alone(film: Path, ranged: Ranged, tmp_path: Path) -> None:
     pipeline = Pipeline(download=AUTO, captions=Captions(model="source_text"))
     source = Source(url=ranged.serve(film), spans=SPANS, fingerprint="f")
     result = curate_video(source, pipeline, tmp_path, lambda stage, at_s: None)
     assert {row["source_fingerprint"] for row in result.ledger} == {"f"}
     assert [r["message"] for r in result.ledger if r["level"] == "clip"] == [None, None]
+    console = Console(record=True, width=200)
+    why.show(result.ledger, [], console)
+    assert f"\n{result.video['message']}\n" in console.export_text()

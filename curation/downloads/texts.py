@@ -52,8 +52,9 @@ def with_site_subtitles(
     """
     notes = [downloader.note] if downloader.note else []
     found = None
-    for offer in offers(info, languages):
-        path = folder / f"subtitles.{offer.facts['ext']}"  # one of KINDS
+    for number, offer in enumerate(offers(info, languages), start=1):
+        # None goes on with what is left of another one, as yt-dlp does under one name.
+        path = folder / f"subtitles_{number}.{offer.facts['ext']}"  # one of KINDS
         failed = fetch_text(offer, info, downloader, path)
         if not failed and read_cues(str(path)):
             digest = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -61,7 +62,8 @@ def with_site_subtitles(
             notes.append(f"subtitles: {offer}")
             break
         notes.append(f"subtitles {offer} are not used: {failed or 'they say nothing'}")
-        path.unlink(missing_ok=True)
+        for left in folder.glob(f"{path.stem}.*"):
+            left.unlink()
     if languages and len(notes) == bool(downloader.note):
         notes.append(f"the site has no subtitles in {', '.join(languages)}")
     return replace(source, subtitles=found, note="; ".join(notes) or None)
