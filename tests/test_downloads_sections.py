@@ -296,5 +296,5 @@ def test_how_it_came_is_told_of_the_video_alone(film: Path, ranged: Ranged, tmp_
     assert {row["source_fingerprint"] for row in result.ledger} == {"f"}
     assert [r["message"] for r in result.ledger if r["level"] == "clip"] == [None, None]
     console = Console(record=True, width=200)
-    why.show(result.ledger, [], console)
+    why.show([result.video | {"stage_s": []}], [], console)
     assert f"\n{result.video['message']}\n" in console.export_text()
