@@ -11,7 +11,7 @@ from typing import Any
 import av
 import numpy as np
 import pytest
-from conftest import MakeVideo, Shot, read_frames
+from conftest import MakeVideo, Shot, ffmpeg, read_frames
 from ranged import Ranged
 from rich.console import Console
 from yt_dlp.networking.exceptions import RequestError
@@ -81,6 +81,7 @@ def pictures(data: bytes) -> list[tuple[float, np.ndarray]]:
         ("first.mp4", (*GROUPS, "-movflags", "+faststart")),
         ("dash.mp4", (*GROUPS, "-movflags", "+dash+global_sidx+frag_keyframe")),
         ("film.mkv", GROUPS),
+        ("late.mkv", (*GROUPS, "-output_ts_offset", 12)),  # times count from its first frame
         ("vp9.webm", ("-c:v", "libvpx-vp9", "-deadline", "realtime", "-cpu-used", 8, "-g", 25)),
         ("hevc.mp4", ("-c:v", "libx265", "-x265-params", "log-level=error:open-gop=0:keyint=25")),
         ("titled.mp4", (*GROUPS, "-metadata", "title=A film")),
@@ -97,6 +98,7 @@ def test_every_frame_of_a_section_is_that_of_the_whole_file(
     got = fetch(ranged.serve(film), tmp_path / "scratch")
     assert got.path and got.note and "sections fetched" in got.note, got.note
     assert ranged.num_bytes < len(ranged.data) / 2
+    assert max(stop - first for first, stop in ranged.ranges) > ranges.MIN_PART_BYTES
     whole = {round(frame.time_s, 6): frame.picture for frame in read_frames(film)}
     part = {round(frame.time_s, 6): frame.picture for frame in read_frames(got.path)}
     assert [t for t, picture in part.items() if not np.array_equal(whole[t], picture)] == []
@@ -151,6 +153,17 @@ def test_a_rotated_film_stays_rotated(film: Path, ranged: Ranged, tmp_path: Path
     assert probe(turned).turn.degrees in (90, 270)
 
 
+def test_sound_is_left_out(film: Path, ranged: Ranged, tmp_path: Path) -> None:
+    loud = tmp_path / "loud.mp4"
+    tone = ("-f", "lavfi", "-t", 41, "-i", "sine")
+    ffmpeg("-i", film, *tone, "-c:v", "copy", "-c:a", "aac", "-b:a", "32k", loud)
+    got = fetch(ranged.serve(loud), tmp_path / "scratch")
+    assert got.path and "2 sections fetched" in str(got.note)
+    assert (probe(loud).has_audio, probe(got.path).has_audio) == (True, False)
+    whole, part = ({f.time_s for f in read_frames(path)} for path in (loud, got.path))
+    assert part < whole and max(part) == max(whole)
+
+
 def test_the_id_is_of_the_url_whatever_came(film: Path, ranged: Ranged, tmp_path: Path) -> None:
     """Else it would depend on what a server could do that day."""
     url = ranged.serve(film)
@@ -174,6 +187,7 @@ def test_off_is_the_default(film: Path, ranged: Ranged, tmp_path: Path) -> None:
     ("lie", "says"),
     [
         ("no_ranges", "the server gives no ranges"),
+        ("status", "the server gives no ranges"),
         ("shifted", "other ranges than asked for"),
         ("no_state", "does not tell one state of the file from another"),
     ],
@@ -231,6 +245,17 @@ def test_spans_of_most_of_a_film_are_no_sections(
     got = fetch(ranged.serve(film), tmp_path, spans=(Span(0, 10), Span(12, 22)))
     assert "its spans need too much of it" in str(got.note)
     assert got.path and Path(got.path).read_bytes() == ranged.data
+
+
+def test_a_film_that_speaks_in_a_track_is_fetched_whole(
+    film: Path, ranged: Ranged, tmp_path: Path
+) -> None:
+    text, spoken = tmp_path / "a.srt", tmp_path / "spoken.mp4"
+    text.write_text("1\n00:00:01,000 --> 00:00:30,000\nHello\n")
+    ffmpeg("-i", film, "-i", text, "-c", "copy", "-c:s", "mov_text", spoken)
+    got = fetch(ranged.serve(spoken), tmp_path / "scratch")
+    assert got.path and Path(got.path).read_bytes() == spoken.read_bytes()
+    assert "it has a text track" in str(got.note)
 
 
 def test_what_comes_in_segments_is_fetched_whole(

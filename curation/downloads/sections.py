@@ -64,10 +64,9 @@ def copy(container: av.container.InputContainer, spans: Sequence[Span], path: st
     inner = sections_s(spans, duration_s)
     base = stream.time_base
     assert base is not None
-    options = {"video_track_timescale": str(base.denominator)}
     muxer = MUXERS[container.format.name]
     reader = Reader(container, stream)
-    with av.open(path, "w", format=muxer, options=options if muxer == "mp4" else {}) as output:
+    with av.open(path, "w", format=muxer) as output:
         target = output.add_stream_from_template(stream, opaque=True)
         output.metadata.update(container.metadata)
         last_dts = write(output, target, reader.opening(), None)
