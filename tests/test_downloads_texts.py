@@ -113,7 +113,7 @@ def test_the_first_language_that_people_wrote_is_taken(
 ) -> None:
     """What machines heard comes second, and is told."""
     heard = {"en": "Hello by way of German", "en-orig": "Hello", "de": "Hallo, gehört"}
-    site.put({"de": "Hallo", "pt-BR": "Olá", "dew": "none of these"}, heard)
+    site.put({"de": "Hallo", "pt-BR": "Olá", "frr": "none of these"}, heard)
     got = fetch(site, tmp_path / "scratch", *languages)
     assert (words(got), got.note) == (wanted, says)
     assert len(site.asked_for(".vtt")) == bool(wanted)
