@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -27,11 +28,23 @@ from curation.shards import LEDGER_SCHEMA, SHARD_SCHEMA
 # Raise a number when the code of a stage changes what it produces: old results are then redone.
 STAGE_VERSIONS = {"scenes": 1, "scores": 4, "cut": 2, "captions": 1}
 
+LANGUAGE_CODE = re.compile(r"[A-Za-z]{2,3}(-[A-Za-z0-9]{1,8})*")
+
 
 class Section(BaseModel):
     """One part of a pipeline; unknown keys are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def language(code: str) -> str:
+    """A language's code as sites write it (BCP 47); ValueError for what is none."""
+    if LANGUAGE_CODE.fullmatch(code):
+        return code
+    raise ValueError(
+        f"download.subtitles: {code!r} is no code of a language; write two or three letters, with "
+        "a region or script if need be, such as en, de, pt-BR"
+    )
 
 
 class Download(Section):
@@ -53,6 +66,13 @@ class Download(Section):
     retry_s: float = Field(2, gt=0)  # before the second one, about; doubled each time
     max_wait_s: float = Field(60, gt=0)  # a server that asks for more is left for the next run
     max_bytes_per_s: int | None = Field(None, gt=0)  # of one download
+    # auto: of a video with given cuts only what they need, where its file lets us. Off: ours, since
+    # what is measured over the whole video (watermark, damage) sees the sections alone, and the id
+    # of a bare file is its URL's then, not its content's.
+    sections: Literal["off", "auto"] = "off"
+    # For captions.model source_text: of which languages a site's subtitles are taken, the first
+    # that there is.
+    subtitles: list[Annotated[str, AfterValidator(language)]] = []
     user_agent: str | None = None  # None: yt-dlp's own, a browser's
     # Secrets: not in run.json, in no message, and a change of them decides nothing anew.
     # A file as browsers export it (Netscape).
@@ -213,6 +233,12 @@ class Pipeline(Section):
     def scored_rules(self) -> Pipeline:
         """Every rule has the scorer that it needs."""
         check_rules(self.rules, self.scorers)
+        if self.download.subtitles and self.captions.model != "source_text":
+            raise ValueError(
+                f"download.subtitles are captions of captions.model source_text, and it is "
+                f"{self.captions.model}; add --set captions.model=source_text or "
+                "--set download.subtitles=[]"
+            )
         if self.cut.deinterlace and self.combed_over is None:
             raise ValueError(
                 "cut.deinterlace needs rules.interlaced.max, which tells what is interlaced; "

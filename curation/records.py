@@ -5,7 +5,6 @@ Nothing here loads a video library: what a Ray process passes on it need not be 
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,7 +15,7 @@ from curation.scores.table import SCORES
 from curation.shards import DROPPED, FAILED, KEPT, LEDGER_SCHEMA, SHARD_SCHEMA
 from curation.shards.schema import ABOUT
 from curation.sources import Source
-from curation.sources.source import storable
+from curation.sources.source import place_id, storable
 
 if TYPE_CHECKING:
     from curation.cuts.encodes import Clip
@@ -111,10 +110,10 @@ def clip_id(video_id: str, start_s: float, end_s: float) -> str:
 def ledger_row(source: Source, **known: Any) -> dict[str, Any]:
     empty: dict[str, Any] = dict.fromkeys(LEDGER_SCHEMA.names)
     # A source that failed before it had an id is known by where it is.
-    video_id = source.id or hashlib.sha256(source.url.encode()).hexdigest()[:20]
+    video_id = source.id or place_id(source)
     about = {"source_url": source.url, "source_fingerprint": source.fingerprint}
     if known.get("level") == "video":
-        about |= {name: getattr(source, name) for name in ABOUT}
+        about |= {name: getattr(source, name) for name in ABOUT} | {"message": source.note}
     return empty | {"video_id": video_id, "attempts": 1} | about | known
 
 
@@ -263,7 +262,7 @@ def with_late_scores(
     if done.clips or not result.clips:
         return done
     lost = any(row["decision"] == FAILED for row in rows.values())
-    outcome: dict[str, Any] = {"decision": FAILED, "error_class": "scorer"}
+    outcome: dict[str, Any] = {"decision": FAILED, "error_class": "scorer", "message": None}
     if not lost:
         dropped = [r for r in done.ledger if r["level"] == "clip" and r["decision"] == DROPPED]
         verdicts = [Verdict(row["rule"], row["value"], row["threshold"]) for row in dropped]
@@ -309,7 +308,7 @@ def with_captions(
     done = replace(done, clips=[replace(clip, caption_frames=[]) for clip in done.clips])
     if done.clips or not result.clips:
         return done
-    lost = {"decision": FAILED, "error_class": "caption"}
+    lost = {"decision": FAILED, "error_class": "caption", "message": None}
     return replace(done, ledger=[done.video | lost, *done.ledger[1:]])
 
 

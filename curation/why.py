@@ -109,6 +109,8 @@ def show(
         if row["level"] == "video":
             say(console, f"{row['video_id']}  {row['source_url']}", "bold")
             say(console, reason(row))
+            if row["message"] and row["decision"] != FAILED:
+                say(console, row["message"])
             stages = ", ".join(f"{stage} {s:.2f}" for stage, s in row["stage_s"] or [])
             say(console, f"attempts {row['attempts']}; CPU seconds: {stages}", "dim")
             if row["watermark_box"]:

@@ -17,13 +17,16 @@ import yt_dlp
 import yt_dlp.globals
 from yt_dlp.extractor.youtube import YoutubeIE
 
-from curation.downloads.connections import Guard, GuardedYoutubeDL, Refused
+from curation.downloads.connections import Guard, Refused
 from curation.downloads.refusals import ANOTHER_TRY, Refusal, refusal_of
+from curation.downloads.sections import SectionsYoutubeDL
+from curation.downloads.texts import with_site_subtitles
 from curation.media.files import MediaError
 from curation.pipelines import Download
 from curation.sources import Source
 from curation.sources.signed import told_without
-from curation.sources.source import storable
+from curation.sources.source import place_id, storable
+from curation.sources.subtitles import lacks_captions
 
 
 class SilentLogger:
@@ -103,10 +106,15 @@ def fetched(source: Source, folder: Path, settings: Download, beat: Callable[[],
     )
     try:
         check_host(url)
-        with GuardedYoutubeDL(options_of(url, folder, settings, beat), guard) as downloader:
+        options = options_of(url, folder, settings, beat)
+        spans = source.spans if settings.sections == "auto" else ()
+        with SectionsYoutubeDL(options, guard, spans, settings.max_bytes_per_s, beat) as downloader:
             info = downloader.extract_info(url, download=True)
-        if not guard.refused:
-            return with_site_data(source, info, downloaded_file(info))
+            if not guard.refused:
+                path = downloaded_file(info)
+                found = with_site_data(source, info, path, by_content=not spans)
+                texts = settings.subtitles if lacks_captions(source) else []
+                return with_site_subtitles(found, info, texts, downloader, folder)
     except MediaError as error:
         raise FailedError(Refusal(error.error_class), error.message) from None
     except Refused as refused:
@@ -145,6 +153,9 @@ def options_of(
         "fixup": "never",
         "hls_prefer_native": True,
         "cachedir": False,
+        # Some extractors ask for them only then; which ones are fetched, texts.py says.
+        "writesubtitles": bool(settings.subtitles),
+        "writeautomaticsub": bool(settings.subtitles),
         "quiet": True,
         "noprogress": True,
         "logger": SilentLogger(),
@@ -206,8 +217,13 @@ def downloaded_file(info: dict[str, Any]) -> str:
     raise MediaError("download_failed", "yt-dlp reported success but left no file")
 
 
-def with_site_data(source: Source, info: dict[str, Any], path: str) -> Source:
-    """The source with the file and the site's metadata; what a list gave stands."""
+def with_site_data(
+    source: Source, info: dict[str, Any], path: str, *, by_content: bool = True
+) -> Source:
+    """The source with the file and the site's metadata; what a list gave stands.
+
+    by_content: the id of a bare file is its content's, else its URL's, since it may be in sections.
+    """
     now = datetime.datetime.now(datetime.UTC)
     found = {
         "category": (info.get("categories") or [None])[0],
@@ -227,6 +243,8 @@ def with_site_data(source: Source, info: dict[str, Any], path: str) -> Source:
             "upload_date": f"{date[:4]}-{date[4:6]}-{date[6:]}" if date else None,
             "format": info.get("format"),
         }
+    elif not by_content:
+        found["id"] = place_id(source)
     missing: dict[str, Any] = {
         name: storable(value)
         for name, value in found.items()

@@ -79,6 +79,7 @@ class Source:
     downloaded_at: str | None = None  # of a URL: when its file was whole, ISO 8601 in UTC
     format: str | None = None  # which of a site's formats that file is
     sha256: str | None = None  # of its file, in hex
+    note: str | None = None  # of its download, where it is not plainly the whole file
     signed_url: str | None = field(default=None, repr=False)  # where a URL has secrets: with them
 
     @property
@@ -189,6 +190,11 @@ def local(given: str | Path, folder: Path) -> Source:
 def place(source: Source) -> str:
     """Where a source is, whatever way it was spelled: a file's real path, or the URL."""
     return os.path.realpath(source.path) if source.path else source.url
+
+
+def place_id(source: Source) -> str:
+    """The video id of a source whose content is not known, or not whole: a hash of where it is."""
+    return hashlib.sha256(source.url.encode()).hexdigest()[:20]
 
 
 def content_id(path: str, beat: Callable[[], None] = lambda: None) -> str:

@@ -38,10 +38,15 @@ class Cue:
 # -- which file
 
 
+def lacks_captions(source: Source) -> bool:
+    """Whether a clip of a source may have no caption of a list's."""
+    cuts_say_all = source.spans and all(span.captions for span in source.spans)
+    return not (source.captions or cuts_say_all)
+
+
 def with_subtitles(source: Source) -> Source:
     """A local source with the timed text beside it, where clips may need it for captions."""
-    cuts_say_all = source.spans and all(span.captions for span in source.spans)
-    if source.path is None or source.captions or cuts_say_all:
+    if source.path is None or not lacks_captions(source):
         return source
     path = Path(source.path)
     try:
