@@ -19,10 +19,8 @@ from curation.places import open_dataset
 from curation.scores.table import SCORES
 from curation.settings import ConfigError
 from curation.shards import DROPPED, FAILED, LEDGER_SCHEMA
-from curation.sources import is_url
-from curation.sources.signed import without_secrets
 from curation.takedown import tombstones
-from curation.takedown.asked import date_of
+from curation.takedown.asked import date_of, recorded
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -34,7 +32,7 @@ def find(ledger: pa.Table, wanted: str) -> list[dict[str, Any]]:
     """
     for column, value in (
         *(("clip_id", wanted), ("video_id", wanted)),
-        ("source_url", without_secrets(wanted) if is_url(wanted) else wanted),
+        ("source_url", recorded(wanted)),
     ):
         found = ledger.filter(pc.equal(ledger[column], value))
         if len(found):

@@ -79,7 +79,7 @@ def seen_in(places: Iterable[str]) -> Iterator[tuple[str | None, str]]:
     Raises ConfigError or DatasetError for what is neither.
     """
     for place in places:
-        if Path(place).suffix.lower() in READERS and "://" not in place:
+        if Path(place).suffix.lower() in READERS and not is_url(place):
             for source, _, _ in sources_of(place, Path.cwd(), list[Notes](), is_tolerant=True):
                 yield source.id, source.url
         elif is_url(place):

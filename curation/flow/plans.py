@@ -25,7 +25,7 @@ from curation.records import COPY, ERROR_CLASSES, TRIED_AGAIN
 from curation.scores.chosen import check_models
 from curation.settings import ConfigError, nearest
 from curation.shards import Dataset
-from curation.sources import Given, Source, is_url, read_given
+from curation.sources import Given, Source, is_remote, read_given
 from curation.sources.lists.columns import columns_of
 from curation.takedown.removal import remove
 from curation.takedown.tombstones import Tombstones, of_names
@@ -175,7 +175,7 @@ def work(
     with Display(tally, len(left), console), interruptible() as stop:
         run_flow(left, plan.pipeline, plan.dataset, tally, stop)
     refused = ray.get(tally.refused_urls.remote())
-    add_tombstones(plan.dataset, of_names([("source", url) for url in refused if is_url(url)]))
+    add_tombstones(plan.dataset, of_names([("source", url) for url in refused if is_remote(url)]))
     return ray.get(tally.num_copies.remote()), refused
 
 

@@ -16,6 +16,7 @@ import ray
 
 from curation.captions import SOURCE_TEXT, Blip2, caption_each
 from curation.decode.jpegs import picture_from_jpeg
+from curation.downloads.objects import local_copy
 from curation.flow.actors import ask
 from curation.flow.media_processes import (
     Job,
@@ -38,6 +39,7 @@ from curation.scores.models import Row, of_video
 from curation.scores.table import keys_where
 from curation.shards import Dataset, write_commit
 from curation.sources import Source
+from curation.sources.objects import ObjectError
 
 # Ray Data starts a lost task again for ever (max_retries -1 in 2.60, and the arguments that bound
 # it go away in 2.64), so the tally counts starts and a video is given up after this many.
@@ -133,12 +135,16 @@ def curate_batch(batch: pa.Table, pipeline: Pipeline, tally: Any) -> Iterator[pa
 def curate_visiting(
     worker: MediaWorker, source: Source, pipeline: Pipeline, tally: Any
 ) -> VideoResult:
-    """One video through the media worker; of a URL when its host can be asked."""
+    """One video through the media worker; of a URL or an object when its host can be asked."""
     visit = Visit(tally, source)
     refused = visit.enter(pipeline.download.max_wait_s) if source.path is None else None
     if refused:
         return VideoResult([failed_row(source, *refused, attempts=0)])
-    result = curate_isolated(worker, source, pipeline, visit.beat)
+    try:
+        with local_copy(source, pipeline, visit.beat) as at_hand:
+            result = curate_isolated(worker, at_hand, pipeline, visit.beat)
+    except ObjectError as error:
+        result = VideoResult([failed_row(source, error.error_class, error.message)])
     visit.leave(result.video["error_class"])
     return result
 
