@@ -34,9 +34,8 @@ from curation.scores.chosen import build_models
 from curation.scores.table import keys_where
 from curation.settings import RunError
 from curation.shards import Dataset
-from curation.sources import Source, is_remote
-from curation.sources.signed import without_secrets
-from curation.sources.source import fingerprinted, join
+from curation.sources import Source
+from curation.sources.source import fingerprinted, join, shown
 
 MAX_COMMITS_IN_FLIGHT = 4
 MAX_TASKS = 10_000  # videos beyond this many share tasks
@@ -235,7 +234,7 @@ def bytes_of(dataset: Dataset) -> int:
 def write_run(dataset: Dataset, pipeline: Pipeline, facts: dict[str, Any]) -> Funnel:
     """Write run.json from the config and the whole ledger; returns the funnel."""
     funnel = count(dataset.ledgers(FUNNEL_COLUMNS), list(pipeline.rules))
-    sources = [without_secrets(each) if is_remote(each) else each for each in pipeline.sources]
+    sources = [shown(each) for each in pipeline.sources]
     record = {
         "pipeline": pipeline.model_dump() | {"sources": sources},
         "fingerprints": pipeline.fingerprints(),

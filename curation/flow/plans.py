@@ -27,6 +27,7 @@ from curation.settings import ConfigError, nearest
 from curation.shards import Dataset
 from curation.sources import Given, Source, is_remote, read_given
 from curation.sources.lists.columns import columns_of
+from curation.sources.source import shown
 from curation.takedown.removal import remove
 from curation.takedown.tombstones import Tombstones, of_names
 from curation.takedown.tombstones import add as add_tombstones
@@ -67,7 +68,7 @@ def make_plan(
     sources = found.sources[:limit]
     if not sources:
         why = "; ".join(["", *found.ignored()])
-        raise ConfigError(f"no videos found in {', '.join(wanted)}{why}")
+        raise ConfigError(f"no videos found in {', '.join(map(shown, wanted))}{why}")
     dataset, commits = open_output(output or default_output(name))
     if any(map(is_subset, commits)):
         raise ConfigError(

@@ -23,6 +23,7 @@ from curation.sources.subtitles import is_subtitle
 from curation.sources.uris import base, parts_of, recorded
 
 FAULTS = (OSError, ValueError, pa.ArrowException)  # what pyarrow raises
+NUM_REQUESTS = 2  # for one that fails; downloads try again by themselves
 LIST_BYTES = 8 << 20  # of a list at once; a request each
 # What stores say, as pyarrow hands it on; the first that is found counts.
 WORDS = [
@@ -68,7 +69,14 @@ def fault(error: BaseException, uri: str) -> ObjectError:
 @lru_cache(maxsize=64)  # pyarrow may ask a bucket for its region
 def filesystem_of(uri: str) -> tuple[pafs.FileSystem, str]:
     """The filesystem of a bucket's URI and the bucket as a path in it."""
-    return pafs.FileSystem.from_uri(uri)
+    filesystem, path = pafs.FileSystem.from_uri(uri)
+    if isinstance(filesystem, pafs.S3FileSystem):
+        # From a URI it tries each request 31 times, 0.2 s apart (pyarrow 26), and nothing in the
+        # URI says otherwise; what it pickles itself as are the arguments of another one.
+        make, (options,) = filesystem.__reduce__()
+        retries = pafs.AwsStandardS3RetryStrategy(max_attempts=NUM_REQUESTS)
+        filesystem = make(options | {"retry_strategy": retries})
+    return filesystem, path
 
 
 def opened(uri: str) -> tuple[pafs.FileSystem, str]:

@@ -172,6 +172,11 @@ def is_remote(text: str) -> bool:
     return is_url(text) or is_object(text)
 
 
+def shown(given: str) -> str:
+    """What a user gave as a source, without secrets."""
+    return without_secrets(given) if is_remote(given) else given
+
+
 def remote(url: str) -> Source:
     """The source at a URL or an object's URI.
 
