@@ -61,7 +61,7 @@ def test_a_list_beside_its_videos(
     s3.put("v/page.mp4", b"<html>")
     rows = ["url,caption", "a b.mp4,said", "same.mp4,", "page.mp4,", "late.mp4,"]
     s3.put("v/list.csv", "\n".join(rows).encode())
-    before = scratch()
+    before = copies()
     told = curate(s3.uri("v/list.csv"))
     assert "1 sources turned out to be copies of others" in told
     output, video_id = tmp_path / "out", content_id(str(video))
@@ -85,7 +85,7 @@ def test_a_list_beside_its_videos(
     curate(s3.uri("v/list.csv"), retry=("gone",))
     assert outcomes(output) == found | {"late.mp4": (KEPT, None, content_id(str(other)))}
 
-    assert scratch() <= before
+    assert copies() <= before
     for path in output.rglob("*"):
         if path.is_file():
             data = path.read_bytes()
@@ -120,5 +120,6 @@ def test_a_folder_and_what_is_taken_down_of_it(
     assert "taken down on" in done.output  # it is not fetched a second time
 
 
-def scratch() -> set[str]:
-    return {path.name for path in Path(tempfile.gettempdir()).glob("videofactory-*")}
+def copies() -> set[str]:
+    """Copies of objects that are there now."""
+    return {str(path) for path in Path(tempfile.gettempdir()).glob("videofactory-*/video*")}
