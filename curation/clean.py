@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 
 from curation.commands import GOES_ON, screen, told_errors, without_stdin
+from curation.configs import default_config
 from curation.places import check_temp
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -26,9 +27,10 @@ def clean(
         str | None, typer.Option(help="Folder or URI of the subset; a dry run needs none.")
     ] = None,
     recipe: Annotated[str, typer.Option(help="A recipe of the config.")] = "hd-vg-clean",
-    config: Annotated[Path, typer.Option(help="Where recipes are defined.")] = Path(
-        "pipelines.yaml"
-    ),
+    config: Annotated[
+        Path | None,
+        typer.Option(help="Where recipes are; default: pipelines.yaml here, else ours."),
+    ] = None,
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", help="path=value inside the recipe; may be repeated."),
@@ -56,7 +58,8 @@ def clean(
 
     started = time.time()
     order = asked.Order(
-        *(dataset, output, recipe, config, set_ or [], index_only, retry_failed),
+        *(dataset, output, recipe, config or default_config(), set_ or []),
+        *(index_only, retry_failed),
         against=tuple(against or ()),
     )
     console = screen()

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import json
-import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -18,13 +15,13 @@ from pydantic import (
     Field,
     FilePath,
     SecretStr,
-    ValidationError,
     model_validator,
 )
 
+from curation.configs import load_named
 from curation.scores import table
 from curation.scores.table import SCORES
-from curation.settings import ConfigError, explain, nearest, set_path
+from curation.settings import nearest
 from curation.shards import LEDGER_SCHEMA, SHARD_SCHEMA
 
 # Raise a number when the code of a stage changes what it produces: old results are then redone.
@@ -48,6 +45,9 @@ class Download(Section):
     min_bytes_per_s: int = Field(1000, ge=0)
     # Of one host, by all workers together. Ours: what a browser opens to one (6) and a few.
     max_per_host: int = Field(8, ge=1)  # downloads at once
+    # Videos that are fetched, or wait to be decoded, beside each that is; 0: none. Ours: with two,
+    # a decode of 10 s has 20 s of fetching before it; each waiting one is a process of 0.3 GB.
+    ahead: int = Field(2, ge=0)
     requests_per_s: float | None = Field(None, gt=0)  # pages and parts of videos; None: no limit
     attempts: int = Field(3, ge=1)  # where the network or a busy server failed
     retry_s: float = Field(2, gt=0)  # before the second one, about; doubled each time
@@ -145,16 +145,6 @@ class Scorers(Section):
         rows = [row for row in table.TABLE if row.sees == "pictures" and row.wants(self)]
         # What needs no GPU first, what is not ours last.
         return [row.key for row in sorted(rows, key=lambda row: row.on_gpu)] + [*self.own]
-
-
-def import_beside(config: Path, module: str) -> None:
-    """Import a Python file beside a config, so that its module is known by name in this process."""
-    path = config.parent.absolute() / f"{module}.py"
-    spec = importlib.util.spec_from_file_location(module, path) if path.is_file() else None
-    if spec is None or spec.loader is None:
-        return  # that of an installed package, or none: told where it is looked up
-    sys.modules[module] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(sys.modules[module])
 
 
 def own_scorer(key: str, value: Any, known: Iterable[str]) -> str:
@@ -294,63 +284,3 @@ def load_pipeline(config: Path, name: str, overrides: list[str]) -> Pipeline:
     Raises ConfigError for a missing file, pipeline or key, and for a value out of range.
     """
     return load_named(config, "pipelines", name, overrides, Pipeline)
-
-
-Named = TypeVar("Named", bound=Section)
-
-
-def load_named(
-    config: Path, kind: str, name: str, overrides: list[str], section: type[Named]
-) -> Named:
-    """One of the `pipelines` or `recipes` of a config, as `section`, with overrides applied."""
-    merged = resolve(read_config(config, kind), name, kind)
-    for override in overrides:
-        set_path(merged, override)
-    scorers = merged.get("scorers")
-    for place in scorers.values() if isinstance(scorers, dict) else ():
-        if isinstance(place, str) and ":" in place:
-            import_beside(config, place.partition(":")[0])
-    try:
-        if "name" in merged:  # the key above it is the name
-            raise ConfigError(f"{config}: {kind}.{name}: unknown key 'name'")
-        return section.model_validate({"name": name, **merged})
-    except ValidationError as error:
-        raise ConfigError(f"{config}: {kind}.{name}: {explain(error, section)}") from None
-
-
-def read_config(config: Path, kind: str) -> dict[str, Any]:
-    """The map of pipelines or recipes of a config file."""
-    if not config.is_file():
-        raise ConfigError(f"no config file {config}; run from the repository or give --config")
-    try:
-        tree = yaml.safe_load(config.read_text())
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{config} is not valid YAML: {error}") from None
-    if not isinstance(tree, dict) or not isinstance(tree.get(kind), dict):
-        raise ConfigError(f"{config} holds no map of {kind}")
-    return tree[kind]
-
-
-def resolve(
-    tree: dict[str, Any], name: str, kind: str, extended_by: tuple[str, ...] = ()
-) -> dict[str, Any]:
-    """The own keys of a pipeline or recipe over those of the one it extends."""
-    one = kind.removesuffix("s")
-    if name not in tree:
-        raise ConfigError(f"unknown {one} {name!r}{nearest(name, tree)}")
-    if name in extended_by:
-        raise ConfigError(f"the {one} {name!r} extends itself")
-    if not isinstance(tree[name] or {}, dict):
-        raise ConfigError(f"{kind}.{name} is not a map of keys")
-    own = dict(tree[name] or {})
-    base = own.pop("extends", None)
-    return merge(resolve(tree, base, kind, (*extended_by, name)), own) if base else own
-
-
-def merge(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
-    """`own` over `base`, map by map; lists and scalars replace."""
-    out = dict(base)
-    for key, value in own.items():
-        both_maps = isinstance(value, dict) and isinstance(out.get(key), dict)
-        out[key] = merge(out[key], value) if both_maps else value
-    return out

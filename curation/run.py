@@ -2,8 +2,9 @@
 """Curate videos into a dataset folder.
 
 python curation/run.py                                   the sample videos of this repository
-python curation/run.py FOLDER --pipeline web --output runs/mine
-python curation/run.py urls.txt --pipeline web --set rules.resolution.min=1080 --dry-run
+vf-curate FOLDER --pipeline web --output runs/mine
+vf-curate urls.txt --pipeline web --set rules.resolution.min=1080 --dry-run
+vf-curate --list                                         pipelines, recipes, rules, keys
 ray job submit --working-dir . -- python curation/run.py --output s3://bucket/mine
 """
 
@@ -20,10 +21,11 @@ if not __package__:
 
 import typer
 
-from curation.commands import without_stdin
+from curation.commands import screen, told_errors, without_stdin
+from curation.configs import default_config
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-EXAMPLE = "Example: python curation/run.py clips/ urls.txt --pipeline web --output runs/mine"
+EXAMPLE = "Example: vf-curate clips/ urls.txt --pipeline web --output runs/mine"
 
 
 @app.command(epilog=EXAMPLE)
@@ -36,9 +38,10 @@ def curate(
         ),
     ] = None,
     pipeline: Annotated[str, typer.Option(help="A pipeline of the config.")] = "demo",
-    config: Annotated[Path, typer.Option(help="Where pipelines are defined.")] = Path(
-        "pipelines.yaml"
-    ),
+    config: Annotated[
+        Path | None,
+        typer.Option(help="Where pipelines are; default: pipelines.yaml here, else ours."),
+    ] = None,
     output: Annotated[
         str | None, typer.Option(help="Dataset folder or URI; default runs/<pipeline>.")
     ] = None,
@@ -56,18 +59,24 @@ def curate(
         typer.Option(help="Columns of lists under other names: url=link,caption=text."),
     ] = None,
     dry_run: Annotated[bool, typer.Option(help="Print the resolved plan and stop.")] = False,
+    list_: Annotated[
+        bool, typer.Option("--list", help="Print pipelines, recipes, rules and keys, and stop.")
+    ] = False,
     ray_address: Annotated[
         str | None,
         typer.Option(help="Ray cluster to join; default: RAY_ADDRESS, else a new one here."),
     ] = None,
 ) -> None:
     """Curate videos into captioned clips in Parquet shards. The same command again resumes."""
+    if list_:
+        show_list(config)
+        return
     from curation.flow import plans
 
     plans.curate(
         sources or [],
         pipeline,
-        config,
+        config or default_config(),
         output,
         set_ or [],
         limit,
@@ -77,6 +86,13 @@ def curate(
         time.time(),
         columns,
     )
+
+
+def show_list(config: Path | None) -> None:
+    from curation.offered import show_offered
+
+    with told_errors():
+        show_offered(config or default_config(), screen())
 
 
 def main() -> None:

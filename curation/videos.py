@@ -85,16 +85,37 @@ def curate_video(source: Source, pipeline: Pipeline, folder: Path, beat: Beat) -
         if found := written_to(source):
             raise found
         return result
-    except MediaError as met:
-        error = written_to(source) or met
-        row = failed_row(source, error.error_class, error.message, stage_s=watch.stage_s)
-        return VideoResult([row])
-    except (OSError, MemoryError) as error:
-        found = machine_error(error)
-        if found is None:
-            raise
-        row = failed_row(source, found.error_class, found.message, stage_s=watch.stage_s)
-        return VideoResult([row])
+    except (MediaError, OSError, MemoryError) as error:
+        return failed(source, error, watch)
+
+
+def fetch_video(
+    source: Source, pipeline: Pipeline, room: Path, folder: Path, beat: Beat
+) -> tuple[Source | VideoResult, float]:
+    """The first step of `curate_video` alone, so that others can be decoded meanwhile.
+
+    Returns the source with a file in `room`, or the result of one that has failed; and the CPU
+    seconds it took, for `with_cost`.
+    """
+    watch = Stopwatch()
+    try:
+        with watch.stage("fetch"):
+            beat("fetch", 0.0)
+            source = fetch(source, pipeline, room, beat)
+    except (MediaError, OSError, MemoryError) as error:
+        return failed(source, error, watch), 0.0
+    return source, watch.stage_s["fetch"]
+
+
+def failed(
+    source: Source, met: MediaError | OSError | MemoryError, watch: Stopwatch
+) -> VideoResult:
+    """The result of a video that met an error; what is our own mistake is raised."""
+    error = written_to(source) or met if isinstance(met, MediaError) else machine_error(met)
+    if error is None:
+        raise met
+    row = failed_row(source, error.error_class, error.message, stage_s=watch.stage_s)
+    return VideoResult([row])
 
 
 def machine_error(error: OSError | MemoryError) -> MediaError | None:
@@ -109,10 +130,14 @@ def machine_error(error: OSError | MemoryError) -> MediaError | None:
 
 
 def fetch(source: Source, pipeline: Pipeline, folder: Path, beat: Beat) -> Source:
-    """The source with a local path and an id."""
+    """The source with a local path, an id and the hash of its file."""
+
+    def going_on() -> None:
+        beat("fetch", time.monotonic())
+
     if source.path is None:
-        return download(source, folder, pipeline.download, lambda: beat("fetch", time.monotonic()))
-    source = with_content_id(source, lambda: beat("fetch", time.monotonic()))
+        return with_content_id(download(source, folder, pipeline.download, going_on), going_on)
+    source = with_content_id(source, going_on)
     wants_text = pipeline.captions.model == SOURCE_TEXT and source.subtitles is None
     return with_subtitles(source) if wants_text else source  # where identify died of the file
 

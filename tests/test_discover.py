@@ -24,6 +24,8 @@ from curation.shards import LEDGER_SCHEMA, Dataset, DatasetError, write_commit
 from curation.sources import expand
 from curation.sources.__main__ import app as sources_app
 from curation.sources.written import write_rows
+from curation.takedown.tombstones import add as add_tombstones
+from curation.takedown.tombstones import of_names
 
 ROOT = Path(__file__).parents[1]
 SUFFIXES = ("parquet", "jsonl", "csv")
@@ -82,7 +84,8 @@ def test_a_list_is_read_like_any_other(tube: Tube, suffix: str) -> None:
     assert (second.id, second.title, second.duration_s) == ("tube-b", None, None)
     said = CliRunner().invoke(sources_app, [f"l.{suffix}"]).output
     assert "2 videos; no cuts" in said and "categories: Cats 2" in said
-    assert "columns not read: channel, height" in said
+    assert first.channel == "C"
+    assert "columns not read: height" in said
     assert [p.name for p in Path.cwd().iterdir()] == [f"l.{suffix}"]  # nothing is left over
 
 
@@ -205,6 +208,23 @@ def test_videos_of_lists_and_datasets_are_out(tube: Tube, capsys: Any) -> None:
     assert "5 seen before" in capsys.readouterr().out
 
 
+def test_what_was_taken_down_is_out(tube: Tube, capsys: Any) -> None:
+    """By id, by address, and by an uploader that only the page tells."""
+    ledger = [
+        dict.fromkeys(LEDGER_SCHEMA.names)
+        | {"level": "video", "attempts": 1, "video_id": "x", "source_url": "x", "decision": "kept"}
+    ]
+    write_commit(Dataset.at("runs"), [], ledger, {})
+    names = [("video", "tube-a"), ("source", f"{tube.url}/watch/b"), ("uploader", "Ann")]
+    add_tombstones(Dataset.at("runs"), of_names(names))
+    tube.put_page("c", 720, uploader="Ann")
+    tube.put_page("d", 720, uploader="Bob")
+    url = tube.put_list("p", tube.entries(*"abcd"))
+    discover("l.csv", url, seen=["runs"], probes=True)
+    assert urls("l.csv") == ["d"]
+    assert "3 taken down" in capsys.readouterr().out
+
+
 def test_what_is_neither_list_nor_dataset_is_told(tube: Tube) -> None:
     url = tube.put_list("p", tube.entries("a"))
     with pytest.raises(ConfigError, match="no video"):
@@ -232,7 +252,7 @@ def test_each_category_is_told(tube: Tube, capsys: Any) -> None:
     assert "2 of unknown height: the list does not tell it, --probe" in captured.out
     assert "query failed: none: gone: " in captured.out
     assert "Pets: 1 queries, 2 listed, 1 written" in captured.out
-    assert "3 new, 3 videos -> l.csv; python curation/run.py l.csv" in captured.out
+    assert "3 new, 3 videos -> l.csv; vf-curate l.csv" in captured.out
     assert "1/3 waves: 2 found" in captured.err
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime
+import hashlib
 import shutil
 from pathlib import Path
 
@@ -39,8 +41,8 @@ def test_a_direct_file_is_fetched_whole(
     beats: list[int] = []
     got = download(Source(url=f"{url}/a%20film.mp4"), tmp_path, OPEN, lambda: beats.append(1))
     assert got.path is not None and Path(got.path).read_bytes() == original.read_bytes()
-    assert got.id == content_id(str(original))
-    assert (got.title, got.upload_date) == (None, None)  # the server's are no site's
+    # The server's are no site's; the id will be of the content.
+    assert (got.id, got.title, got.upload_date, got.format) == (None, None, None, None)
     assert beats
 
 
@@ -99,21 +101,29 @@ def test_a_fetched_video_is_curated_like_a_file(
     url, served = serve
     shutil.copy(make_video("plain.mp4"), served / "a.mp4")
     pipeline, source = Pipeline(download=OPEN), Source(url=f"{url}/a.mp4")
+    started = datetime.datetime.now(datetime.UTC).replace(microsecond=0)
     result = curate_video(source, pipeline, tmp_path, lambda stage, at_s: None)
     assert {row["source_url"] for row in result.ledger} == {f"{url}/a.mp4"}
     assert [clip.row["num_frames"] for clip in result.clips] == [30, 25, 35]
     assert {clip.row["video_id"] for clip in result.clips} == {content_id(str(served / "a.mp4"))}
+    sha256 = hashlib.sha256((served / "a.mp4").read_bytes()).hexdigest()
+    for row in (result.video, *[clip.row for clip in result.clips]):
+        assert row["sha256"] == sha256
+        then = datetime.datetime.fromisoformat(row["downloaded_at"])
+        assert started <= then <= datetime.datetime.now(datetime.UTC)
 
 
 def test_site_data_fills_what_was_not_given(tmp_path: Path) -> None:
     (tmp_path / "f").write_bytes(b"abc")
     info = {"id": "x1", "title": "T", "categories": ["Sport"], "upload_date": "20240131"}
+    info |= {"channel": "Birds", "format": "22 - 1280x720 (720p)"}
     path = str(tmp_path / "f")
     tube = with_site_data(Source(url="u"), info | {"extractor_key": "Youtube"}, path)
     assert (tube.id, tube.title, tube.category) == ("x1", "T", "Sport")
     assert (tube.upload_date, tube.path) == ("2024-01-31", path)
+    assert (tube.channel, tube.format) == ("Birds", "22 - 1280x720 (720p)")
     page = with_site_data(Source(url="u"), info | {"extractor_key": "HTML5MediaEmbed"}, path)
-    assert (page.id, page.title) == (content_id(path), None)  # other pages have such a name, too
+    assert (page.id, page.title, page.format) == (None, None, None)  # other pages have such a name
     other = with_site_data(Source(url="u", title="own"), info | {"extractor_key": "Vimeo"}, path)
     assert (other.id, other.title) == ("vimeo-x1", "own")
 

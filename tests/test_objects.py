@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import datetime
 import http.server
 import itertools
 import os
@@ -20,9 +22,10 @@ import pytest
 from conftest import Store
 
 from curation.downloads import objects
-from curation.downloads.objects import local_copy
 from curation.flow import confinement
 from curation.pipelines import Pipeline
+from curation.records import Beat, VideoResult
+from curation.shards import FAILED
 from curation.sources.objects import ObjectError, fault
 from curation.sources.source import Source, remote
 
@@ -50,10 +53,23 @@ def beaten() -> tuple[list[str], Callable[[str, float], None]]:
     return beats, lambda stage, at_s: beats.append(stage)
 
 
-def failed(source: Source, using: Pipeline) -> ObjectError:
-    with pytest.raises(ObjectError) as caught, local_copy(source, using, beaten()[1]):
-        raise AssertionError("there is no copy")
-    return caught.value
+@contextlib.contextmanager
+def copy_of(source: Source, using: Pipeline, beat: Beat = lambda *_: None) -> Iterator[Any]:
+    """What a Ray worker has of a source, in a scratch folder."""
+    room = confinement.Scratch()
+    try:
+        yield objects.copied(source, using, room.folder, beat)[0]
+        assert not [*room.folder.glob("*.part")]
+    finally:
+        room.remove()
+
+
+def failed(source: Source, using: Pipeline, beat: Beat = lambda *_: None) -> tuple[str, str]:
+    """The class and message of one that there is no copy of."""
+    with copy_of(source, using, beat) as result:
+        assert isinstance(result, VideoResult)
+        assert result.video["decision"] == FAILED and result.video["source_url"] == source.url
+        return result.video["error_class"], result.video["message"]
 
 
 # -- a real store
@@ -62,32 +78,26 @@ def failed(source: Source, using: Pipeline) -> ObjectError:
 def test_a_copy_is_there_as_long_as_it_is_needed(s3: Store, scratch: Path) -> None:
     s3.put("a b/é.MP4", DATA)
     source = remote(s3.uri("a b/é.MP4"))
-    with local_copy(source, pipeline(), beaten()[1]) as at_hand:
+    with copy_of(source, pipeline()) as at_hand:
         assert at_hand.path is not None and Path(at_hand.path).read_bytes() == DATA
         assert Path(at_hand.path).name == "video.MP4"
         # What goes to the media process has no secret, and is known by the same URL.
         assert (at_hand.url, at_hand.signed_url) == (source.url, None)
-        assert [each.name for each in scratch.iterdir()] == [Path(at_hand.path).parent.name]
-    assert not Path(at_hand.path).exists()
+        assert [each.name for each in Path(at_hand.path).parent.glob("[!.]*")] == ["video.MP4"]
+        assert datetime.datetime.fromisoformat(at_hand.downloaded_at).tzinfo == datetime.UTC
 
 
 @pytest.mark.parametrize("name", ["x/..%2f", "a.%2e%2e", "a.mp4;rm", "a.é", "a", "a.longsuffix"])
 def test_no_name_of_a_store_reaches_a_path(s3: Store, name: str) -> None:
     s3.put("n/" + objects.parts_of(f"s3://b/{name}").key.decode().replace("/..", "_"), DATA)
     source = remote(s3.uri("n/" + name.replace("/..%2f", "_")))
-    with local_copy(source, pipeline(), beaten()[1]) as at_hand:
+    with copy_of(source, pipeline()) as at_hand:
         assert at_hand.path and Path(at_hand.path).name == "video"
-
-
-def test_a_copy_goes_when_the_work_on_it_fails(s3: Store) -> None:
-    s3.put("a.mp4", DATA)
-    with pytest.raises(ZeroDivisionError), local_copy(remote(s3.uri("a.mp4")), pipeline(), print):
-        raise ZeroDivisionError
 
 
 @pytest.mark.parametrize("source", [remote("https://h/a.mp4"), Source("a.mp4", path="/a.mp4")])
 def test_other_sources_stay_as_they_are(source: Source) -> None:
-    with local_copy(source, pipeline(), beaten()[1]) as at_hand:
+    with copy_of(source, pipeline()) as at_hand:
         assert at_hand is source
 
 
@@ -97,42 +107,50 @@ def test_every_byte_arrives_in_parts_of_any_size(
 ) -> None:
     monkeypatch.setattr(objects, "MAX_PART_BYTES", objects.MIN_PART_BYTES)
     s3.put("a.mp4", DATA[:size])
-    with local_copy(remote(s3.uri("a.mp4")), pipeline(), beaten()[1]) as at_hand:
+    with copy_of(remote(s3.uri("a.mp4")), pipeline()) as at_hand:
         assert at_hand.path and Path(at_hand.path).read_bytes() == DATA[:size]
 
 
 def test_what_is_not_there_or_too_much(s3: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     s3.put("f/a.mp4", DATA)
     for uri in (s3.uri("none.mp4"), s3.uri("f"), s3.uri("a", bucket="no-such-bucket")):
-        assert failed(remote(uri), pipeline()).error_class == "gone"
-    error = failed(remote(s3.uri("f/a.mp4")), pipeline(max_bytes=len(DATA) - 1))
-    assert error.error_class == "too_large" and "256,000 bytes" in error.message
-    with local_copy(remote(s3.uri("f/a.mp4")), pipeline(max_bytes=len(DATA)), beaten()[1]):
+        assert failed(remote(uri), pipeline())[0] == "gone"
+    found = failed(remote(s3.uri("f/a.mp4")), pipeline(max_bytes=len(DATA) - 1))
+    assert found == ("too_large", "has 256,000 bytes; download.max_bytes is 255,999")
+    with copy_of(remote(s3.uri("f/a.mp4")), pipeline(max_bytes=len(DATA))):
         pass
     free = SimpleNamespace(free=len(DATA) - 1)
     monkeypatch.setattr(objects.shutil, "disk_usage", lambda _: free)
-    error = failed(remote(s3.uri("f/a.mp4")), pipeline())
-    assert error.error_class == "disk_full" and "give TMPDIR more room" in error.message
+    error_class, message = failed(remote(s3.uri("f/a.mp4")), pipeline())
+    assert error_class == "disk_full" and "give TMPDIR more room" in message
+
+
+def test_a_mistake_of_ours_costs_one_video(s3: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(stream: Any) -> None:
+        raise KeyError(s3.uri("a.mp4"))
+
+    monkeypatch.setattr(objects, "facts_of", wrong)
+    s3.put("a.mp4", DATA)
+    error_class, message = failed(remote(s3.uri("a.mp4")), pipeline())
+    assert error_class == "internal" and "KeyError" in message and "test:test" not in message
 
 
 def test_a_disk_that_fills_meanwhile(s3: Store, scratch: Path) -> None:
     """/dev/full is a disk without room."""
     s3.put("a.mp4", DATA)
-    source = remote(s3.uri("a.mp4"))
-    (scratch / "full").symlink_to("/dev/full")
+    (scratch / "1.part").symlink_to("/dev/full")
     with pytest.raises(ObjectError) as caught:
-        objects.fetch(source.signed_url or "", scratch / "full", pipeline().download, 9, print)
+        objects.fetch(s3.uri("a.mp4"), scratch / "video", pipeline().download, 9, print)
     assert caught.value.error_class == "disk_full"
-    (scratch / "full").unlink()
 
 
 def test_it_is_copied_no_faster_than_it_may_be(s3: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     slept: list[float] = []
-    clock = SimpleNamespace(monotonic=lambda: 0.0, sleep=slept.append)
+    clock = SimpleNamespace(monotonic=lambda: 0.0, thread_time=lambda: 0.0, sleep=slept.append)
     monkeypatch.setattr(objects, "time", clock)
     s3.put("a.mp4", DATA)
-    with local_copy(remote(s3.uri("a.mp4")), pipeline(max_bytes_per_s=64_000), beaten()[1]):
-        assert slept == [500 * 128 / 64_000] * 4 or sum(slept) == pytest.approx(4.0)
+    with copy_of(remote(s3.uri("a.mp4")), pipeline(max_bytes_per_s=64_000)):
+        assert sum(slept) == pytest.approx(4.0) and max(slept) <= 1
 
 
 # -- a store that is odd
@@ -143,6 +161,7 @@ class OddStore(http.server.BaseHTTPRequestHandler):
 
     requests: Counter[str]
     ended: threading.Event
+    second: threading.Event
     tags: Iterator[int]
     protocol_version = "HTTP/1.1"
 
@@ -172,19 +191,25 @@ class OddStore(http.server.BaseHTTPRequestHandler):
         elif key == "broken":
             self.answer(206, b"x" * 500, length=1000)
             self.close_connection = True
+        elif key == "late" and self.requests["GET late"] == 1:
+            self.second.wait()
+            self.answer(206, b"y" * 1000)
+            self.ended.set()
         elif key == "dripping":
             self.answer(206, b"x", length=1000)
             self.ended.wait()
             self.close_connection = True
         else:
             self.answer(206, b"x" * 1000)
+            self.second.set()
 
 
 @pytest.fixture
 def odd() -> Iterator[tuple[str, Counter[str]]]:
     requests: Counter[str] = Counter()
     ended = threading.Event()
-    facts = {"requests": requests, "ended": ended, "tags": itertools.count()}
+    second = threading.Event()
+    facts = {"requests": requests, "ended": ended, "second": second, "tags": itertools.count()}
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), type("Of", (OddStore,), facts))
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
@@ -235,17 +260,12 @@ def test_what_an_odd_store_does_has_a_class(
     uri, requests = odd
     beats, beat = beaten()
     using = pipeline(timeout_s=0.5 if key == "dripping" else 30)
-    with (
-        pytest.raises(ObjectError) as caught,
-        local_copy(remote(uri.format(key)), using, beat),
-    ):
-        raise AssertionError("there is no copy")
-    error = caught.value
-    assert error.error_class == error_class, error.message
-    assert ("(2 attempts in" in error.message) == (attempts == 2)
-    assert "geheim" not in error.message and "\n" not in error.message
+    found, message = failed(remote(uri.format(key)), using, beat)
+    assert found == error_class, message
+    assert ("(2 attempts in" in message) == (attempts == 2)
+    assert "geheim" not in message and "\n" not in message
     if key == "denied":
-        assert "AWS_ACCESS_KEY_ID" in error.message
+        assert "AWS_ACCESS_KEY_ID" in message
     assert set(beats) <= {"fetch"} and (beats or attempts == 1)
     opened = 2 if key == "changing" else attempts
     assert requests[f"HEAD {key}"] == opened
@@ -253,7 +273,7 @@ def test_what_an_odd_store_does_has_a_class(
 
 def test_a_good_object_of_that_store_costs_three_requests(odd: tuple[str, Counter[str]]) -> None:
     uri, requests = odd
-    with local_copy(remote(uri.format("good")), pipeline(), beaten()[1]) as at_hand:
+    with copy_of(remote(uri.format("good")), pipeline()) as at_hand:
         assert at_hand.path and Path(at_hand.path).read_bytes() == b"x" * 1000
     assert requests == {"HEAD good": 2, "GET good": 1}
 
@@ -261,20 +281,32 @@ def test_a_good_object_of_that_store_costs_three_requests(odd: tuple[str, Counte
 def test_all_attempts_together_have_a_limit(odd: tuple[str, Counter[str]]) -> None:
     uri, requests = odd
     using = pipeline(media={"timeout_s": 0.3}, timeout_s=60)
-    error = failed(remote(uri.format("dripping")), using)
-    assert error.error_class == "timeout" and requests["HEAD dripping"] == 1
+    assert failed(remote(uri.format("dripping")), using) == ("timeout", "not copied after 0.3 s")
+    assert requests["HEAD dripping"] == 1
+
+
+def test_an_answer_that_comes_after_all_is_not_in_the_copy(odd: tuple[str, Counter[str]]) -> None:
+    uri, requests = odd
+    with copy_of(remote(uri.format("late")), pipeline(timeout_s=0.5)) as at_hand:
+        threads = [t for t in threading.enumerate() if isinstance(t, objects.Copying)]
+        for thread in threads:  # the first attempt's, which was given up
+            thread.join(20)
+        assert requests["GET late"] == 2
+        assert Path(at_hand.path).read_bytes() == b"x" * 1000
 
 
 # -- a kill
 
 HOLDS = """
 import sys, time
-from curation.downloads.objects import local_copy
+from curation.downloads.objects import copied
+from curation.flow.confinement import Scratch
 from curation.pipelines import Pipeline
 from curation.sources.source import remote
-with local_copy(remote(sys.argv[1]), Pipeline(name="p"), lambda *_: None) as at_hand:
-    print(at_hand.path, flush=True)
-    time.sleep(60)
+room = Scratch()
+source, _ = copied(remote(sys.argv[1]), Pipeline(name="p"), room.folder, lambda *_: None)
+print(source.path, flush=True)
+time.sleep(60)
 """
 
 

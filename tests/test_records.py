@@ -130,9 +130,10 @@ def test_what_ray_runs_loads_no_video_library() -> None:
 
 
 def test_the_row_of_a_video_tells_what_is_known_of_it() -> None:
-    source = Source(url="v.mp4", id="v", title="a title", uploader="Ann", upload_date="2026-11-26")
+    known = {"title": "a title", "uploader": "Ann", "channel": "Birds", "sha256": "ab"}
+    source = Source(url="v.mp4", id="v", **known)
     video = failed_row(source, "corrupt", "so it was")
-    about = {"title": "a title", "uploader": "Ann", "upload_date": "2026-11-26", "license": None}
+    about = known | {"license": None, "downloaded_at": None}
     assert {name: video[name] for name in about} == about
     clip = ledger_row(source, level="clip", clip_id="v_0")
     assert {clip[name] for name in about} == {None}

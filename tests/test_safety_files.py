@@ -24,8 +24,9 @@ from curation.media import files
 from curation.media.files import MediaError, open_clip, readable
 from curation.pipelines import Download, Pipeline
 from curation.settings import ConfigError
-from curation.sources import columns, expand, lists
+from curation.sources import expand
 from curation.sources.identified import identify
+from curation.sources.lists import columns, rows
 from curation.sources.signed import told_without, without_secrets
 from curation.sources.source import remote
 from curation.videos import curate_video
@@ -245,17 +246,17 @@ def test_a_cell_and_a_line_have_a_largest_size(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
 ) -> None:
     monkeypatch.setattr(columns, "MAX_CELL_CHARS", 1000)
-    monkeypatch.setattr(lists, "MAX_LINE_CHARS", 1000)
+    monkeypatch.setattr(rows, "MAX_LINE_CHARS", 1000)
     name = "a" * 1001
-    rows = {".txt": name, ".jsonl": json.dumps({"url": "a"}) + " " * 1000, ".csv": f"url\n{name}"}
+    texts = {".txt": name, ".jsonl": json.dumps({"url": "a"}) + " " * 1000, ".csv": f"url\n{name}"}
     with pytest.raises(ConfigError, match="more than 1,000 characters"):
-        expand([str(a_list(tmp_path / f"l{suffix}", rows[suffix]))], tmp_path)
+        expand([str(a_list(tmp_path / f"l{suffix}", texts[suffix]))], tmp_path)
 
 
 def test_rows_of_a_parquet_list_have_a_largest_size(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lists, "MAX_BATCH_BYTES", 1000)
+    monkeypatch.setattr(rows, "MAX_BATCH_BYTES", 1000)
     pq.write_table(pa.table({"url": ["a"], "picture": [bytes(1001)]}), tmp_path / "l.parquet")
     with pytest.raises(ConfigError, match="1 rows from row 1 on hold"):
         expand([str(tmp_path / "l.parquet")], tmp_path)

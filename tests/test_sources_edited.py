@@ -46,10 +46,13 @@ def commit(dataset: Dataset, *sources: Source, clips: int = 1) -> dict[str, Any]
 def test_a_fingerprint_tells_cuts_facts_and_captions_apart() -> None:
     assert fingerprint(Source(url="https://h/1", path="/x", id="y")) == NOTHING_SAID
     assert not differ(None, NOTHING_SAID)  # datasets older than fingerprints
+    # As it was before sources had channels.
+    assert NOTHING_SAID == "4f53cda18c2b-17e71049fd76-cf1cbb66a638"
     assert fingerprint(SAID) == fingerprint(replace(SAID, id="z", url="https://h/2"))
     changes: list[tuple[int, dict[str, Any]]] = [
         (0, {"spans": (Span(0, 1.5, "x"), Span(1, 2))}),
         (1, {"title": "U"}),
+        (1, {"channel": "C"}),
         (2, {"caption": "b"}),
         (2, {"other_captions": ("b",)}),
         (2, {"spans": (Span(0, 1, "y"), Span(1, 2))}),

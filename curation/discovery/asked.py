@@ -16,7 +16,7 @@ from yt_dlp.extractor.common import InfoExtractor
 from curation.commands import interruptible, say, screen
 from curation.discovery.discovered import Discovery, Tally
 from curation.discovery.facts import SCHEMA
-from curation.discovery.filters import Bounds, names_of, seen_in
+from curation.discovery.filters import Bounds, names_of, seen_in, taken_down_in
 from curation.discovery.listing import MAX_LISTED, Lister
 from curation.discovery.queries import Query, queries_of
 from curation.settings import ConfigError
@@ -171,7 +171,15 @@ def discover(
     for video_id, url in seen_in(seen):
         known |= names_of(video_id, url)
     max_listed = DRY_RUN_LIMIT if dry_run else MAX_LISTED
-    discovery = Discovery(lister, bounds, known, limit=limit, probes=probes, max_listed=max_listed)
+    discovery = Discovery(
+        lister,
+        bounds,
+        known,
+        limit=limit,
+        probes=probes,
+        max_listed=max_listed,
+        stones=taken_down_in(seen),
+    )
     with interruptible():
         ask_all(discovery, queries, None if dry_run else output, Console(stderr=True))
     result = told(discovery, output, num_before, dry_run)
@@ -200,7 +208,5 @@ def show(discovery: Discovery, result: dict[str, Any]) -> None:
     else:
         total = result["there_before"] + result["written"]
         path = result["output"]
-        says = (
-            f"{result['written']:,} new, {total:,} videos -> {path}; python curation/run.py {path}"
-        )
+        says = f"{result['written']:,} new, {total:,} videos -> {path}; vf-curate {path}"
     say(console, says, "bold")

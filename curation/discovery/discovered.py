@@ -15,6 +15,7 @@ from curation.downloads.runtimes import lacking
 from curation.media.files import MediaError
 from curation.sources.signed import told_without
 from curation.sources.source import storable
+from curation.takedown.tombstones import NOTHING, Tombstones
 
 
 @dataclass
@@ -50,10 +51,12 @@ class Discovery:
         limit: int,
         probes: bool = False,
         max_listed: int = MAX_LISTED,
+        stones: Tombstones = NOTHING,
     ) -> None:
         self.lister = lister
         self.bounds = bounds
         self.seen = seen
+        self.stones = stones  # what was taken down
         self.judged: set[str] = set()  # by this run
         self.limit = limit  # of videos found by one query
         self.probes = probes  # each video's page is asked
@@ -97,13 +100,13 @@ class Discovery:
                 says = entry.get("title") or entry.get("id") or "nothing is said of it"
                 tally.leave_out(str(error), storable(f"{query.text}: {says}"))
                 continue
-            reason = self.known(video) or self.bounds.reason(video)
+            reason = self.known(video) or self.reason(video)
             if not reason and self.probes and not video.is_page:
                 tally.pages_asked += 1
                 try:
                     video = self.asked(video, query)
                     refused = 0
-                    reason = self.bounds.reason(video)
+                    reason = self.reason(video)
                 except MediaError as error:
                     reason = f"page failed: {error.error_class}", error.message
                     refused = refused + 1 if error.error_class in REFUSALS else 0
@@ -118,6 +121,13 @@ class Discovery:
             if refused == MAX_REFUSALS:
                 says = f"{refused} pages in a row were refused, so the rest was not asked"
                 raise MediaError(reason[0].rpartition(" ")[2], f"{says}: {reason[1]}")
+
+    def reason(self, video: Video) -> tuple[str, str] | None:
+        """Why a video is left out, as far as is told of it yet."""
+        row = {"video_id": video.row["id"], "source_url": video.row["url"], "copy_of": None}
+        if self.stones.of_row(row | {"uploader": video.row["uploader"]}):
+            return "taken down", "by vf-purge"
+        return self.bounds.reason(video)
 
     def known(self, video: Video) -> tuple[str, str] | None:
         """Whether a video was seen; from now on it was."""

@@ -22,7 +22,6 @@ SCHEMA = pa.schema(
         ("id", pa.string()),  # as a run would find it; null for what is of no known site
         *((name, pa.string()) for name in FACTS),
         ("duration_s", pa.float64()),
-        ("channel", pa.string()),
         ("height", pa.int32()),  # px, the largest that is offered, as the site says
         ("live_status", pa.string()),  # yt-dlp's words: not_live, was_live ...
         ("query", pa.string()),  # what found it
@@ -62,10 +61,10 @@ def video_of(info: Mapping[str, Any], site_of: SiteOf, query: str, category: str
         "title": title,
         "category": category or text_of(first_of(info.get("categories"))),
         "uploader": text_of(info.get("uploader")),
+        "channel": text_of(info.get("channel")),
         "license": text_of(info.get("license")),
         "upload_date": date_of(info),
         "duration_s": duration_s(info.get("duration")),
-        "channel": text_of(info.get("channel")),
         "height": height_of(info),
         "live_status": live_status_of(info),
         "query": text_of(query),

@@ -15,6 +15,7 @@ from curation.sources.given import sources_of
 from curation.sources.lists.rows import READERS
 from curation.sources.notes import Notes
 from curation.sources.signed import without_secrets
+from curation.takedown.tombstones import NOTHING, Tombstones, read
 
 LIVE_WORDS = dict(zip(LIVE, ("live", "upcoming", "live until just now, no video yet"), strict=True))
 
@@ -73,13 +74,26 @@ def names_of(video_id: str | None, url: str) -> set[str]:
     return {name for name in (video_id, url, id_in(url)) if name}
 
 
+def is_list(place: str) -> bool:
+    return Path(place).suffix.lower() in READERS and not is_url(place)
+
+
+def taken_down_in(places: Iterable[str]) -> Tombstones:
+    """The tombstones of the datasets among `places`, which `seen_in` has read."""
+    stones = NOTHING
+    for place in places:
+        if not is_list(place):
+            stones |= read(open_dataset(place))
+    return stones
+
+
 def seen_in(places: Iterable[str]) -> Iterator[tuple[str | None, str]]:
     """(id, url) of every video of lists and of datasets' ledgers.
 
     Raises ConfigError or DatasetError for what is neither.
     """
     for place in places:
-        if Path(place).suffix.lower() in READERS and not is_url(place):
+        if is_list(place):
             for source, _, _ in sources_of(place, Path.cwd(), list[Notes](), is_tolerant=True):
                 yield source.id, source.url
         elif is_url(place):

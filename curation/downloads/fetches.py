@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 import random
 import shutil
@@ -20,7 +21,7 @@ from curation.downloads.connections import Guard, GuardedYoutubeDL, Refused
 from curation.downloads.refusals import ANOTHER_TRY, Refusal, refusal_of
 from curation.media.files import MediaError
 from curation.pipelines import Download
-from curation.sources import Source, content_id
+from curation.sources import Source
 from curation.sources.signed import told_without
 from curation.sources.source import storable
 
@@ -46,10 +47,11 @@ BROKEN = (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, R
 
 
 def download(source: Source, folder: Path, settings: Download, beat: Callable[[], None]) -> Source:
-    """Fetch a source's video into `folder` and return the source with path, id and site data.
+    """Fetch a source's video into `folder` and return the source with path and site data.
 
-    Sound is not fetched: clips carry none. `beat` is called as bytes arrive, and while it waits for
-    another try. Raises MediaError of a class of docs/shards.md; no message has a secret of the URL.
+    The id is the site's; of a bare file there is none. Sound is not fetched: clips carry none.
+    `beat` is called as bytes arrive, and while it waits for another try. Raises MediaError of a
+    class of docs/shards.md; no message has a secret of the URL.
     """
     started = time.monotonic()
     for attempt in range(1, settings.attempts + 1):
@@ -206,23 +208,28 @@ def downloaded_file(info: dict[str, Any]) -> str:
 
 def with_site_data(source: Source, info: dict[str, Any], path: str) -> Source:
     """The source with the file and the site's metadata; what a list gave stands."""
-    site = info.get("extractor_key", "Generic")
-    if site == "Youtube":
-        found_id = info["id"]
-    elif site in NO_SITES:
-        found_id = content_id(path)
-    else:
-        found_id = f"{site.lower()}-{info['id']}"
-    # A bare file has no site data: its title is its name, its date the server's Last-Modified.
-    date = None if site in NO_SITES else info.get("upload_date")  # YYYYMMDD
+    now = datetime.datetime.now(datetime.UTC)
     found = {
-        "title": None if site in NO_SITES else info.get("title"),
         "category": (info.get("categories") or [None])[0],
         "uploader": info.get("uploader"),
+        "channel": info.get("channel"),
         "license": info.get("license"),
-        "upload_date": f"{date[:4]}-{date[4:6]}-{date[6:]}" if date else None,
+        "downloaded_at": now.isoformat(timespec="seconds"),
     }
+    site = info.get("extractor_key", "Generic")
+    # A bare file has no site data: its id and title are its name, its date the Last-Modified of
+    # the server, its format a guess.
+    if site not in NO_SITES:
+        date = info.get("upload_date")  # YYYYMMDD
+        found |= {
+            "id": info["id"] if site == "Youtube" else f"{site.lower()}-{info['id']}",
+            "title": info.get("title"),
+            "upload_date": f"{date[:4]}-{date[4:6]}-{date[6:]}" if date else None,
+            "format": info.get("format"),
+        }
     missing: dict[str, Any] = {
-        k: storable(v) for k, v in found.items() if v and getattr(source, k) is None
+        name: storable(value)
+        for name, value in found.items()
+        if value and getattr(source, name) is None
     }
-    return replace(source, path=path, id=source.id or found_id, **missing)
+    return replace(source, path=path, **missing)

@@ -5,22 +5,23 @@ Media processes see no credentials, so it is the Ray worker that copies, and han
 
 from __future__ import annotations
 
+import datetime
 import errno
 import random
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import traceback
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from curation.flow.confinement import Scratch
 from curation.pipelines import Download, Pipeline
-from curation.records import Beat
+from curation.records import Beat, VideoResult, failed_row
 from curation.sources import Source
 from curation.sources.objects import FAULTS, ObjectError, fault, opened
+from curation.sources.signed import told_without
 from curation.sources.uris import is_object, parts_of
 
 ANOTHER_TRY = {"network", "throttled"}  # in the same run
@@ -30,32 +31,34 @@ POLL_S = 0.2
 MIN_PART_BYTES, MAX_PART_BYTES = 1 << 12, 16 << 20
 
 
-@contextmanager
-def local_copy(source: Source, pipeline: Pipeline, beat: Beat) -> Iterator[Source]:
-    """Inside, a source that is an object is a local file, and has no secrets; others stay.
+def copied(
+    source: Source, pipeline: Pipeline, room: Path, beat: Beat
+) -> tuple[Source | VideoResult, float]:
+    """A source that is an object as a file in `room`, without secrets; others as they are.
 
-    The file is gone behind the block, and where the process is killed at the next media process's
-    start. Raises ObjectError, of a class of docs/shards.md, where there can be none.
+    Or the result of one that cannot be had. And the CPU seconds that took.
     """
     if source.path is not None or not is_object(source.url):
-        yield source
-        return
-    scratch = Scratch()
+        return source, 0.0
+    suffix = PurePosixPath(parts_of(source.url).key.decode("ascii", "replace")).suffix
+    is_plain = suffix[1:].isascii() and suffix[1:].isalnum() and len(suffix) < 8
+    target = room / f"video{suffix if is_plain else ''}"  # never a name of the store
+    uri = source.signed_url or source.url
     try:
-        suffix = PurePosixPath(parts_of(source.url).key.decode("ascii", "replace")).suffix
-        is_plain = suffix[1:].isascii() and suffix[1:].isalnum() and len(suffix) < 8
-        target = scratch.folder / f"video{suffix if is_plain else ''}"  # never a name of the store
-        uri = source.signed_url or source.url
-        fetch(uri, target, pipeline.download, pipeline.media.timeout_s, beat)
-        yield replace(source, path=str(target), signed_url=None)
-    finally:
-        scratch.remove()
+        spent_s = fetch(uri, target, pipeline.download, pipeline.media.timeout_s, beat)
+    except ObjectError as error:
+        return VideoResult([failed_row(source, error.error_class, error.message)]), 0.0
+    except Exception as error:  # a mistake of ours costs one video, as in a media process
+        message = told_without("".join(traceback.format_exception(error)), uri)
+        return VideoResult([failed_row(source, "internal", message)]), 0.0
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    return replace(source, path=str(target), signed_url=None, downloaded_at=now), spent_s
 
 
-def fetch(uri: str, target: Path, settings: Download, timeout_s: float, beat: Beat) -> None:
-    """Copy an object to a file that is not there yet; what can heal is tried again.
+def fetch(uri: str, target: Path, settings: Download, timeout_s: float, beat: Beat) -> float:
+    """Copy an object to a file; what can heal is tried again. Returns the CPU seconds it took.
 
-    `timeout_s` is for all attempts together. Raises ObjectError.
+    `timeout_s` is for all attempts together. Raises ObjectError, of a class of docs/shards.md.
     """
     started = time.monotonic()
 
@@ -65,15 +68,21 @@ def fetch(uri: str, target: Path, settings: Download, timeout_s: float, beat: Be
             raise ObjectError("timeout", f"not copied after {timeout_s:g} s")
 
     for attempt in range(1, settings.attempts + 1):
+        # A file of its own: the thread of an attempt that was given up may still write.
+        part = target.with_name(f"{attempt}.part")
         try:
-            return copy(uri, target, settings, told)
+            spent_s = copy(uri, part, settings, told)
+            part.replace(target)
+            return spent_s
         except ObjectError as error:
+            part.unlink(missing_ok=True)
             if error.error_class in ANOTHER_TRY and attempt < settings.attempts:
                 wait(settings.retry_s * 2 ** (attempt - 1) * random.uniform(0.5, 1.5), told)
                 continue
             tries = f" ({attempt} attempts in {time.monotonic() - started:.0f} s)"
             message = error.message + (tries if attempt > 1 else "")
             raise ObjectError(error.error_class, message) from None
+    raise AssertionError("the last attempt returns or raises")
 
 
 def wait(wait_s: float, told: Callable[[], None]) -> None:
@@ -83,7 +92,7 @@ def wait(wait_s: float, told: Callable[[], None]) -> None:
         time.sleep(min(left, POLL_S))
 
 
-def copy(uri: str, target: Path, settings: Download, told: Callable[[], None]) -> None:
+def copy(uri: str, target: Path, settings: Download, told: Callable[[], None]) -> float:
     """One attempt; `told` is called while it goes on, and may raise. Raises ObjectError.
 
     pyarrow's calls end when they like and cannot be broken off, so a thread makes them, which is
@@ -104,6 +113,7 @@ def copy(uri: str, target: Path, settings: Download, told: Callable[[], None]) -
         copying.is_given_up = True
     if copying.error is not None:
         raise copying.error
+    return copying.spent_s
 
 
 class Copying(threading.Thread):
@@ -115,16 +125,20 @@ class Copying(threading.Thread):
         self.ended = threading.Event()
         self.num_bytes = 0
         self.is_given_up = False
-        self.error: BaseException | None = None
+        self.error: Exception | None = None
+        self.spent_s = 0.0  # of CPU
 
     def run(self) -> None:
         try:
             self.copy()
-        except (ObjectError, MemoryError) as error:
+            self.spent_s = time.thread_time()
+        except ObjectError as error:
             self.error = error
+        except MemoryError:
+            self.error = ObjectError("no_memory", "the machine has no memory left for this video")
         except FAULTS as error:
             self.error = self.named(error)
-        except BaseException as error:  # a mistake of ours, for the one who waits
+        except Exception as error:  # a mistake of ours, for the one who waits
             self.error = error
         finally:
             self.ended.set()

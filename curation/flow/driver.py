@@ -27,6 +27,7 @@ from curation.captions import SOURCE_TEXT
 from curation.commands import code_version
 from curation.flow.actors import start_models
 from curation.flow.holdings import Holdings
+from curation.flow.spool import cpus_per_task, is_spooled
 from curation.flow.stages import Captioner, Models, commit, curate_batch, identify
 from curation.funnels import FUNNEL_COLUMNS, Funnel, count
 from curation.pipelines import Captions, Pipeline
@@ -94,6 +95,7 @@ def quiet_ray_data() -> None:
 def flow(sources: list[Source], pipeline: Pipeline, tally: Any) -> ray.data.Dataset:
     """The stages as a Ray Data pipeline: a row per video in, a row per decided video out."""
     quiet_ray_data()
+    spooled = is_spooled(sources, pipeline)
     size = -(-len(sources) // MAX_TASKS)  # one video a task, unless there are very many
     blobs = [pickle.dumps(source) for source in sources]
     blocks = [pa.table({"source": blobs[i : i + size]}) for i in range(0, len(blobs), size)]
@@ -101,8 +103,8 @@ def flow(sources: list[Source], pipeline: Pipeline, tally: Any) -> ray.data.Data
         curate_batch,  # type: ignore[arg-type]
         batch_size=1,
         batch_format="pyarrow",
-        fn_kwargs={"pipeline": pipeline, "tally": tally},
-        num_cpus=pipeline.media.cpus,
+        fn_kwargs={"pipeline": pipeline, "tally": tally, "spooled": spooled},
+        num_cpus=cpus_per_task(pipeline, spooled),
     )
     models = build_models(pipeline.scorers, pipeline.scorers.models)
     actors = start_models(models, pipeline.scorers.num_workers, free_gpus(pipeline.captions))

@@ -208,6 +208,21 @@ def media_worker_for(limits: Media, max_file_bytes: int = MAX_FILE_BYTES) -> Med
     return media_worker
 
 
+def fetch_job(source: Source, pipeline: Pipeline, room: Path) -> Job:
+    """The fetching of one video into `room`; its result is that of fetch_video."""
+    return Job("curation.videos:fetch_video", (source, pipeline, room))
+
+
+def fetch_isolated(
+    worker: MediaWorker, source: Source, pipeline: Pipeline, room: Path, beat: Beat
+) -> tuple[Source | VideoResult, float]:
+    """The fetching of one video through the worker, as curate_isolated does the whole."""
+    result, attempts = attempt(worker, fetch_job(source, pipeline, room), beat)
+    if isinstance(result, WorkerDiedError | RuntimeError):
+        return died(source, pipeline, result, attempts), 0.0
+    return result
+
+
 def curate_isolated(
     worker: MediaWorker, source: Source, pipeline: Pipeline, beat: Beat
 ) -> VideoResult:
@@ -216,13 +231,20 @@ def curate_isolated(
     Always returns a result: a mistake of our own becomes a failed video of class internal.
     """
     result, attempts = attempt(worker, curate_job(source, pipeline), beat)
-    if isinstance(result, WorkerDiedError):
-        replay = f"replay: vf-curate {source.url!r} --pipeline {pipeline.name} --output replay"
-        message = f"{result.message}; {replay}"
-        return VideoResult([failed_row(source, result.error_class, message, attempts=attempts)])
-    if isinstance(result, RuntimeError):
-        return VideoResult([failed_row(source, "internal", str(result), attempts=attempts)])
+    if isinstance(result, WorkerDiedError | RuntimeError):
+        return died(source, pipeline, result, attempts)
     return with_attempts(result, attempts)
+
+
+def died(
+    source: Source, pipeline: Pipeline, error: WorkerDiedError | RuntimeError, attempts: int
+) -> VideoResult:
+    """The result of a video that took its process along, or met a mistake of our own."""
+    error_class, message = "internal", str(error)
+    if isinstance(error, WorkerDiedError):
+        replay = f"replay: vf-curate {source.url!r} --pipeline {pipeline.name} --output replay"
+        error_class, message = error.error_class, f"{error.message}; {replay}"
+    return VideoResult([failed_row(source, error_class, message, attempts=attempts)])
 
 
 def attempt(worker: MediaWorker, job: Job, beat: Beat) -> tuple[Any, int]:

@@ -62,7 +62,7 @@ def make_plan(
     if not wanted:
         raise ConfigError(
             f"the pipeline {name!r} has no sources of its own; "
-            f"name files, folders, lists or URLs: python curation/run.py SOURCE --pipeline {name}"
+            f"name files, folders, lists or URLs: vf-curate SOURCE --pipeline {name}"
         )
     found = read_given(wanted, folder, columns_of(columns))
     sources = found.sources[:limit]
@@ -180,7 +180,7 @@ def work(
     return ray.get(tally.num_copies.remote()), refused
 
 
-def execute(plan: Plan, console: Console, started: float) -> None:
+def execute(plan: Plan, console: Console, started: float) -> Funnel:
     """Do what is left to do of a plan and print the funnel; raises RunError when it cannot."""
     dataset, pipeline = plan.dataset, plan.pipeline
     with only_writer(dataset):
@@ -208,6 +208,7 @@ def execute(plan: Plan, console: Console, started: float) -> None:
         show(funnel, dataset, console)
         check_all_decided(dataset, sources, funnel)
         tell_output(dataset, funnel, wall_s, console)
+        return funnel
 
 
 def tidy(dataset: Dataset, console: Console) -> Tombstones:

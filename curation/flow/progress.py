@@ -78,9 +78,13 @@ class Tally:
         return self.refused
 
     def at(self, video: str, stage: str, position_s: float) -> None:
-        """A video is in a stage now, and so has finished those before it."""
+        """A video is in a stage now, and so has finished those before it.
+
+        One that is tried again stays where it was: nothing is counted twice.
+        """
         before = self.current.get(video, (STAGES[0], 0.0))[0]
         self.count(before, stage)
+        stage = max(before, stage, key=STAGES.index)
         self.current[video] = (stage, position_s)
 
     def left(self, video: str, stage: str) -> None:

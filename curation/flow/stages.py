@@ -16,18 +16,22 @@ import ray
 
 from curation.captions import SOURCE_TEXT, Blip2, caption_each
 from curation.decode.jpegs import picture_from_jpeg
-from curation.downloads.objects import local_copy
+from curation.downloads.objects import copied
 from curation.flow.actors import ask
+from curation.flow.confinement import Scratch
 from curation.flow.media_processes import (
     Job,
     MediaWorker,
     WorkerDiedError,
     curate_isolated,
+    fetch_isolated,
     media_worker_for,
 )
+from curation.flow.spool import num_turns, turn
 from curation.flow.visits import Visit
 from curation.pipelines import Captions, Pipeline
 from curation.records import (
+    Beat,
     VideoResult,
     copy_row,
     failed_row,
@@ -39,7 +43,6 @@ from curation.scores.models import Row, of_video
 from curation.scores.table import keys_where
 from curation.shards import Dataset, write_commit
 from curation.sources import Source
-from curation.sources.objects import ObjectError
 
 # Ray Data starts a lost task again for ever (max_retries -1 in 2.60, and the arguments that bound
 # it go away in 2.64), so the tally counts starts and a video is given up after this many.
@@ -105,8 +108,13 @@ def worker_of(pipeline: Pipeline) -> MediaWorker:
     return media_worker_for(pipeline.media, largest)
 
 
-def curate_batch(batch: pa.Table, pipeline: Pipeline, tally: Any) -> Iterator[pa.Table]:
-    """The media stage: every source of a batch through a media worker, a row out per video."""
+def curate_batch(
+    batch: pa.Table, pipeline: Pipeline, tally: Any, spooled: bool
+) -> Iterator[pa.Table]:
+    """The media stage: every source of a batch through a media worker, a row out per video.
+
+    Where it is `spooled`, more of them run at once than may decode.
+    """
     media_worker = worker_of(pipeline)
     # The source's own text is read with the media; a model's captions are a stage of their own.
     done = "caption" if pipeline.captions.model == SOURCE_TEXT else "cut"
@@ -117,7 +125,7 @@ def curate_batch(batch: pa.Table, pipeline: Pipeline, tally: Any) -> Iterator[pa
             tally.leave.remote(source.url, None)  # where it was when it was lost
             result = VideoResult([failed_row(source, "lost", message, attempts=MAX_STARTS)])
         else:
-            result = curate_visiting(media_worker, source, pipeline, tally)
+            result = curate_one(media_worker, source, pipeline, tally, spooled)
             # Only now is it known which video a URL led to.
             video_id = result.video["video_id"]
             uploader = result.video["uploader"]
@@ -132,21 +140,48 @@ def curate_batch(batch: pa.Table, pipeline: Pipeline, tally: Any) -> Iterator[pa
         yield to_row(result)
 
 
-def curate_visiting(
-    worker: MediaWorker, source: Source, pipeline: Pipeline, tally: Any
+def curate_one(
+    worker: MediaWorker, source: Source, pipeline: Pipeline, tally: Any, spooled: bool
 ) -> VideoResult:
-    """One video through the media worker; of a URL or an object when its host can be asked."""
+    """One video through the media worker: fetched, and decoded when it is its turn."""
+
+    def beat(stage: str, at_s: float) -> None:
+        tally.at.remote(source.url, stage, at_s)
+
+    with arrived(worker, source, pipeline, tally, beat) as (got, spent_s):
+        if isinstance(got, VideoResult):
+            return got
+        beat("decode", 0.0)
+        with turn(num_turns(pipeline.media.cpus)) if spooled else contextlib.nullcontext():
+            result = curate_isolated(worker, got, pipeline, beat)
+        return with_cost(result, "fetch", spent_s)
+
+
+@contextlib.contextmanager
+def arrived(
+    worker: MediaWorker, source: Source, pipeline: Pipeline, tally: Any, beat: Beat
+) -> Iterator[tuple[Source | VideoResult, float]]:
+    """A source with its file on this machine, until the block ends; or why there is none.
+
+    And the CPU seconds that fetching it took.
+    """
+    if source.path is not None:
+        yield source, 0.0
+        return
     visit = Visit(tally, source)
-    refused = visit.enter(pipeline.download.max_wait_s) if source.path is None else None
-    if refused:
-        return VideoResult([failed_row(source, *refused, attempts=0)])
+    if refused := visit.enter(pipeline.download.max_wait_s):
+        yield VideoResult([failed_row(source, *refused, attempts=0)]), 0.0
+        return
+    room = Scratch()
     try:
-        with local_copy(source, pipeline, visit.beat) as at_hand:
-            result = curate_isolated(worker, at_hand, pipeline, visit.beat)
-    except ObjectError as error:
-        result = VideoResult([failed_row(source, error.error_class, error.message)])
-    visit.leave(result.video["error_class"])
-    return result
+        got, copy_s = copied(source, pipeline, room.folder, beat)
+        spent_s = 0.0
+        if isinstance(got, Source):
+            got, spent_s = fetch_isolated(worker, got, pipeline, room.folder, beat)
+        visit.leave(got.video["error_class"] if isinstance(got, VideoResult) else None)
+        yield got, copy_s + spent_s
+    finally:
+        room.remove()
 
 
 class Models:

@@ -1,4 +1,4 @@
-"""A worker's turn at a host: asked of the actor that all workers ask, over when the fetch is."""
+"""A worker's place at a host, asked of the actor that all workers ask."""
 
 from __future__ import annotations
 
@@ -41,13 +41,8 @@ class Visit:
                 time.sleep(min(wait_s, STEP_S))
                 wait_s -= STEP_S
 
-    def beat(self, stage: str, at_s: float) -> None:
-        """Progress of the video; behind the fetch the place is free."""
-        if stage != "fetch":
-            self.leave(None)
-        self.tally.at.remote(self.url, stage, at_s)
-
     def leave(self, error_class: str | None) -> None:
+        """The fetch is over: well (None), or as that class."""
         if self.is_inside:
             self.is_inside = False
             self.tally.leave.remote(self.url, error_class)

@@ -23,6 +23,16 @@ from curation.shards.schema import LEDGER_SCHEMA, SCHEMA_VERSION, conform, schem
 
 MARKER = "videofactory.json"  # only in a folder that has it are files removed
 LOCK = ".lock"
+# Tells the `datasets` library where the rows are; vf-report --card writes another in its place.
+CARD = "README.md"
+CARD_TEXT = """---
+configs:
+- config_name: default
+  data_files: shards/*.parquet
+---
+Clips of VideoFactory: a row of shards/*.parquet holds a clip's mp4 and what is known of it, ledger/
+what became of every video. `vf-report FOLDER --card` puts the statistics of this dataset here.
+"""
 # What a commit's files are called, and those that were being written when a run was killed.
 OUR_NAME = re.compile(r"(?P<tmp>\.tmp-[0-9a-f]{32}-)?(?P<name>[0-9a-f]{16})\.(?P<suffix>\w+)")
 NUM_READERS = 16  # small files read at once: an object store answers each in tens of ms
@@ -206,6 +216,8 @@ class Dataset:
         self.check_ours()
         if not self.exists(MARKER):
             self.write_bytes(json.dumps({"schema_version": SCHEMA_VERSION}).encode(), MARKER)
+        if not self.exists(CARD):
+            self.write_bytes(CARD_TEXT.encode(), CARD)
 
     def sweep(self) -> list[str]:
         """Delete what killed runs left: files of no commit, by names that only we write.

@@ -12,8 +12,12 @@ SCHEMA_VERSION = "2"  # 2: scores of text, motion and look
 KEPT, DROPPED, FAILED = "kept", "dropped", "failed"
 # Of a clip: 8 hashes of its parts and 8 of what distinguishes them (decode/perceptual_hashes.py).
 PERCEPTUAL_HASH = pa.field("perceptual_hash", pa.binary(128))
-# As lists and sites say it; the date in ISO 8601.
-ABOUT = ("title", "category", "uploader", "license", "upload_date")
+# As lists and sites say it, the date in ISO 8601; then of the file that was read: when it came in
+# ISO 8601 (UTC), which of the site's formats it is, and the hash of its bytes.
+ABOUT = (
+    *("title", "category", "uploader", "channel", "license", "upload_date"),
+    *("downloaded_at", "format", "sha256"),
+)
 SHARD_SCHEMA = pa.schema(
     [
         pa.field("clip_id", pa.string(), nullable=False),

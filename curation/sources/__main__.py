@@ -198,7 +198,7 @@ def sources(
             return
         show(notes, found, console)
         if output:
-            say(console, f"{num_written:,} videos -> {output}; python curation/run.py {output}")
+            say(console, f"{num_written:,} videos -> {output}; vf-curate {output}")
 
 
 def main() -> None:

@@ -7,12 +7,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from curation.sources.source import Source, content_id, stamp_of
+from curation.sources.source import ID_DIGITS, Source, sha256_of, stamp_of
 from curation.sources.subtitles import with_subtitles
 
 
 def with_content_id(source: Source, beat: Callable[[], None]) -> Source:
-    """A local source with an id and its file's stamp; what is no file is for its opening to tell.
+    """A local source with an id, and the hash and stamp of its file.
+
+    What is no file is for its opening to tell.
 
     `beat` is called as it is read. Raises OSError where it cannot be read.
     """
@@ -20,7 +22,8 @@ def with_content_id(source: Source, beat: Callable[[], None]) -> Source:
     if not os.path.isfile(source.path):  # noqa: PTH113  once per source
         return source
     stamp = source.stamp or stamp_of(source.path)
-    return replace(source, id=source.id or content_id(source.path, beat), stamp=stamp)
+    sha256 = source.sha256 or sha256_of(source.path, beat)
+    return replace(source, id=source.id or sha256[:ID_DIGITS], sha256=sha256, stamp=stamp)
 
 
 def identify(

@@ -17,8 +17,9 @@ from curation.sources.signed import without_secrets
 from curation.sources.uris import is_object, parts_of
 
 READ_BYTES = 1 << 22  # of a file at once
+ID_DIGITS = 20  # of a hash, where it is an id
 # What lists and sites may say of a video, beside captions and cuts.
-FACTS = ("title", "category", "uploader", "license", "upload_date")
+FACTS = ("title", "category", "uploader", "channel", "license", "upload_date")
 # Code points that are no characters. Python writes a byte that is not UTF-8 as U+DC80..U+DCFF.
 SURROGATES = re.compile("[\ud800-\udfff]")
 # Sequences that steer a terminal, and control characters but for tabs and ends of lines.
@@ -67,6 +68,7 @@ class Source:
     caption: str | None = None  # of the whole video; the first one
     category: str | None = None
     uploader: str | None = None
+    channel: str | None = None
     license: str | None = None
     upload_date: str | None = None
     duration_s: float | None = None  # of the whole video, as a list says
@@ -75,6 +77,9 @@ class Source:
     subtitles: Subtitles | None = None  # beside the file, where clips may need them
     fingerprint: str | None = None  # of what was said of it; None: not taken yet
     stamp: tuple[int, int] | None = None  # of its file when the id was taken; see stamp_of
+    downloaded_at: str | None = None  # of a URL: when its file was whole, ISO 8601 in UTC
+    format: str | None = None  # which of a site's formats that file is
+    sha256: str | None = None  # of its file, in hex
     signed_url: str | None = field(default=None, repr=False)  # where a URL has secrets: with them
 
     @property
@@ -202,16 +207,18 @@ def place(source: Source) -> str:
 
 
 def content_id(path: str, beat: Callable[[], None] = lambda: None) -> str:
-    """The video id of a file: the first 20 hex digits of its content's SHA-256.
+    """The video id of a file: the first 20 hex digits of its content's SHA-256."""
+    return sha256_of(path, beat)[:ID_DIGITS]
 
-    `beat` is called as it is read.
-    """
+
+def sha256_of(path: str, beat: Callable[[], None] = lambda: None) -> str:
+    """The SHA-256 of a file's content, in hex; `beat` is called as it is read."""
     digest = hashlib.sha256()
     with Path(path).open("rb") as file:
         while part := file.read(READ_BYTES):
             digest.update(part)
             beat()
-    return digest.hexdigest()[:20]
+    return digest.hexdigest()
 
 
 def stamp_of(path: str) -> tuple[int, int]:
@@ -263,7 +270,9 @@ def fingerprint(source: Source) -> str:
     The timed text beside it counts among its captions.
     """
     cuts = [[span.start_s, span.end_s] for span in source.spans]
-    facts = [getattr(source, name) for name in FACTS]
+    # A channel counts where one is given: fingerprints of before there were channels still hold.
+    names = [name for name in FACTS if name != "channel" or source.channel]
+    facts = [getattr(source, name) for name in names]
     captions = [source.captions, *[span.captions for span in source.spans]]
     captions += [(source.subtitles.digest,)] if source.subtitles else []
     return "-".join(short_hash(each) for each in (cuts, facts, captions))

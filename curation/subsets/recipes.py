@@ -11,14 +11,8 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from curation.pipelines import (
-    STAGE_VERSIONS,
-    Media,
-    Scorers,
-    Section,
-    check_rules,
-    load_named,
-)
+from curation.configs import load_named
+from curation.pipelines import STAGE_VERSIONS, Media, Scorers, Section, check_rules
 from curation.scores.table import keys_where
 
 QUANTILE = re.compile(r"p(\d+(?:\.\d+)?)")
