@@ -25,9 +25,10 @@ from curation.downloads import objects
 from curation.flow import confinement
 from curation.pipelines import Pipeline
 from curation.records import Beat, VideoResult
+from curation.settings import ConfigError
 from curation.shards import FAILED
-from curation.sources.objects import ObjectError, fault
 from curation.sources.source import Source, remote
+from curation.sources.stores import ObjectError, fault, look
 
 ROOT = Path(__file__).parents[1]
 DATA = bytes(range(256)) * 1000
@@ -35,7 +36,7 @@ QUICK = {"attempts": 2, "retry_s": 0.01}
 
 
 def pipeline(media: dict[str, Any] | None = None, **download: Any) -> Pipeline:
-    return Pipeline(name="p", download=QUICK | download, media=media or {})  # type: ignore[arg-type]
+    return Pipeline(name="p", download=QUICK | download, media=media or {})
 
 
 @pytest.fixture(autouse=True)
@@ -276,6 +277,13 @@ def test_a_good_object_of_that_store_costs_three_requests(odd: tuple[str, Counte
     with copy_of(remote(uri.format("good")), pipeline()) as at_hand:
         assert at_hand.path and Path(at_hand.path).read_bytes() == b"x" * 1000
     assert requests == {"HEAD good": 2, "GET good": 1}
+
+
+def test_a_user_without_access_is_told_so_before_the_run(odd: tuple[str, Counter[str]]) -> None:
+    uri, requests = odd
+    with pytest.raises(ConfigError, match=r"s3://b/denied cannot be read: .*AWS_ACCESS_KEY_ID"):
+        look(uri.format("denied"))
+    assert requests == {"HEAD denied": 1}
 
 
 def test_all_attempts_together_have_a_limit(odd: tuple[str, Counter[str]]) -> None:

@@ -14,7 +14,7 @@ from conftest import MakeVideo, Shot, Store
 from rich.console import Console
 from typer.testing import CliRunner
 
-from curation import purge, why
+from curation import curate_one, purge, why
 from curation.flow.plans import execute, make_plan
 from curation.shards import FAILED, KEPT, Dataset
 from curation.sources import content_id
@@ -118,6 +118,21 @@ def test_a_folder_and_what_is_taken_down_of_it(
     assert [*outcomes(Path(output))] == ["b.mp4"]
     done = CliRunner().invoke(why.app, [output, s3.uri("v/c.mp4")])
     assert "taken down on" in done.output  # it is not fetched a second time
+
+
+def test_one_object_from_python(s3: Store, make_video: MakeVideo) -> None:
+    video = make_video("a.mp4", [Shot("test", 2.0)])
+    s3.put("a.mp4", video)
+    before = copies()
+    loose = dict(each.split("=") for each in LOOSE)
+    done = curate_one(s3.uri("a.mp4"), set={name: float(value) for name, value in loose.items()})
+    [row] = done.clips.to_pylist()
+    assert (row["video_id"], row["source_url"]) == (
+        content_id(str(video)),
+        f"s3://{s3.bucket}/a.mp4",
+    )
+    assert row["sha256"].startswith(row["video_id"]) and row["downloaded_at"] and not row["format"]
+    assert copies() == before
 
 
 def copies() -> set[str]:

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from curation import run
 from curation.settings import ConfigError
 from curation.sources import __main__ as vf_sources
-from curation.sources import expand, objects, read_given
+from curation.sources import expand, read_given, stores
 from curation.sources.signed import told_without, without_secrets
 from curation.sources.source import Source, remote
 from curation.sources.uris import below, folder, parts_of, recorded
@@ -96,7 +96,7 @@ def test_what_is_below_a_folder_is_told_by_suffix(filled: Store, spelled: str) -
     assert found.summary() == [f"s3://{filled.bucket}/v: 5 videos"]
     for source in found.sources:  # each is reached the way the folder is
         assert source.signed_url and source.path is None and source.id is None
-        assert objects.look(source.signed_url).is_file
+        assert stores.look(source.signed_url).is_file
 
 
 def test_a_whole_bucket_and_one_object(filled: Store) -> None:

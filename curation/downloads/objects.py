@@ -20,8 +20,8 @@ from typing import Any
 from curation.pipelines import Download, Pipeline
 from curation.records import Beat, VideoResult, failed_row
 from curation.sources import Source
-from curation.sources.objects import FAULTS, ObjectError, fault, opened
 from curation.sources.signed import told_without
+from curation.sources.stores import FAULTS, ObjectError, fault, opened
 from curation.sources.uris import is_object, parts_of
 
 ANOTHER_TRY = {"network", "throttled"}  # in the same run

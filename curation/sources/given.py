@@ -13,8 +13,8 @@ from curation.sources.folders import videos
 from curation.sources.lists.columns import RowReader, local_path
 from curation.sources.lists.rows import READERS, read_rows
 from curation.sources.notes import Notes
-from curation.sources.objects import copy_list, look, videos_below
 from curation.sources.source import Source, contradicts, is_url, join, local, place, remote
+from curation.sources.stores import copy_list, look, videos_below
 from curation.sources.subtitles import is_subtitle
 from curation.sources.uris import SCHEMES, below, folder, is_object, recorded
 
