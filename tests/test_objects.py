@@ -295,11 +295,11 @@ def test_all_attempts_together_have_a_limit(odd: tuple[str, Counter[str]]) -> No
 
 def test_an_answer_that_comes_after_all_is_not_in_the_copy(odd: tuple[str, Counter[str]]) -> None:
     uri, requests = odd
-    with copy_of(remote(uri.format("late")), pipeline(timeout_s=0.5)) as at_hand:
+    with copy_of(remote(uri.format("late")), pipeline(timeout_s=0.5, attempts=20)) as at_hand:
         threads = [t for t in threading.enumerate() if isinstance(t, objects.Copying)]
         for thread in threads:  # the first attempt's, which was given up
             thread.join(20)
-        assert requests["GET late"] == 2
+        assert requests["GET late"] >= 2
         assert Path(at_hand.path).read_bytes() == b"x" * 1000
 
 
