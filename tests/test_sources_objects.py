@@ -18,6 +18,7 @@ from curation.sources import expand, read_given, stores
 from curation.sources.signed import told_without, without_secrets
 from curation.sources.source import Source, remote
 from curation.sources.uris import below, folder, parts_of, recorded
+from curation.takedown.tombstones import of_names
 
 
 def urls(sources: list[Source]) -> list[str]:
@@ -231,3 +232,9 @@ def test_a_store_that_is_away_is_told_at_once() -> None:
     away = "endpoint_override=127.0.0.1:9&scheme=http&region=x"
     assert "s3://b/a cannot be read" in (says := told(f"s3://me:geheim@b/a?{away}"))
     assert "NETWORK_CONNECTION" in says
+
+
+def test_what_was_taken_down_is_known_by_its_uri() -> None:
+    stones = of_names([("source", recorded("s3://me:word@b/a.mp4?region=x"))])
+    assert stones.of_source(remote("s3://b/%61.mp4"))
+    assert not stones.of_source(remote("s3://b/b.mp4"))
