@@ -51,6 +51,7 @@ def check_checkpoint(settings: Captions) -> None:
     name = settings.checkpoint
     if not name:
         raise BLIP2.not_set("captions.model is blip2 but ")
+    BLIP2.check_place(name)
     from transformers import AutoConfig, Blip2Processor
 
     try:

@@ -13,14 +13,22 @@ from typing import Annotated
 
 import typer
 
-from curation.commands import GOES_ON, screen, told_errors, without_stdin
+from curation.commands import (
+    GOES_ON,
+    Command,
+    command_app,
+    examples,
+    screen,
+    told_errors,
+    without_stdin,
+)
 from curation.configs import default_config
 from curation.places import check_temp
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+app = command_app()
 
 
-@app.command(epilog="Example: vf-clean runs/demo --recipe hd-vg-clean --output runs/demo-clean")
+@app.command(cls=Command, epilog=examples(__doc__))
 def clean(
     dataset: Annotated[str, typer.Argument(help="A dataset folder or URI.")],
     output: Annotated[
@@ -36,13 +44,14 @@ def clean(
         typer.Option("--set", help="path=value inside the recipe; may be repeated."),
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option(help="Show the funnel from stored scores and stop.")
+        bool, typer.Option("--dry-run", help="Show the funnel from stored scores and stop.")
     ] = False,
     index_only: Annotated[
-        bool, typer.Option(help="Write ids and HD-VG's json instead of media.")
+        bool, typer.Option("--index-only", help="Write ids and HD-VG's json instead of media.")
     ] = False,
     retry_failed: Annotated[
-        bool, typer.Option(help="Score again what a scorer could not score before.")
+        bool,
+        typer.Option("--retry-failed", help="Score again what a scorer could not score before."),
     ] = False,
     against: Annotated[
         list[str] | None,

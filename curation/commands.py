@@ -20,8 +20,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, NoReturn
 
+import typer
 from rich.console import Console
 from rich.text import Text
+from typer.core import TyperCommand
 
 from curation.places import check_temp
 from curation.settings import ConfigError, RunError
@@ -103,6 +105,79 @@ def interruptible() -> Iterator[threading.Event]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+# -- help
+
+
+def command_app() -> typer.Typer:
+    """What a command is made of; `--install-completion` comes with it."""
+    return typer.Typer(pretty_exceptions_enable=False, rich_markup_mode=None)
+
+
+def examples(module: str | None) -> str:
+    """The example lines of a command's module text, for its `epilog`."""
+    lines = (module or "").splitlines()
+    return "\n".join(line for line in lines if line.startswith(("vf-", "python ", "ray ")))
+
+
+class Command(TyperCommand):
+    """A command whose help ends with examples, a line each, and names values as others' does."""
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        arguments = [each for each in self.params if each.param_type_name == "argument"]
+        names = [argument_name(each) for each in arguments]
+        pairs = zip(names, arguments, strict=True)
+        return ["[OPTIONS]", *[n if each.required else f"[{n}]" for n, each in pairs]]
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        for title in ("Arguments", "Options"):
+            kind = title.lower().removesuffix("s")
+            rows = [
+                help_row(each, ctx)
+                for each in self.get_params(ctx)
+                if each.param_type_name == kind and not getattr(each, "hidden", False)
+            ]
+            if rows:
+                with formatter.section(title):
+                    formatter.write_dl(rows)
+
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:
+        # Not wrapped: a line is there to be copied.
+        with formatter.section("Examples"):
+            for line in (self.epilog or "").splitlines():
+                formatter.write(f"  {line}\n")
+
+
+VALUES = {"int": "N", "float": "NUMBER", "path": "PATH", "file": "PATH"}  # TEXT otherwise
+
+
+def argument_name(argument: Any) -> str:
+    name = str(argument.metavar or argument.name).upper()
+    return name + "..." * (argument.nargs != 1)
+
+
+def help_row(param: Any, ctx: Any) -> tuple[str, str]:
+    """A parameter as help shows it: what is typed, and what it does with its default."""
+    if param.param_type_name == "argument":
+        name = argument_name(param)
+    else:
+        name = " / ".join([*param.opts, *param.secondary_opts])
+        if not param.is_flag:
+            # Of typer before 0.20 and after.
+            told = param.display_type(ctx) if hasattr(param, "display_type") else str(param.type)
+            kinds = (value for kind, value in VALUES.items() if kind in told.lower())
+            name += f" {param.metavar or next(kinds, 'TEXT')}"
+    default = param.default
+    notes = []
+    if param.required:
+        notes.append("required")
+    elif default is True:
+        notes.append("default: on")
+    elif isinstance(default, str | int | float) and default not in (False, ""):
+        notes.append(f"default: {default}")
+    said = param.help or ""
+    return name, f"{said}  [{'; '.join(notes)}]" if notes else said
 
 
 # -- errors

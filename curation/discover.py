@@ -12,14 +12,13 @@ from typing import Annotated
 
 import typer
 
-from curation.commands import told_errors, without_stdin
+from curation.commands import Command, command_app, examples, told_errors, without_stdin
 from curation.settings import ConfigError
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-EXAMPLE = 'Example: vf-discover "surfing big waves" --category Sports --output surf.parquet'
+app = command_app()
 
 
-@app.command("discover", epilog=EXAMPLE)
+@app.command(cls=Command, epilog=examples(__doc__))
 def command(
     queries: Annotated[
         list[str] | None,
@@ -46,10 +45,16 @@ def command(
         list[str] | None,
         typer.Option(help="A list or dataset whose videos are left out; may be repeated."),
     ] = None,
-    probe: Annotated[bool, typer.Option(help="Ask each video's page: height, licence.")] = False,
+    probe: Annotated[
+        bool, typer.Option("--probe", help="Ask each video's page: height, licence.")
+    ] = False,
     sleep: Annotated[float, typer.Option(min=0, help="Seconds between two requests.")] = 1.0,
-    allow_private: Annotated[bool, typer.Option(help="Ask private addresses, too.")] = False,
-    dry_run: Annotated[bool, typer.Option(help="Look at the first 20, write nothing.")] = False,
+    allow_private: Annotated[
+        bool, typer.Option("--allow-private", help="Ask private addresses, too.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Look at the first 20, write nothing.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Find videos on sites and write a list of them, which every command reads as a source."""

@@ -16,7 +16,8 @@ from curation.shards import DROPPED, FAILED, KEPT, Dataset
 from curation.subsets.decided import Step
 
 FUNNEL_COLUMNS = [
-    *("level", "decision", "rule", "error_class", "duration", "stage_s", "source_url", "message")
+    *("level", "decision", "rule", "error_class", "duration", "stage_s", "source_url", "message"),
+    "caption",
 ]
 MAX_EXAMPLE = 160  # characters of a message
 
@@ -51,6 +52,7 @@ class Funnel:
     clips: Level = field(default_factory=Level)
     source_s: float = 0.0  # length of the videos that were decoded
     kept_s: float = 0.0
+    num_uncaptioned: int = 0  # of the kept clips
     stage_cpu_s: dict[str, float] = field(default_factory=dict)
     # Of every class of failed videos one, as (source, message); shown, and not kept.
     examples: dict[str, tuple[str, str]] = field(default_factory=dict)
@@ -81,13 +83,14 @@ def count(ledgers: Iterable[pa.Table], rule_order: list[str]) -> Funnel:
 def add_ledger(funnel: Funnel, ledger: pa.Table) -> None:
     """Add one commit's ledger to a funnel."""
     groups = ledger.group_by(["level", "decision", "rule", "error_class"]).aggregate(
-        [("level", "count"), ("duration", "sum")]
+        [("level", "count"), ("duration", "sum"), ("caption", "count")]
     )
     for row in groups.to_pylist():
         level = funnel.videos if row["level"] == "video" else funnel.clips
         level.add(row["decision"], row["rule"] or row["error_class"], row["level_count"])
         if row["level"] == "clip" and row["decision"] == KEPT:
             funnel.kept_s += row["duration_sum"]
+            funnel.num_uncaptioned += row["level_count"] - row["caption_count"]
     videos = ledger.filter(pc.equal(ledger["level"], "video"))
     failed = videos.filter(pc.equal(videos["decision"], FAILED))
     firsts = failed.group_by("error_class", use_threads=False)
@@ -120,6 +123,8 @@ def show(funnel: Funnel, dataset: Dataset, console: Console) -> None:
     table.add_row("kept", str(videos.kept), str(clips.kept), style="bold green", end_section=True)
     table.add_row("minutes kept", "", f"{funnel.kept_s / 60:.1f}")
     console.print(table)
+    if funnel.num_uncaptioned:
+        say(console, without_captions(funnel.num_uncaptioned, clips.kept), "yellow")
     for error_class, (source, message) in funnel.examples.items():
         says = " ".join(message.split())[:MAX_EXAMPLE]
         say(
@@ -132,6 +137,12 @@ def show(funnel: Funnel, dataset: Dataset, console: Console) -> None:
             f"{funnel.cpu_s / funnel.source_s:.2f} CPU seconds per second of decoded video "
             f"({funnel.source_s:.0f} s decoded; CPU seconds: {stages})",
         )
+
+
+def without_captions(number: int, num_clips: int) -> str:
+    """How many clips would be trained as the empty prompt."""
+    which = "the kept clip has" if num_clips == 1 else f"{number} of {num_clips} kept clips have"
+    return f"{which} no caption; --set captions.model=blip2 makes them (docs/captions.md)"
 
 
 def show_steps(

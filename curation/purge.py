@@ -16,19 +16,28 @@ import pyarrow as pa
 import typer
 from rich.console import Console
 
-from curation.commands import GOES_ON, say, screen, told_errors, without_stdin
+from curation.commands import (
+    GOES_ON,
+    Command,
+    command_app,
+    examples,
+    say,
+    screen,
+    told_errors,
+    without_stdin,
+)
 from curation.places import check_writable, dataset_at, only_writer
-from curation.settings import ConfigError
+from curation.settings import ConfigError, counted
 from curation.shards import Dataset
 
 if TYPE_CHECKING:
     from curation.takedown.removal import Amount
     from curation.takedown.tombstones import Name
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+app = command_app()
 
 
-@app.command(epilog="Example: vf-purge runs/mine runs/mine-clean --video dQw4w9WgXcQ --dry-run")
+@app.command(cls=Command, epilog=examples(__doc__))
 def purge(
     datasets: Annotated[
         list[str], typer.Argument(help="Dataset folders or URIs; subsets of them as well.")
@@ -44,7 +53,9 @@ def purge(
     url_file: Annotated[
         Path | None, typer.Option(help="A text file of URLs, one a line, known ones or not.")
     ] = None,
-    dry_run: Annotated[bool, typer.Option(help="Show what would go and stop.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would go and stop.")
+    ] = False,
 ) -> None:
     """Take videos down. There is no way back; the same command again ends one that was killed."""
     with told_errors(GOES_ON, mistakes=(pa.ArrowException,)):
@@ -95,12 +106,10 @@ def take_down(datasets: list[Dataset], names: list[Name], dry_run: bool, console
             tell_run(each, stones)
             tell(each, gone, "taken down", console)
             if num_files:
-                say(console, f"  {num_files} files of no commit removed")
+                say(console, f"  {counted(num_files, 'files')} of no commit removed")
             if gone.latents:
-                say(
-                    console,
-                    f"  latents of {gone.latents} shards are to be made again: vf-precompute",
-                )
+                shards = counted(gone.latents, "shards")
+                say(console, f"  latents to be made again (vf-precompute): {shards}")
     if later := [name for kind, name in names if kind == "uploader"]:
         say(console, f"later videos of {', '.join(later)} are left out as well")
     say(console, "they stay away: runs into these folders leave them out. What else may have them, "
@@ -110,7 +119,8 @@ def take_down(datasets: list[Dataset], names: list[Name], dry_run: bool, console
 def tell(dataset: Dataset, gone: Amount, how: str, console: Console) -> None:
     say(
         console,
-        f"{dataset.uri}: {gone.videos} videos {how}, with {gone.clips} clips "
+        f"{dataset.uri}: {counted(gone.videos, 'videos')} {how}, "
+        f"with {counted(gone.clips, 'clips')} "
         f"({gone.minutes:.1f} min)",
         "bold",
     )

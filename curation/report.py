@@ -12,13 +12,21 @@ from typing import Annotated
 import pyarrow as pa
 import typer
 
-from curation.commands import say, screen, told_errors, without_stdin
+from curation.commands import (
+    Command,
+    command_app,
+    examples,
+    say,
+    screen,
+    told_errors,
+    without_stdin,
+)
 from curation.places import open_dataset
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+app = command_app()
 
 
-@app.command(epilog="Example: vf-report runs/demo; open runs/demo/report.html")
+@app.command(cls=Command, epilog=examples(__doc__))
 def report(
     dataset: Annotated[str, typer.Argument(help="A dataset folder or URI.")],
     other: Annotated[

@@ -29,6 +29,14 @@ def judge(scores: Mapping[str, float | None], rules: Mapping[str, Rule]) -> Verd
     return None
 
 
+def others_broken(
+    scores: Mapping[str, float | None], rules: Mapping[str, Rule], first: str
+) -> list[Verdict]:
+    """What else breaks a rule, beside the `first` that did; without what has no score."""
+    rest = {n: rule for n, rule in rules.items() if n != first and scores.get(n) is not None}
+    return [found for n, rule in rest.items() if (found := judge(scores, {n: rule}))]
+
+
 def judge_headers(
     scores: Mapping[str, float | None], rules: Mapping[str, Rule], duration_s: float | None
 ) -> Verdict | None:

@@ -21,14 +21,13 @@ if not __package__:
 
 import typer
 
-from curation.commands import screen, told_errors, without_stdin
+from curation.commands import Command, command_app, examples, screen, told_errors, without_stdin
 from curation.configs import default_config
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-EXAMPLE = "Example: vf-curate clips/ urls.txt --pipeline web --output runs/mine"
+app = command_app()
 
 
-@app.command(epilog=EXAMPLE)
+@app.command(cls=Command, epilog=examples(__doc__))
 def curate(
     sources: Annotated[
         list[str] | None,
@@ -43,7 +42,7 @@ def curate(
         typer.Option(help="Where pipelines are; default: pipelines.yaml here, else ours."),
     ] = None,
     output: Annotated[
-        str | None, typer.Option(help="Dataset folder or URI; default runs/<pipeline>.")
+        str | None, typer.Option(help="Dataset folder or URI; default runs/PIPELINE.")
     ] = None,
     set_: Annotated[
         list[str] | None,
@@ -58,7 +57,9 @@ def curate(
         str | None,
         typer.Option(help="Columns of lists under other names: url=link,caption=text."),
     ] = None,
-    dry_run: Annotated[bool, typer.Option(help="Print the resolved plan and stop.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the resolved plan and stop.")
+    ] = False,
     list_: Annotated[
         bool, typer.Option("--list", help="Print pipelines, recipes, rules and keys, and stop.")
     ] = False,

@@ -24,6 +24,16 @@ def nearest(name: str, known: Any) -> str:
     return f"; did you mean {close[0]!r}?" if close else f"; allowed: {', '.join(known)}"
 
 
+def counted(number: int, things: str) -> str:
+    """A number of things, as one says it.
+
+    >>> counted(1, "videos"), counted(2, "queries"), counted(1, "copies"), counted(1200, "clips")
+    ('1 video', '2 queries', '1 copy', '1,200 clips')
+    """
+    one = f"{things[:-3]}y" if things.endswith("ies") else things.removesuffix("s")
+    return f"{number:,} {one if number == 1 else things}"
+
+
 def set_path(tree: dict[str, Any], override: str) -> None:
     """Apply one `a.b.c=value` (value read as YAML) to a tree of maps, in place."""
     path, equals, text = override.partition("=")

@@ -20,19 +20,28 @@ import typer
 from rich.console import Console
 from rich.progress import track
 
-from curation.commands import say, screen, told_errors, without_stdin
+from curation.commands import (
+    Command,
+    command_app,
+    examples,
+    say,
+    screen,
+    told_errors,
+    without_stdin,
+)
 from curation.places import dataset_at
+from curation.settings import counted
 from curation.shards import Dataset
 from curation.takedown.tombstones import read
 from curation.validation.commits import Problem, check_commit, check_dataset, read_manifests
 from curation.validation.repairs import Repair
 from curation.validation.repairs import repair as mend
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+app = command_app()
 MAX_SHOWN = 20
 
 
-@app.command(epilog="Example: vf-validate runs/demo")
+@app.command(cls=Command, epilog=examples(__doc__))
 def validate(
     dataset: Annotated[str, typer.Argument(help="A dataset folder or URI.")],
     decode: Annotated[bool, typer.Option(help="Decode every clip, not only count rows.")] = True,
@@ -81,15 +90,20 @@ def tell(
     for problem in problems[:MAX_SHOWN]:
         say(console, str(problem), "red")
     if problems:
-        say(console, f"{len(problems)} problems in {len(manifests)} commits", "bold red")
+        say(
+            console,
+            f"{counted(len(problems), 'problems')} in {counted(len(manifests), 'commits')}",
+            "bold red",
+        )
         return
     clips, seconds = (sum(m.get(k, 0) for m in manifests) for k in ("num_clips", "duration_s"))
-    verb = "decode" if decode else "are counted"
+    verb = "decoded" if decode else "counted"
     say(
         console,
-        f"{len(manifests)} commits: {clips} clips ({seconds / 60:.1f} min) {verb}, "
-        f"{sum(len(m['video_ids']) for m in manifests)} videos add up"
-        + (f"; {num_gone} videos were taken down, and are gone" if num_gone else ""),
+        f"{counted(len(manifests), 'commits')}, {counted(clips, 'clips')} ({seconds / 60:.1f} min) "
+        f"{verb}, "
+        f"{counted(sum(len(m['video_ids']) for m in manifests), 'videos')} add up"
+        + (f"; taken down, and gone: {counted(num_gone, 'videos')}" if num_gone else ""),
         "bold green",
     )
 
@@ -98,9 +112,9 @@ def tell_repair(dataset: Dataset, done: Repair) -> None:
     """Print what was taken out, and how it is done again."""
     console = screen()
     parts = [
-        f"{len(done.commits)} commits" * bool(done.commits),
-        f"{len(done.video_ids)} videos of others" * bool(done.video_ids),
-        f"{len(done.files)} files of none" * bool(done.files),
+        counted(len(done.commits), "commits") * bool(done.commits),
+        f"{counted(len(done.video_ids), 'videos')} of others" * bool(done.video_ids),
+        f"{counted(len(done.files), 'files')} of none" * bool(done.files),
     ]
     say(console, f"taken out of {dataset.uri}: {', '.join(filter(None, parts)) or 'nothing'}")
     say(console, "the command that made it does them again; what is well stays as it is")

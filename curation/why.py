@@ -2,27 +2,40 @@
 
 vf-why runs/demo 8653475a7c3b35aa0357
 vf-why runs/demo examples/media/meadow_logo.mp4
+vf-why s3://bucket/mine "https://youtu.be/dQw4w9WgXcQ"
 """
 
 from __future__ import annotations
 
 import difflib
+import json
 from typing import Annotated, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import typer
+from pydantic import ValidationError
 from rich.console import Console
 
-from curation.commands import say, screen, told_errors, without_stdin
+from curation.commands import (
+    Command,
+    command_app,
+    examples,
+    say,
+    screen,
+    told_errors,
+    without_stdin,
+)
+from curation.pipelines import Rule
 from curation.places import open_dataset
+from curation.rules import others_broken
 from curation.scores.table import SCORES
 from curation.settings import ConfigError
-from curation.shards import DROPPED, FAILED, LEDGER_SCHEMA
+from curation.shards import DROPPED, FAILED, LEDGER_SCHEMA, Dataset
 from curation.takedown import tombstones
 from curation.takedown.asked import date_of, recorded
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+app = command_app()
 
 
 def find(ledger: pa.Table, wanted: str) -> list[dict[str, Any]]:
@@ -62,7 +75,32 @@ def reason(row: dict[str, Any]) -> str:
     return "kept"
 
 
-def show(rows: list[dict[str, Any]], names: list[str], console: Console) -> None:
+def rules_of(dataset: Dataset) -> dict[str, Rule]:
+    """The rules of the last run that wrote a dataset, a recipe's resolved to numbers."""
+    if not dataset.exists("run.json"):
+        return {}
+    run = json.loads(dataset.read_bytes("run.json"))
+    rules = (run.get("pipeline") or {}).get("rules", {}) | run.get("resolved", {})
+    try:
+        return {name: Rule.model_validate(rule) for name, rule in rules.items()}
+    except ValidationError:
+        return {}
+
+
+def also(row: dict[str, Any], rules: dict[str, Rule]) -> str:
+    """The other rules that a dropped clip breaks, as a sentence; "" for none."""
+    if row["decision"] != DROPPED or row["rule"] is None:
+        return ""
+    found = [
+        f"{v.rule} ({v.value:g}, bound {v.threshold:g})"
+        for v in others_broken(row, rules, row["rule"])
+    ]
+    return f"it also breaks {', '.join(found)}" if found else ""
+
+
+def show(
+    rows: list[dict[str, Any]], names: list[str], rules: dict[str, Rule], console: Console
+) -> None:
     """Print what is known of a video and its clips; `names` are those of scores."""
     clips = [row for row in rows if row["level"] == "clip"]
     for row in rows:
@@ -78,13 +116,15 @@ def show(rows: list[dict[str, Any]], names: list[str], console: Console) -> None
         times = f"{row['start_s']:.2f} to {row['end_s']:.2f} s"
         say(console, f"\n{row['clip_id']}  {times}", "bold")
         say(console, f"  {reason(row)}")
+        if others := also(row, rules):
+            say(console, f"  {others}")
         scores = [f"{name} {row[name]:.3g}" for name in names if row[name] is not None]
         say(console, f"  {', '.join(scores)}", "dim")
         if row["caption"]:
             say(console, f"  {row['caption']}", "italic")
 
 
-@app.command(epilog="Example: vf-why runs/demo examples/media/meadow_logo.mp4")
+@app.command(cls=Command, epilog=examples(__doc__))
 def why(
     dataset: Annotated[str, typer.Argument(help="A dataset folder or URI.")],
     wanted: Annotated[str, typer.Argument(metavar="ID", help="A clip id, video id or source.")],
@@ -104,7 +144,7 @@ def why(
             close = difflib.get_close_matches(wanted, [k for k in known if k], n=1, cutoff=0.5)
             hint = f"; did you mean {close[0]}" if close else ""
             raise ConfigError(f"no video, clip or source {wanted!r} in {dataset}{hint}")
-        show(rows, [*SCORES, *own], screen())
+        show(rows, [*SCORES, *own], rules_of(found), screen())
 
 
 def main() -> None:

@@ -290,10 +290,10 @@ def test_a_rerun_writes_nothing_and_a_changed_recipe_scores_nothing_again(
     scores, written = files(Path(again.root) / "scores"), files(subset.root)
     assert len(scores) == 4  # two scorers, two commits
     no_scorer = Scoring()
-    assert "2 commits of an earlier run hold; 0 do not" in run(again, scoring=no_scorer)
+    assert "commits of an earlier run: 2 hold, 0 do not" in run(again, scoring=no_scorer)
     assert files(subset.root) == written
     said = run(again, "rules.text.max=1", scoring=no_scorer)
-    assert "1 commits of an earlier run hold; 1 do not; 1 to write" in said
+    assert "commits of an earlier run: 1 hold, 1 do not; 1 to write" in said
     assert outcomes(subset) == CLEAN | {"c_1": (KEPT, None), "d_0": (KEPT, None)}
     assert is_valid(subset) and files(Path(again.root) / "scores") == scores
     run(again, scoring=no_scorer)
@@ -364,7 +364,7 @@ def test_a_clip_that_could_not_be_scored_is_failed_or_dropped(
     assert "to score first" not in run(again, "rules.text={}", recipe="sharp", scoring=Scoring())
     nothing = fakes(look="null")
     said = run(again, "rules.text={}", recipe="sharp", scoring=nothing, retry_failed=True)
-    assert "to score first: look of 1 clips" in said
+    assert "to score first: look of 1 clip" in said
     assert outcomes(subset)["c_0"] == (DROPPED, "sharpness")
     done = CliRunner().invoke(why.app, [subset.root, "c_0"])
     assert "dropped by sharpness: not scored is below the bound 0.4" in done.output
@@ -469,7 +469,7 @@ def test_a_killed_run_goes_on(
     said = run(dataset, recipe="sharp")
     assert (
         "removed 3 files" in said
-        and "1 commits of an earlier run hold; 0 do not; 1 to write" in said
+        and "commits of an earlier run: 1 hold, 0 do not; 1 to write" in said
     )
     assert (subset.ledger().to_pylist(), media(subset)) == whole
     assert not list(tmp_path.rglob(".tmp-*"))

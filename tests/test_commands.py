@@ -69,7 +69,7 @@ def test_curate_prints_titles_whole(tmp_path: Path) -> None:
     arguments = (tmp_path / TITLE, "--config", ROOT / "pipelines.yaml", "--output", output)
     code, said = invoke(run.app, *arguments, "--dry-run")
     assert code == 0
-    assert f"  {tmp_path / TITLE}\n" in said and f"1 sources -> {output}\n" in said
+    assert f"  {tmp_path / TITLE}\n" in said and f"1 source -> {output}\n" in said
 
 
 def test_why_prints_titles_and_captions_whole(dataset: Path) -> None:
@@ -96,7 +96,7 @@ def test_report_and_validate_print_the_folder_whole(dataset: Path, tmp_path: Pat
 def test_training_prints_the_folder_whole(dataset: Path, tmp_path: Path) -> None:
     tiny = ("--set", "num_frames=2", "--set", "held_out=0", "--dry-run", "--preset", "tiny")
     code, said = invoke(train.app, "--data", dataset, "--output", tmp_path / "run", *tiny)
-    assert code == 0 and f"\n{dataset.name}: 1 clips" in said.replace("🐱", ":cat:")
+    assert code == 0 and f"\n{dataset.name}: 1 clip," in said.replace("🐱", ":cat:")
     code, said = invoke(precompute.app, dataset, *tiny[:-3], *tiny[-3:])
     assert code == 0 and f"in {dataset}/latents\n" in said.replace("🐱", ":cat:")
 

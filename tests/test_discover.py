@@ -251,7 +251,7 @@ def test_each_category_is_told(tube: Tube, capsys: Any) -> None:
     )
     assert "2 of unknown height: the list does not tell it, --probe" in captured.out
     assert "query failed: none: gone: " in captured.out
-    assert "Pets: 1 queries, 2 listed, 1 written" in captured.out
+    assert "Pets: 1 query, 2 listed, 1 written" in captured.out
     assert "3 new, 3 videos -> l.csv; vf-curate l.csv" in captured.out
     assert "1/3 waves: 2 found" in captured.err
 
@@ -310,7 +310,7 @@ def test_the_command_takes_a_feed(tube: Tube) -> None:
     code, said = vf_discover(*arguments, "--sleep", 0)
     assert code == 1 and "private_address" in said and not Path("l.parquet").exists()
     code, said = vf_discover(*arguments, "--sleep", 0, "--allow-private")
-    assert code == 0 and "News: 1 queries, 2 listed, 2 written" in said
+    assert code == 0 and "News: 1 query, 2 listed, 2 written" in said
     assert pq.read_table("l.parquet")["title"].to_pylist() == ["T[bold]"] * 2
 
 

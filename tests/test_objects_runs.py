@@ -63,7 +63,7 @@ def test_a_list_beside_its_videos(
     s3.put("v/list.csv", "\n".join(rows).encode())
     before = copies()
     told = curate(s3.uri("v/list.csv"))
-    assert "1 sources turned out to be copies of others" in told
+    assert "turned out to be copies of others: 1 source" in told
     output, video_id = tmp_path / "out", content_id(str(video))
     found = outcomes(output)
     assert found["page.mp4"][:2] == (FAILED, "not_video")
@@ -111,7 +111,7 @@ def test_a_folder_and_what_is_taken_down_of_it(
     listed.write_text(f"{s3.uri('v/a.mp4')}\ns3://elsewhere/x.mp4\n")
     done = CliRunner().invoke(purge.app, [output, "--url-file", str(listed)])
     assert done.exit_code == 0, done.output
-    assert "1 videos taken down" in done.output and "1 of 2 listed URLs" in done.output
+    assert "1 video taken down" in done.output and "1 of 2 listed URLs" in done.output
     s3.put("v/c.mp4", make_video("a.mp4", [Shot("test", 2.0)]))  # the same under another name
     told = curate(s3.uri("v"))
     assert "2 sources were taken down and are left out" in told

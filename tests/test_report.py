@@ -215,6 +215,7 @@ def test_the_page_in_a_browser_shows_the_funnel_and_the_pictures(tmp_path: Path)
     card = (tmp_path / "data" / "README.md").read_text()
     assert card.startswith("---\n") and "| watermark | max 0.5 | 9 | 4 | 5 |" in card
     assert "- CC0: 5 clips" in card
+    assert "5 video clips" in card and "4 of them with a caption" in card
 
 
 def test_two_runs_side_by_side(tmp_path: Path) -> None:

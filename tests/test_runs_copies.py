@@ -99,7 +99,7 @@ def test_urls_of_one_video_are_one_video_with_the_cuts_and_captions_of_all(
     head = f"url,start,end,caption\n{url}/a.mp4?a=1,0,1,first\n{url}/redir.mp4,1,1.8,second\n"
     path.write_text(f"{head}{url}/a.mp4?a=2,0,1,again\n")
     told = curate(output, path)
-    assert "2 sources turned out to be copies of others" in told
+    assert "turned out to be copies of others: 2 sources" in told
     assert clips(output) == [(0, "first"), (1, "second")]
     captions = [row["captions"] for row in Dataset.at(output).rows(["captions"])]
     assert sorted(captions, key=str) == [None, ["first", "again"]] or captions == [
@@ -110,7 +110,9 @@ def test_urls_of_one_video_are_one_video_with_the_cuts_and_captions_of_all(
     assert is_valid(output)
 
     before, files = Counter(asked), [each["name"] for each in Dataset.at(output).commits()]
-    assert "2 sources are copies" in curate(output, path)  # known by now: nothing is fetched
+    assert "copies of others, joined with them: 2 sources" in curate(
+        output, path
+    )  # known by now: nothing is fetched
     assert asked == before
     assert [each["name"] for each in Dataset.at(output).commits()] == files
 
@@ -132,7 +134,7 @@ def test_a_copy_is_seen_commits_and_runs_later(
     curate(output, f"{url}/a.mp4", settings=each_alone)
     given = [f"{url}/b.mp4", f"{url}/a.mp4", f"{url}/redir.mp4"]
     told = curate(output, *given, settings=each_alone)
-    assert "2 sources turned out to be copies of others" in told
+    assert "turned out to be copies of others: 2 sources" in told
     kept = {"a.mp4": (KEPT, None)}
     copies = dict.fromkeys(["b.mp4", "redir.mp4"], ("failed", "copy"))
     assert videos(output) == kept | copies

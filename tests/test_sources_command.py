@@ -59,9 +59,9 @@ def test_it_says_what_a_list_holds(path: Path) -> None:
     assert "categories: cats 2, dogs 1" in said
     reason = "cuts that do not go forward (first: row 5: start 5.0 is not before end 3.0"
     assert f"l.csv: 2 rows refused: {reason}" in said
-    assert "l.csv: 1 rows refused: cuts that are no times (first: row 6: start 'soon'" in said
-    assert "1 rows that name a video again with other facts, not used (first: row 8)" in said
-    assert "1 durations that are no times (first: row 9)" in said
+    assert "l.csv: 1 row refused: cuts that are no times (first: row 6: start 'soon'" in said
+    assert "rows that name a video again with other facts, not used: 1 (first: row 8)" in said
+    assert "durations that are no times: 1 (first: row 9)" in said
 
 
 def test_json_holds_the_same(path: Path) -> None:
@@ -145,7 +145,7 @@ def test_a_file_that_is_given_is_found_from_where_its_list_is(path: Path) -> Non
 def test_secrets_of_urls_are_not_written(path: Path) -> None:
     path.write_text("url\nhttps://me:pw@h/1.mp4?token=abc&v=1\n")
     code, said = vf_sources("l.csv", "--output", "o.parquet")
-    assert code == 0 and "1 urls whose secrets are not kept (first: row 2)" in said
+    assert code == 0 and "urls whose secrets are not kept: 1 (first: row 2)" in said
     assert pq.read_table("o.parquet")["url"].to_pylist() == ["https://h/1.mp4?v=1"]
 
 

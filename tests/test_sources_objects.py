@@ -89,9 +89,9 @@ def test_what_is_below_a_folder_is_told_by_suffix(filled: Store, spelled: str) -
     [line] = found.ignored()
     assert line.startswith(f"s3://{filled.bucket}/v: ")
     for part in (
-        "1 hidden (first: .hidden/c.mp4)",
-        "1 subtitles, which are not read beside objects (first: b.srt)",
-        "2 files that are no videos (1 without a suffix, 1 .pdf)",
+        "hidden: 1 (first: .hidden/c.mp4)",
+        "subtitles, which are not read beside objects: 1 (first: b.srt)",
+        "files that are no videos: 1 without a suffix, 1 .pdf",
     ):
         assert part in line
     assert found.summary() == [f"s3://{filled.bucket}/v: 5 videos"]
@@ -194,7 +194,7 @@ def test_vf_sources_reads_them_and_keeps_no_secrets(filled: Store, tmp_path: Pat
     written = tmp_path / "out.parquet"
     done = CliRunner().invoke(vf_sources.app, [filled.uri("v"), "--output", str(written)])
     assert done.exit_code == 0, done.output
-    assert "5 urls whose secrets are not kept" in done.output
+    assert "urls whose secrets are not kept: 5" in done.output
     assert b"endpoint" not in written.read_bytes() and "test:test" not in done.output
     assert urls(expand([str(written)], Path())) == [f"s3://{filled.bucket}/v/{n}" for n in BELOW]
 
@@ -218,7 +218,7 @@ def test_mistakes_are_told_in_a_sentence(filled: Store) -> None:
     assert "s3://no-such-bucket/v/a.mp4: there is no bucket 'no-such-bucket'" in nowhere
     assert "there is no bucket" in told(filled.uri(bucket="no-such-bucket"))
     filled.put("empty/.keep", b"")
-    assert f"no videos found in {at}/empty; {at}/empty: 1 hidden" in told(filled.uri("empty"))
+    assert f"no videos found in {at}/empty; {at}/empty: hidden: 1" in told(filled.uri("empty"))
     assert "s3://b/a cannot be read: Unexpected query parameter" in told(
         "s3://b/a?access_key=geheim&region=x"
     )

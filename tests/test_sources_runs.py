@@ -74,7 +74,7 @@ def test_a_list_is_heard_and_heard_again_when_it_is_edited(
     shutil.copy(make_video("c.mp4", [Shot("fractal", 0.8)]), folder / "late.mp4")
     path.write_text("\n".join([head.strip(), *lines[1:3], "a.mp4,1,1.9,new", lines[4]]))
     told = curate(output, path)
-    assert "2 videos to redo" in told and "1 videos are named by no source" in told
+    assert "2 videos to redo" in told and "1 video of no source" in told
     assert rows(output) == [
         (0, "late", None),
         (0, "said 1", said[1:]),
@@ -84,7 +84,7 @@ def test_a_list_is_heard_and_heard_again_when_it_is_edited(
     assert videos(output) == [*kept, ("late.mp4", KEPT, None)]
     assert not list(validate_all(output))
     path.write_text(path.read_text().replace("said 1", "newer"))
-    assert "1 videos with new captions" in curate(output, path)
+    assert "1 video with new captions" in curate(output, path)
     assert rows(output)[1] == (0, "newer", ["newer", "said 2"])
     assert not list(validate_all(output))
     before = [commit["name"] for commit in Dataset.at(output).commits()]
@@ -107,9 +107,9 @@ def test_a_dry_run_tells_of_every_list(folder: Path, monkeypatch: pytest.MonkeyP
     done = CliRunner().invoke(run.app, [*arguments, "--dry-run"])
     assert done.exit_code == 0, done.output
     assert "l.csv: columns not read: score" in done.output
-    counts = "2 rows; 1 captions; 1 spans; 1 missing files"
+    counts = "2 rows; 1 caption; 1 span; 1 missing file"
     assert f"l.csv: {counts}; columns read: url, start, end, caption" in done.output
-    assert ".: 2 files that are no videos (1 .csv, 1 .md)" in done.output
+    assert ".: files that are no videos: 1 .csv, 1 .md" in done.output
     (folder / "l.csv").write_text("url,captions\na.mp4,x\n")
     done = CliRunner().invoke(run.app, [*arguments, "--dry-run"])
     assert done.exit_code == 2 and "did you mean 'caption'?" in done.output

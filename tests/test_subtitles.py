@@ -137,10 +137,10 @@ def test_a_folder_tells_which_texts_are_not_read(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(b"x")
     notes = Notes("f")
     assert list(videos(str(tmp_path), notes)) == ["a.mp4", "b.mp4"]
-    assert notes.counts == {"videos with subtitles beside them": 2}
+    assert notes.counts == {"with subtitles beside": 2}
     assert notes.ignored() == (
-        "f: 1 subtitles not read: their video has others (first: a.de.srt); "
-        "1 subtitles beside no video (first: lost.srt)"
+        "f: subtitles not read, since their video has others: 1 (first: a.de.srt); "
+        "subtitles beside no video: 1 (first: lost.srt)"
     )
 
 

@@ -161,7 +161,7 @@ def test_a_video_is_gone_from_everything_and_its_neighbours_stay(dataset: Datase
     assert len(mentions(dataset, "ant")) == 8
     said = purged(dataset.root, "--video", "ant")
     assert f"{dataset.uri}: 2 videos taken down, with 2 clips (1.0 min)" in said
-    assert "latents of 2 shards are to be made again" in said
+    assert "latents to be made again (vf-precompute): 2 shards" in said
     assert mentions(dataset, "ant") == set()
     assert videos(dataset) == ["bee", "cow", "dog", "elk"]
     left = {row["clip_id"]: row for row in dataset.rows()}
@@ -246,7 +246,7 @@ def test_listed_urls_need_not_be_there(dataset: Dataset, tmp_path: Path) -> None
     listed.write_text(f"# a notice\n{url('bee')}\n\nhttp://host/never-seen.mp4\n{url('bee')}\n")
     said = purged(dataset.root, "--url-file", listed)
     assert "1 of 2 listed URLs are in no dataset given; they have to stay away as well" in said
-    assert "1 videos taken down" in said and "bee" not in videos(dataset)
+    assert "1 video taken down" in said and "bee" not in videos(dataset)
     assert tombstones.read(dataset).of_source(remote("http://host/never-seen.mp4")) == DAY
 
 
@@ -332,7 +332,7 @@ def test_every_command_tells_what_was_taken_down(dataset: Dataset) -> None:
     for wanted in ("ant", "ant_00000000_00000001", url("ant"), "http://host/ant-again.mp4"):
         assert ordered(why.app, dataset.root, wanted)[1].startswith(f"taken down on {DAY}")
     assert (
-        "2 videos were taken down, and are gone"
+        "taken down, and gone: 2 videos"
         in ordered(validate.app, dataset.root, "--no-decode", "--workers", 1)[1]
     )
     ordered(report.app, dataset.root, "--card")

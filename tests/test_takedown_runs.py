@@ -50,14 +50,14 @@ def test_a_rerun_obeys_whatever_a_video_is_named_by(
     assert videos(output) == {"b.mp4": ("kept", None)}
     asked.clear()
     said = curate(output, f"{base}/a.mp4", f"{base}/b.mp4", folder / "a.mp4")
-    assert "2 sources were taken down and are left out" in said and not asked
+    assert "taken down, and left out: 2 source" in said and not asked
     # Elsewhere it is known when it is there: once, and nothing of it is written, no commit of none.
     shutil.copy(folder / "a.mp4", folder / "again.mp4")
     before = dataset.names("manifest", ".json")
     for given, is_fetched in ((["again.mp4"], True), (["again.mp4", "b.mp4"], False)):
         asked.clear()
         said = curate(output, *(f"{base}/{name}" for name in given))
-        assert "1 sources were taken down and are left out" in said
+        assert "taken down, and left out: 1 source" in said
         assert bool(asked["/again.mp4"]) == is_fetched
         assert dataset.names("manifest", ".json") == before
     assert videos(output) == {"b.mp4": ("kept", None)} and len(clips(output)) == 1
@@ -86,7 +86,7 @@ def test_vf_clean_obeys_the_tombstones_of_both_folders(tmp_path: Path, where: st
     folder = dataset if where == "dataset" else subset
     tombstones.add(folder, tombstones.of_names([("video", "ant"), ("uploader", "Dora")]))
     subset, said = cleaned(dataset, tmp_path / "subset", index_only=True)
-    assert "3 videos of" in said and "were taken down and are left out" in said  # and ant's copy
+    assert "taken down from" in said and "left out: 3 videos" in said  # and ant's copy
     assert set(pq.read_table(subset.path("index.parquet"))["video_id"].to_pylist()) == {
         *("bee", "elk")
     }
@@ -99,7 +99,7 @@ def test_an_index_without_media_is_purged(tmp_path: Path) -> None:
     subset, _ = cleaned(dataset, tmp_path / "subset", index_only=True)
     assert mentions(subset, "ant") == {"index.parquet", "hdvg_0.json", "run.json"}
     said = purged(dataset.root, subset.root, "--uploader", "Ann")
-    assert f"{subset.uri}: 1 videos taken down" in said
+    assert f"{subset.uri}: 1 video taken down" in said
     assert mentions(subset, "ant") == set()
     assert len(pq.read_table(subset.path("index.parquet"))) == 4
     assert set(json.loads(subset.read_bytes("hdvg_0.json"))) == {"bee", "dog", "elk"}

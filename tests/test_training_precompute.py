@@ -245,7 +245,7 @@ def test_a_lost_process_is_retried_and_then_told(
         unregister_pickle_by_value(sys.modules[__name__])
     told = capsys.readouterr().out
     assert stopped.value.code == 1 and kills.read_text() == "xx"
-    assert "2 clips encoded" in told and "1 shards failed" in told and "lost 2 times" in told
+    assert "2 clips encoded" in told and "1 shard failed" in told and "lost 2 times" in told
     names = [path.name for path in out.rglob("*.parquet")]
     assert len([name for name in names if not name.startswith(".tmp-")]) == 2  # one is the empty
     assert sum(name.startswith(".tmp-") for name in names) == 2
@@ -275,7 +275,7 @@ def test_only_what_is_new_or_changed_is_done(
 
     command = shlex.split(stale(folder).split("run: vf-precompute ")[1])
     done = CliRunner().invoke(app, [*command, "--workers", "1"])
-    assert done.exit_code == 0 and "1 shards are there, 2 to do" in done.output
+    assert done.exit_code == 0 and "shards: 1 there, 2 to do" in done.output
     after = files_of(folder)
     live = {commit["name"] for commit in dataset.commits()}
     assert {Path(path).stem for path in after} == {"empty", *live} and gone["name"] not in live

@@ -1,7 +1,9 @@
 #!/usr/bin/env python3
 """Measure a run with FVD and CLIPSIM by a named protocol, or compare two results.
 
-python -m training.evaluate --protocol dataset --reference runs/demo --run runs/tiny --output eval
+vf-eval --protocol dataset --reference runs/demo --run runs/tiny --output eval
+vf-eval --protocol dataset --reference runs/demo --run runs/tiny --output eval --clip none
+vf-eval --compare eval/result.json other/result.json
 """
 
 from __future__ import annotations
@@ -13,20 +15,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from curation.commands import say, without_stdin
+from curation.commands import Command, command_app, examples, say, without_stdin
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-EXAMPLE = (
-    "Example: vf-eval --protocol dataset --reference runs/demo --run runs/tiny --output eval; "
-    "vf-eval --compare a/result.json b/result.json"
-)
+app = command_app()
 Paths = tuple[Path, Path]
 
 
-@app.command(epilog=EXAMPLE)
+@app.command(cls=Command, epilog=examples(__doc__))
 def evaluate(
     protocol: Annotated[
         str | None, typer.Option(help="ucf101, msrvtt, webvid-val or dataset.")
@@ -53,7 +51,9 @@ def evaluate(
     workers: Annotated[
         int | None, typer.Option(min=1, help="Processes on Ray. Default: this one.")
     ] = None,
-    keep_clips: Annotated[bool, typer.Option(help="Write each generated clip as mp4.")] = False,
+    keep_clips: Annotated[
+        bool, typer.Option("--keep-clips", help="Write each generated clip as mp4.")
+    ] = False,
     compare: Annotated[
         Paths | None, typer.Option(help="Two result.json, instead of measuring.")
     ] = None,

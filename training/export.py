@@ -1,7 +1,9 @@
 #!/usr/bin/env python3
 """Write the model of a run as a folder of its own, laid out as diffusers does.
 
-python -m training.export runs/tiny --output exported
+vf-export runs/tiny --output exported
+vf-export runs/tiny --output exported --weights raw
+vf-sample exported --prompt "a rabbit in a meadow" --output out.mp4
 """
 
 from __future__ import annotations
@@ -14,17 +16,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from curation.commands import say, without_stdin
+from curation.commands import Command, command_app, examples, say, without_stdin
 from curation.settings import ConfigError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-EXAMPLE = "Example: vf-export runs/tiny --output exported"
+app = command_app()
 
 
-@app.command(epilog=EXAMPLE)
+@app.command(cls=Command, epilog=examples(__doc__))
 def export(
     run: Annotated[Path, typer.Argument(help="The --output of a vf-train.")],
     output: Annotated[

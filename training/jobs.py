@@ -15,7 +15,7 @@ from rich.console import Console
 
 from curation.commands import say
 from curation.places import check_lasting, held
-from curation.settings import ConfigError
+from curation.settings import ConfigError, counted
 from model import SpaceTimeUNet
 from model.latents import Codec
 from model.texts import TextEncoder
@@ -122,13 +122,16 @@ def open_all(
 
 def described(rows: Rows) -> str:
     """How many rows of a dataset are trained on, and what becomes of the others."""
-    told = [f"{rows.num_trained} clips"]
+    told = [counted(rows.num_trained, "clips")]
     only = f", {len(rows.held_out)} of them evaluated"
     told.append(
         f"{rows.num_held_out} of held-out videos" + only * (len(rows.held_out) < rows.num_held_out)
         if rows.num_held_out
         else "no video held out, so no held-out loss"
     )
+    bare = int(rows.index.group_uncaptioned.sum())
+    if bare:
+        told.append(f"{bare} of all {rows.index.num_rows} without caption: the empty prompt")
     told += [f"{rows.too_short} too short"] * bool(rows.too_short)
     told += [f"{rows.num_enlarged} enlarged"] * bool(rows.num_enlarged)
     return f"{rows.name}: {', '.join(told)}"

@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """Write the latents and text states of a dataset, so that training needs neither encoder.
 
-python -m training.precompute runs/demo --preset tiny
-python -m training.precompute s3://bucket/hd --preset videofactory --set windows=4 --workers 8
+vf-precompute runs/demo --preset tiny
+vf-precompute runs/demo --preset tiny --dry-run
+vf-precompute s3://bucket/hd --preset videofactory --set windows=4 --workers 8
 """
 
 from __future__ import annotations
@@ -11,13 +12,12 @@ from typing import Annotated
 
 import typer
 
-from curation.commands import without_stdin
+from curation.commands import Command, command_app, examples, without_stdin
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-EXAMPLE = "Example: vf-precompute runs/demo --preset tiny"
+app = command_app()
 
 
-@app.command(epilog=EXAMPLE)
+@app.command(cls=Command, epilog=examples(__doc__))
 def precompute(
     dataset: Annotated[str, typer.Argument(help="A dataset folder or URI.")],
     preset: Annotated[str, typer.Option(help="tiny, small or videofactory.")],
@@ -35,7 +35,7 @@ def precompute(
         str | None,
         typer.Option(help="Ray cluster to join; default: RAY_ADDRESS, else a new one here."),
     ] = None,
-    dry_run: Annotated[bool, typer.Option(help="Print the plan and stop.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
 ) -> None:
     """Precompute latents and text states on Ray. The same command again does what is left."""
     from training.latents import driver

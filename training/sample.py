@@ -1,7 +1,9 @@
 #!/usr/bin/env python3
 """Sample a clip from a trained run.
 
-python -m training.sample runs/tiny --prompt "a rabbit in a meadow" --output out.mp4
+vf-sample runs/tiny --prompt "a rabbit in a meadow" --output out.mp4
+vf-sample exported --prompt "a rabbit" --negative "text" --seed 7 --steps 30 --output other.mp4
+vf-sample runs/tiny --prompt "a rabbit" --output large.mp4 --upscale bicubic
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from curation.commands import say, without_stdin
+from curation.commands import Command, command_app, examples, say, without_stdin
 from curation.settings import ConfigError
 from training.upscale import WEIGHTS_HELP
 
@@ -27,11 +29,10 @@ if TYPE_CHECKING:  # a command line that is wrong, or --help, needs no torch
     from model.pipelines import Settings
     from training.config import Config
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-EXAMPLE = 'Example: vf-sample runs/tiny --prompt "a rabbit in a meadow" --output out.mp4'
+app = command_app()
 
 
-@app.command(epilog=EXAMPLE)
+@app.command(cls=Command, epilog=examples(__doc__))
 def sample(
     run: Annotated[Path, typer.Argument(help="The --output of a vf-train or vf-export.")],
     prompt: Annotated[str, typer.Option(help='What to show; "" is the empty prompt.')],

@@ -1,7 +1,9 @@
 #!/usr/bin/env python3
 """Make a user study of two folders of clips, or score what raters saved.
 
-python -m training.study --a ours --b theirs --prompts prompts.json --output study.html
+vf-study --a ours --b theirs --output study.html
+vf-study --a ours --b theirs --prompts prompts.json --output study.html
+vf-study --score study-ann.json study-bob.json
 """
 
 from __future__ import annotations
@@ -12,19 +14,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from curation.commands import say, without_stdin
+from curation.commands import Command, command_app, examples, say, without_stdin
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-EXAMPLE = (
-    "Example: vf-study --a ours --b theirs --prompts prompts.json --output study.html; "
-    "vf-study --score study-*.json"
-)
+app = command_app()
 
 
-@app.command(epilog=EXAMPLE)
+@app.command(cls=Command, epilog=examples(__doc__))
 def study(
     answers: Annotated[
         list[Path] | None, typer.Argument(help="With --score: raters' files.")

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Train the video model on a dataset folder.
 
-python -m training.train --preset tiny --data runs/demo --output runs/tiny
-python -m training.train --preset videofactory --data hd:0.7 --data webvid:0.3 --output RUN
-python -m training.train --preset small --data clean --output tuned --init RUN
+vf-train --preset tiny --data runs/demo --output runs/tiny
+vf-train --preset videofactory --data hd:0.7 --data webvid:0.3 --output RUN
+vf-train --preset small --data clean --output tuned --init RUN
 """
 
 from __future__ import annotations
@@ -14,18 +14,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from curation.commands import say, without_stdin
+from curation.commands import Command, command_app, examples, say, without_stdin
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from training.jobs import Job
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-EXAMPLE = "Example: vf-train --preset tiny --data runs/demo --output runs/tiny"
+app = command_app()
 
 
-@app.command(epilog=EXAMPLE)
+@app.command(cls=Command, epilog=examples(__doc__))
 def train(
     preset: Annotated[str, typer.Option(help="tiny, small or videofactory.")],
     data: Annotated[
@@ -55,7 +54,9 @@ def train(
     ] = None,
     dry_run: Annotated[
         bool,
-        typer.Option(help="Check all that a run checks, print its config and shapes, and stop."),
+        typer.Option(
+            "--dry-run", help="Check all that a run checks, print its config and shapes, and stop."
+        ),
     ] = False,
 ) -> None:
     """Train a model on curated shards. The same command again resumes."""

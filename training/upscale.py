@@ -1,7 +1,9 @@
 #!/usr/bin/env python3
 """Enlarge a video by super-resolution.
 
-python -m training.upscale in.mp4 out.mp4 --weights RealESRGAN_x2plus.pth
+vf-upscale in.mp4 out.mp4 --weights RealESRGAN_x2plus.pth
+vf-upscale in.mp4 out.mp4 --weights RealESRGAN_x4plus.pth --size 1376x768 --steady 0.5
+vf-upscale in.mp4 out.mp4 --weights bicubic
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from curation.commands import say, without_stdin
+from curation.commands import Command, command_app, examples, say, without_stdin
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -21,15 +23,14 @@ if TYPE_CHECKING:
 
     from model.superresolution import Upscaler
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-EXAMPLE = "Example: vf-upscale in.mp4 out.mp4 --weights RealESRGAN_x2plus.pth --size 1376x768"
+app = command_app()
 WEIGHTS_HELP = (
     "Real-ESRGAN's weights: a file, or a folder or hub id that holds one; or bicubic, which makes "
     "no detail up."
 )
 
 
-@app.command(epilog=EXAMPLE)
+@app.command(cls=Command, epilog=examples(__doc__))
 def upscale(
     source: Annotated[Path, typer.Argument(help="Any video.")],
     output: Annotated[Path, typer.Argument(help="The mp4 to write.")],

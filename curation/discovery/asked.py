@@ -19,7 +19,7 @@ from curation.discovery.facts import SCHEMA
 from curation.discovery.filters import Bounds, names_of, seen_in, taken_down_in
 from curation.discovery.listing import MAX_LISTED, Lister
 from curation.discovery.queries import Query, queries_of
-from curation.settings import ConfigError
+from curation.settings import ConfigError, counted
 from curation.sources.lists.cells import RowError
 from curation.sources.lists.rows import read_rows
 from curation.sources.notes import Notes
@@ -83,11 +83,11 @@ def check(output: Path | None, dry_run: bool) -> None:
 
 def lines_of(category: str | None, tally: Tally, dry_run: bool) -> Iterator[tuple[str, str]]:
     """What became of a category's queries: lines, each with a style."""
-    pages = f", {tally.pages_asked:,} pages asked" if tally.pages_asked else ""
+    pages = f", {counted(tally.pages_asked, 'pages')} asked" if tally.pages_asked else ""
     kept = "would be written" if dry_run else "written"
     yield (
-        f"{category or NO_CATEGORY}: {tally.queries:,} queries, {tally.listed:,} listed{pages}, "
-        f"{tally.found:,} {kept}",
+        f"{category or NO_CATEGORY}: {counted(tally.queries, 'queries')}, "
+        f"{tally.listed:,} listed{pages}, {tally.found:,} {kept}",
         "bold",
     )
     for reason, (number, first) in tally.left_out.items():
@@ -208,5 +208,5 @@ def show(discovery: Discovery, result: dict[str, Any]) -> None:
     else:
         total = result["there_before"] + result["written"]
         path = result["output"]
-        says = f"{result['written']:,} new, {total:,} videos -> {path}; vf-curate {path}"
+        says = f"{result['written']:,} new, {counted(total, 'videos')} -> {path}; vf-curate {path}"
     say(console, says, "bold")

@@ -23,7 +23,7 @@ from curation.pipelines import Pipeline, load_pipeline
 from curation.places import check_reachable, check_temp, default_output, only_writer, open_output
 from curation.records import COPY, ERROR_CLASSES, TRIED_AGAIN
 from curation.scores.chosen import check_models
-from curation.settings import ConfigError, nearest
+from curation.settings import ConfigError, counted, nearest
 from curation.shards import Dataset
 from curation.sources import Given, Source, is_remote, read_given
 from curation.sources.lists.columns import columns_of
@@ -94,7 +94,7 @@ def show_plan(plan: Plan, console: Console) -> None:
     resolved = plan.pipeline.model_dump(mode="json", exclude={"name", "sources"}, exclude_none=True)
     say(console, f"pipeline {plan.pipeline.name}", "bold")
     say(console, yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True))
-    say(console, f"{len(plan.sources)} sources -> {plan.dataset.uri}", "bold")
+    say(console, f"{counted(len(plan.sources), 'sources')} -> {plan.dataset.uri}", "bold")
     for line in plan.given.summary():
         say(console, line)
     for source in plan.sources[:10]:
@@ -111,13 +111,18 @@ def tell_holdings(holdings: Holdings, console: Console) -> None:
         say(
             console,
             f"config changed since the last run ({', '.join(sorted(holdings.changed))}): "
-            f"{holdings.redecided} videos decided again from their scores, {holdings.redo} to redo",
+            f"{counted(holdings.redecided, 'videos')} decided again from their scores, "
+            f"{holdings.redo} to redo",
             "yellow",
         )
     if holdings.again:
-        say(console, f"{len(holdings.again)} videos with failures to try again", "yellow")
+        say(
+            console,
+            f"{counted(len(holdings.again), 'videos')} with failures to try again",
+            "yellow",
+        )
     if held := len(holdings.decided) - holdings.redecided:
-        say(console, f"{held} videos already decided")
+        say(console, f"{counted(held, 'videos')} already decided")
 
 
 def hear(
@@ -133,13 +138,21 @@ def hear(
     """
     forget(dataset, holdings.again)
     if retold := retell(dataset, pipeline, holdings, sources):
-        say(console, f"{len(retold)} videos with new captions from their lists", "yellow")
+        say(
+            console,
+            f"{counted(len(retold), 'videos')} with new captions from their lists",
+            "yellow",
+        )
     if outdated := holdings.outdated(sources):
-        say(console, f"{len(outdated)} videos to redo: their lists or files changed", "yellow")
+        say(
+            console,
+            f"{counted(len(outdated), 'videos')} to redo: their lists or files changed",
+            "yellow",
+        )
         forget(dataset, outdated)
         holdings.decided -= outdated
     if unnamed := holdings.unnamed(sources):
-        say(console, f"{len(unnamed)} videos are named by no source of this run; they stay")
+        say(console, f"{counted(len(unnamed), 'videos')} of no source of this run stay as they are")
 
 
 def untold(dataset: Dataset, holdings: Holdings, sources: list[Source]) -> list[Source]:
@@ -158,7 +171,7 @@ def allowed(sources: list[Source], stones: Tombstones) -> list[Source]:
 
 def tell_taken_down(number: int, console: Console) -> None:
     if number:
-        say(console, f"{number} sources were taken down and are left out", "yellow")
+        say(console, f"taken down, and left out: {counted(number, 'sources')}", "yellow")
 
 
 def work(
@@ -190,11 +203,11 @@ def execute(plan: Plan, console: Console, started: float) -> Funnel:
         identified = identify_all(plan.sources, pipeline)
         sources, num_copies = joined(allowed(identified, stones), holdings)
         if num_copies:
-            say(console, f"{num_copies} sources are copies of others and are joined with them")
+            say(console, f"copies of others, joined with them: {counted(num_copies, 'sources')}")
         hear(dataset, pipeline, holdings, sources, console)
         found, refused = work(plan, holdings, todo(sources, holdings), stones, console)
         if found:
-            say(console, f"{found} sources turned out to be copies of others")
+            say(console, f"turned out to be copies of others: {counted(found, 'sources')}")
             num_copies += found
             holdings = take_over(dataset, pipeline)
             sources, _ = joined(allowed(identified, stones), holdings)
@@ -216,10 +229,10 @@ def tidy(dataset: Dataset, console: Console) -> Tombstones:
     dataset.claim()
     swept = dataset.sweep()
     if swept:
-        say(console, f"removed {len(swept)} files that a killed run left")
+        say(console, f"removed {counted(len(swept), 'files')} that a killed run left")
     stones = read_tombstones(dataset)
     if gone := remove(dataset, stones):
-        say(console, f"{len(gone)} videos that were taken down are out: a vf-purge was killed")
+        say(console, f"removed {counted(len(gone), 'videos')} that a killed vf-purge left")
     return stones
 
 
@@ -227,14 +240,15 @@ def tell_output(dataset: Dataset, funnel: Funnel, wall_s: float, console: Consol
     """Say where the clips are, and what can be done next."""
     where = dataset.path("shards") if dataset.is_local else f"{dataset.uri}/shards"
     num_shards = len(dataset.shards())
-    shards = f"{num_shards} shard{'s' * (num_shards != 1)}"
+    shards = counted(num_shards, "shards")
     say(console, f"{shards} in {where} ({wall_s:.0f} s)")
     failed = {*funnel.videos.failed, *funnel.clips.failed}
     if passing := failed & TRIED_AGAIN:
         say(console, f"failed by the machine ({listed(passing)}): the same command tries again")
     if others := failed - TRIED_AGAIN - {COPY}:
         say(console, f"failed for good ({listed(others)}): --retry CLASS tries again")
-    say(console, f"look into it: vf-validate {dataset.uri}; vf-why {dataset.uri} SOURCE_OR_ID")
+    uri = dataset.uri
+    say(console, f"look into it: vf-report {uri}; vf-validate {uri}; vf-why {uri} SOURCE_OR_ID")
 
 
 def listed(names: set[str]) -> str:
@@ -268,7 +282,11 @@ def curate(
         if dry_run:
             show_plan(plan, console)
             return
-        say(console, f"{len(plan.sources)} sources -> {plan.dataset.uri}; starting Ray", "dim")
+        say(
+            console,
+            f"{counted(len(plan.sources), 'sources')} -> {plan.dataset.uri}; starting Ray",
+            "dim",
+        )
         start_ray(ray_address)
         check_reachable(plan.dataset.uri)
         execute(plan, console, started)

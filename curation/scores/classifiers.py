@@ -31,6 +31,7 @@ def check_classifier(settings: Scorers) -> None:
     name = settings.watermark_checkpoint
     if not name:
         raise CLASSIFIER.not_set("scorers.watermark is classifier but ")
+    CLASSIFIER.check_place(name)
     from transformers import AutoConfig, AutoImageProcessor
 
     try:

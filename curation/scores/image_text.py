@@ -51,6 +51,7 @@ def check_clip(key: str, name: str | None, otherwise: str) -> None:
         if missing:
             raise weights.not_had(name, f"it has no {' and no '.join(missing)}")
         return
+    weights.check_place(name, CONFIG)
     from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
 
     try:

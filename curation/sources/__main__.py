@@ -18,8 +18,16 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from curation.commands import say, screen, told_errors, without_stdin
-from curation.settings import ConfigError, nearest
+from curation.commands import (
+    Command,
+    command_app,
+    examples,
+    say,
+    screen,
+    told_errors,
+    without_stdin,
+)
+from curation.settings import ConfigError, counted, nearest
 from curation.sources.given import sources_of
 from curation.sources.lists.columns import columns_of
 from curation.sources.lists.grouped import Grouped
@@ -28,7 +36,7 @@ from curation.sources.samples import NONE, category, sample
 from curation.sources.source import FACTS, Source, shown
 from curation.sources.written import write_list
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+app = command_app()
 TOLD_EVERY = 1_000_000  # mentions. Ours: about a minute
 MAX_CATEGORIES = 10_000  # that are counted by name; a list may have one for each video
 MAX_SHOWN = 12
@@ -62,12 +70,14 @@ class Tally:
         self.categories[name if is_counted else OTHERS] += 1
 
     def lines(self) -> list[str]:
-        clips = f"{self.clips:,} clips, {self.clip_hours:,.2f} hours" if self.clips else "no cuts"
+        clips = f"{counted(self.clips, 'clips')}, {self.clip_hours:,.2f} hours"
+        clips = clips if self.clips else "no cuts"
         if self.clips and self.videos_without_cuts:
-            clips += f"; {self.videos_without_cuts:,} videos without cuts"
+            clips += f"; {counted(self.videos_without_cuts, 'videos')} without cuts"
         shown = [f"{name} {n:,}" for name, n in self.categories.most_common(MAX_SHOWN)]
         more = len(self.categories) - len(shown)
-        lines = [f"{self.videos:,} videos; {clips}; {self.captions:,} captions"]
+        captions = counted(self.captions, "captions")
+        lines = [f"{counted(self.videos, 'videos')}; {clips}; {captions}"]
         if self.videos_of_known_length:
             known = f"{self.videos_of_known_length:,} of {self.videos:,}"
             lines.append(f"length of whole videos: {self.video_hours:,.2f} hours, known of {known}")
@@ -154,10 +164,7 @@ def check(output: Path | None, size: int | None, seed: int | None, by: str | Non
         raise ConfigError(f"--output {output}: there is no folder {output.parent}")
 
 
-EXAMPLE = "Example: vf-sources videos.csv --sample 1000 --by category --output sample.parquet"
-
-
-@app.command(epilog=EXAMPLE)
+@app.command(cls=Command, epilog=examples(__doc__))
 def sources(
     lists: Annotated[
         list[str],
@@ -198,7 +205,7 @@ def sources(
             return
         show(notes, found, console)
         if output:
-            say(console, f"{num_written:,} videos -> {output}; vf-curate {output}")
+            say(console, f"{counted(num_written or 0, 'videos')} -> {output}; vf-curate {output}")
 
 
 def main() -> None:

@@ -91,9 +91,9 @@ def tell_of_texts(inside: str, texts: list[str], found: list[str], notes: Notes)
     for video in found:
         for at, name in enumerate(beside(video, texts)):
             if at == 0:
-                notes.count("videos with subtitles beside them")
+                notes.count("with subtitles beside")
             elif name in unused:
-                reason = "subtitles not read: their video has others"
+                reason = "subtitles not read, since their video has others"
                 notes.leave_out(reason, os.path.join(inside, name))  # noqa: PTH118
             unused.pop(name, None)
     for name in unused:

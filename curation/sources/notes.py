@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from curation.settings import counted
 from curation.sources.charsets import CHARSETS
 
 MAX_NAMES = 12  # of columns or suffixes in a line. Ours: a line stays one
@@ -42,7 +43,7 @@ class Notes:
     def refusals(self) -> list[str]:
         """The rows that could not be used, a line for each reason."""
         return [
-            f"{self.name}: {number:,} rows refused: {reason} (first: {where})"
+            f"{self.name}: {counted(number, 'rows')} refused: {reason} (first: {where})"
             for reason, (number, where) in self.refused.items()
         ]
 
@@ -54,10 +55,10 @@ class Notes:
 
     def ignored(self) -> str | None:
         """What was not used, in one line; None when everything was."""
-        parts = [f"{n} {reason} (first: {at})" for reason, (n, at) in self.left_out.items()]
+        parts = [f"{reason}: {n:,} (first: {at})" for reason, (n, at) in self.left_out.items()]
         if self.no_videos:
             kinds = some(f"{n} {suffix}" for suffix, n in self.no_videos.most_common())
-            parts.append(f"{self.no_videos.total()} files that are no videos ({kinds})")
+            parts.append(f"files that are no videos: {kinds}")
         if self.encoding:
             parts.insert(0, f"read as {CHARSETS[self.encoding]}, since it is not UTF-8")
         if self.unread:
@@ -66,7 +67,7 @@ class Notes:
 
     def summary(self) -> str:
         """What was found, in one line: the columns that were read, and every count."""
-        parts = [f"{number} {what}" for what, number in self.counts.items()]
+        parts = [counted(number, what) for what, number in self.counts.items()]
         if self.read:
             parts.append(f"columns read: {some(self.read)}")
         return f"{self.name}: {'; '.join(parts) or 'nothing'}"

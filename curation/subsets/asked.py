@@ -13,7 +13,7 @@ from curation.commands import say
 from curation.flow.holdings import is_subset
 from curation.funnels import show_steps
 from curation.places import check_writable, open_dataset, open_output
-from curation.settings import ConfigError
+from curation.settings import ConfigError, counted
 from curation.shards import Dataset
 from curation.subsets.decided import decide, needs
 from curation.subsets.gathered import Clips, gather
@@ -97,7 +97,7 @@ def gather_others(plan: Plan) -> list[Clips]:
 def tell_taken_down(clips: Clips, console: Console) -> None:
     """Say how many videos of the dataset are left out since they were taken down."""
     if number := sum(map(len, clips.gone.values())):
-        says = f"{number} videos of {clips.place} were taken down and are left out"
+        says = f"taken down from {clips.place}, and left out: {counted(number, 'videos')}"
         say(console, f"{says}; vf-purge takes them out of it", "yellow")
 
 

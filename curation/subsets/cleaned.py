@@ -17,7 +17,7 @@ from curation.flow.driver import MAX_COMMITS_IN_FLIGHT
 from curation.flow.stages import TASK_RETRIES
 from curation.funnels import FUNNEL_COLUMNS, count, show_steps
 from curation.places import check_reachable, check_writable, only_writer
-from curation.settings import RunError
+from curation.settings import RunError, counted
 from curation.shards.commits import commit_name
 from curation.subsets.asked import Plan, gather_others, tell_taken_down, tell_unhashed
 from curation.subsets.decided import Decisions, as_json, decide, needs, rows
@@ -70,7 +70,7 @@ def score(plan: Plan, console: Console, ray_address: str | None) -> tuple[Clips,
     if not missing:
         return clips, counts
     scoring = build_scoring(plan.recipe.scorers, list(missing))
-    wanted = ", ".join(f"{key} of {number} clips" for key, number in counts.items())
+    wanted = ", ".join(f"{key} of {counted(number, 'clips')}" for key, number in counts.items())
     check_writable(plan.dataset)
     say(console, f"to score first: {wanted}; starting Ray", "dim")
     join_ray(plan, ray_address)
@@ -99,7 +99,7 @@ def write_subset(
     assert subset is not None
     swept = subset.sweep()
     if swept:
-        say(console, f"removed {len(swept)} files that a killed run left")
+        say(console, f"removed {counted(len(swept), 'files')} that a killed run left")
     known = trusted(dataset, recipe)
     wanted = {}
     for commit in dataset.commits():
@@ -116,7 +116,9 @@ def write_subset(
         subset.delete_commit(name)
     if there:
         held, todo = len(there & wanted.keys()), len(wanted.keys() - there)
-        say(console, f"{held} commits of an earlier run hold; {len(stale)} do not; {todo} to write")
+        say(
+            console, f"commits of an earlier run: {held} hold, {len(stale)} do not; {todo} to write"
+        )
     unwritten = [both for name, both in wanted.items() if name not in there]
     if not unwritten:
         return

@@ -24,7 +24,7 @@ from training.data.shapes import best_fits, enlarges
 from training.data.videos import SampleShape
 from training.parallel import ALONE, Team
 
-FORMAT = 1  # of the files; another one is written beside it
+FORMAT = 2  # 2: rows without captions. of the files; another one is written beside it
 FACTS = ["num_frames", "duration_s", "width", "height"]  # what a row's shape depends on
 
 
@@ -34,12 +34,14 @@ class Index:
 
     shards: names. group_shard: which of them each group is in, [G].
     group_first: the row that each group begins with, [G + 1], the last entry being N.
+    group_uncaptioned: rows of each group that have no caption, [G].
     video: `held_out_hash` of each row's video, [N]. The other columns are those of the shards.
     """
 
     shards: list[str]
     group_shard: np.ndarray
     group_first: np.ndarray
+    group_uncaptioned: np.ndarray
     video: np.ndarray
     num_frames: np.ndarray
     duration_s: np.ndarray
@@ -144,6 +146,7 @@ def read_index(dataset: Dataset, commits: list[dict[str, Any]]) -> Index:
         shards,
         np.repeat(np.arange(len(parts), dtype=np.int32), [len(part["sizes"]) for part in parts]),
         np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64),
+        np.array([number for part in parts for number in part["uncaptioned"]], np.int32),
         *(joined([part[key] for part in parts]) for key in ("video", *FACTS)),
     )
 
@@ -156,13 +159,33 @@ def read_shard(dataset: Dataset, name: str) -> dict[str, Any]:
     """The columns of one shard, and the rows of each of its row groups."""
     with open_shard(dataset, name) as file:
         table = file.read(["video_id", *FACTS])
-        sizes = [file.metadata.row_group(n).num_rows for n in range(file.num_row_groups)]
+        groups = [file.metadata.row_group(n) for n in range(file.num_row_groups)]
+        sizes = [group.num_rows for group in groups]
+        uncaptioned = [num_uncaptioned(file, n) for n in range(file.num_row_groups)]
     ids = pc.dictionary_encode(table["video_id"].combine_chunks())
     if isinstance(ids, pa.ChunkedArray):
         ids = ids.combine_chunks()
     hashes = np.array([held_out_hash(each) for each in ids.dictionary.to_pylist()], np.uint64)
     facts = {key: table[key].to_numpy() for key in FACTS}
-    return {"sizes": sizes, "video": hashes[ids.indices.to_numpy()], **facts}
+    return {
+        "sizes": sizes,
+        "uncaptioned": uncaptioned,
+        "video": hashes[ids.indices.to_numpy()],
+        **facts,
+    }
+
+
+def num_uncaptioned(file: pq.ParquetFile, group: int) -> int:
+    """Rows of a row group that have no caption: told by the file's footer, if it counts them.
+
+    The captions themselves would be most of what is read here.
+    """
+    facts = file.metadata.row_group(group)
+    columns = [facts.column(n) for n in range(facts.num_columns)]
+    counts = next(each.statistics for each in columns if each.path_in_schema == "caption")
+    if counts is not None and counts.has_null_count:
+        return counts.null_count
+    return file.read_row_group(group, ["caption"])["caption"].null_count
 
 
 def shapes_of_rows(

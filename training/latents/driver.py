@@ -16,7 +16,7 @@ from rich.progress import Progress
 
 from curation.commands import FAILED_RUN, say, start_ray
 from curation.places import check_lasting, check_reachable, only_writer
-from curation.settings import ConfigError
+from curation.settings import ConfigError, counted
 from curation.shards import Dataset, DatasetError
 from model.texts import CONTEXT
 from training.commands import guarded
@@ -101,7 +101,7 @@ def plan(config: Config, commits: list[dict[str, Any]], latents: str) -> str:
         f"{json.dumps(transform_of(config))}\n"
         f"latents {config.latents} {list(latent.shape)} (windows, channels, frames, rows, "
         f"columns), {STATES} {config.text} {list(states.shape)}, both {config.stored_dtype}\n"
-        f"{len(commits)} shards, {clips} clips, {size / 1e6:.2f} MB each, "
+        f"{counted(len(commits), 'shards')}, {counted(clips, 'clips')}, {size / 1e6:.2f} MB each, "
         f"{clips * size / 1e9:.2f} GB in {latents}"
     )
 
@@ -136,7 +136,7 @@ def run(
     tell = partial(say, console)
     todo = problems_of(folder, commits)
     left = [commit for commit in commits if commit["name"] in todo]
-    tell(f"{folder.uri}: {len(commits) - len(left)} shards are there, {len(left)} to do")
+    tell(f"{folder.uri}: shards: {len(commits) - len(left)} there, {len(left)} to do")
     reports, failed = [], []
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("encoding", total=sum(commit["num_clips"] for commit in left))
@@ -146,14 +146,14 @@ def run(
                 continue
             reports.append(done)
             bar.advance(task, done.num_clips)
-            tell(f"{len(reports)}/{len(left)} {done.name}: {done.num_clips} clips, "
+            tell(f"{len(reports)}/{len(left)} {done.name}: {counted(done.num_clips, 'clips')}, "
                 f"{done.num_bytes / 1e6:.1f} MB")  # fmt: skip
             for clip_id, reason in done.bad:
                 tell(f"bad row {clip_id}: {reason}")
     bad = sum(len(report.bad) for report in reports)
-    tell(f"{sum(r.num_clips for r in reports)} clips encoded, {bad} bad, "
+    tell(f"{counted(sum(r.num_clips for r in reports), 'clips')} encoded, {bad} bad, "
         f"{sum(r.num_too_short for r in reports)} too short")  # fmt: skip
     if failed:
-        tell(f"{len(failed)} shards failed, such as {failed[0][0]}: {failed[0][1]}; "
+        tell(f"{counted(len(failed), 'shards')} failed, such as {failed[0][0]}: {failed[0][1]}; "
             "the same command tries them again")  # fmt: skip
         raise SystemExit(FAILED_RUN)
