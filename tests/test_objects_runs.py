@@ -114,7 +114,7 @@ def test_a_folder_and_what_is_taken_down_of_it(
     assert "1 video taken down" in done.output and "1 of 2 listed URLs" in done.output
     s3.put("v/c.mp4", make_video("a.mp4", [Shot("test", 2.0)]))  # the same under another name
     told = curate(s3.uri("v"))
-    assert "2 sources were taken down and are left out" in told
+    assert "taken down, and left out: 2 sources" in told
     assert [*outcomes(Path(output))] == ["b.mp4"]
     done = CliRunner().invoke(why.app, [output, s3.uri("v/c.mp4")])
     assert "taken down on" in done.output  # it is not fetched a second time
