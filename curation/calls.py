@@ -103,15 +103,18 @@ def curate_one(
     set: Mapping[str, Any] | None = None,
     config: str | Path | None = None,
 ) -> CuratedVideo:
-    """Curate one file or URL without Ray and without writing anything.
+    """Curate one file, URL or object without Ray and without writing anything.
 
     It runs in a process of its own under the limits of a run (docs/security.md). Raises ConfigError
     for what was given wrongly, and for a pipeline with models (BLIP-2, scorers that see pictures),
     which need `curate`. A video that fails has that in its ledger row.
     """
+    from curation.downloads.objects import copied
     from curation.flow.media_processes import MediaWorker, curate_isolated
     from curation.pipelines import load_pipeline
-    from curation.sources import read_given
+    from curation.places import Scratch
+    from curation.records import with_cost
+    from curation.sources import Source, read_given
 
     asked = load_pipeline(
         Path(config) if config else default_config(), pipeline, overrides(set or {})
@@ -122,8 +125,15 @@ def curate_one(
     found = read_given([str(source)], Path.cwd()).sources
     if len(found) != 1:
         raise ConfigError(f"{source} holds {len(found)} videos; curate_one() takes one")
-    with MediaWorker(asked.media, asked.download.max_bytes) as worker:
-        result = curate_isolated(worker, found[0], asked, lambda stage, at_s: None)
+    room = Scratch()
+    try:
+        result, spent_s = copied(found[0], asked, room.folder, unheard)
+        if isinstance(result, Source):
+            with MediaWorker(asked.media, asked.download.max_bytes) as worker:
+                result = curate_isolated(worker, result, asked, unheard)
+            result = with_cost(result, "fetch", spent_s)
+    finally:
+        room.remove()
     own = list(asked.scorers.own)
     return CuratedVideo(
         pa.Table.from_pylist(result.ledger, schema=with_own(LEDGER_SCHEMA, own)),
@@ -131,6 +141,9 @@ def curate_one(
             [clip.shard_row() for clip in result.clips], schema=with_own(SHARD_SCHEMA, own)
         ),
     )
+
+
+def unheard(stage: str, at_s: float) -> None: ...
 
 
 def in_list(sources: Sources) -> Sequence[str | Path]:

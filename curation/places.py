@@ -1,10 +1,11 @@
-"""Where commands read and write: is a folder what it should be, will it last, is it free.
+"""Where commands read and write: is a folder what it should be, will it last, is it free; scratch.
 
 Loads neither Ray nor a video library when it is imported; the trainer's commands use it too.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -213,3 +214,44 @@ def check_reachable(output: str) -> None:
             f"give a URI such as s3://bucket/folder, or file://{Path(output).absolute()} "
             "if it is a folder that all of them share"
         )
+
+
+# -- scratch folders
+
+SCRATCH_PREFIX = "videofactory-"
+OWNED = ".owned"  # locked as long as the process lives that made the folder
+
+
+class Scratch:
+    """A folder of this process for the time that it lives; not inherited by what it starts."""
+
+    def __init__(self) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix=SCRATCH_PREFIX))
+        new = self.folder / f"{OWNED}.new"
+        self.lock = os.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+        fcntl.flock(self.lock, fcntl.LOCK_EX)
+        new.rename(self.folder / OWNED)  # nobody finds it unlocked
+
+    def remove(self) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
+        os.close(self.lock)
+
+
+def sweep_scratch() -> None:
+    """Remove scratch folders of processes that no longer live (a SIGKILL leaves them).
+
+    A folder of a like name that is not ours, or another user's, stays.
+    """
+    for folder in Path(tempfile.gettempdir()).glob(f"{SCRATCH_PREFIX}*"):
+        try:
+            mark = os.open(folder / OWNED, os.O_RDWR | os.O_NOFOLLOW)
+        except OSError:
+            continue
+        try:
+            if folder.lstat().st_uid == os.getuid():  # of a link nothing is removed
+                fcntl.flock(mark, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder, ignore_errors=True)
+        except OSError:  # held: its process lives; or gone meanwhile
+            continue
+        finally:
+            os.close(mark)

@@ -31,7 +31,10 @@ app = command_app()
 def curate(
     sources: Annotated[
         list[str] | None,
-        typer.Argument(help="Files, folders, lists (.txt .csv .jsonl .json .parquet) and URLs."),
+        typer.Argument(
+            help="Files, folders, lists (.txt .csv .jsonl .json .parquet), URLs; also in object "
+            "stores: s3://bucket/folder."
+        ),
     ] = None,
     pipeline: Annotated[str, typer.Option(help="A pipeline of the config.")] = "demo",
     config: Annotated[

@@ -32,10 +32,8 @@ from curation.rules import others_broken
 from curation.scores.table import SCORES
 from curation.settings import ConfigError
 from curation.shards import DROPPED, FAILED, LEDGER_SCHEMA, Dataset
-from curation.sources import is_url
-from curation.sources.signed import without_secrets
 from curation.takedown import tombstones
-from curation.takedown.asked import date_of
+from curation.takedown.asked import date_of, recorded
 
 app = command_app()
 
@@ -47,7 +45,7 @@ def find(ledger: pa.Table, wanted: str) -> list[dict[str, Any]]:
     """
     for column, value in (
         *(("clip_id", wanted), ("video_id", wanted)),
-        ("source_url", without_secrets(wanted) if is_url(wanted) else wanted),
+        ("source_url", recorded(wanted)),
     ):
         found = ledger.filter(pc.equal(ledger[column], value))
         if len(found):

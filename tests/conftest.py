@@ -5,20 +5,23 @@ from __future__ import annotations
 import functools
 import hashlib
 import http.server
+import itertools
 import json
+import logging
 import os
 import random
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import av
 import imageio_ffmpeg
 import numpy as np
+import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import settings
@@ -195,6 +198,52 @@ def local_ray() -> Iterator[None]:
     start_ray("local", num_cpus=2)
     yield
     sys.modules["ray"].shutdown()
+
+
+@dataclass(frozen=True)
+class Store:
+    """A bucket on an S3 server of this test session's own."""
+
+    endpoint: str  # host:port
+    bucket: str
+    filesystem: pafs.FileSystem
+
+    def uri(self, key: str = "", user: str = "test:test", bucket: str | None = None) -> str:
+        """The URI of an object, or of what is below one, with all that it takes to reach it."""
+        options = f"endpoint_override={self.endpoint}&scheme=http&region=us-east-1"
+        return f"s3://{user}@{bucket or self.bucket}/{key}?{options}"
+
+    def put(self, key: str, data: bytes | Path) -> str:
+        """Write an object; returns the URI that is recorded of it."""
+        with self.filesystem.open_output_stream(f"{self.bucket}/{key}") as stream:
+            stream.write(data if isinstance(data, bytes) else data.read_bytes())
+        return f"s3://{self.bucket}/{key}"
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[str]:
+    from moto.server import ThreadedMotoServer
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def s3(s3_server: str) -> Store:
+    """A new bucket."""
+    name = f"clips-{next(NUMBERS)}"
+    store = Store(s3_server, name, pafs.LocalFileSystem())
+    uri = f"{store.uri()}&allow_bucket_creation=true"
+    filesystem, _ = pafs.FileSystem.from_uri(uri)
+    filesystem.create_dir(name)
+    return replace(store, filesystem=filesystem)
+
+
+NUMBERS = itertools.count()
 
 
 @pytest.fixture

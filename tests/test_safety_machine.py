@@ -15,9 +15,9 @@ from conftest import MakeVideo
 
 from curation.commands import TOKEN
 from curation.flow import confinement, media_processes, stages
-from curation.flow.confinement import Scratch, sweep_scratch
 from curation.flow.media_processes import Job, MediaWorker, curate_isolated
 from curation.pipelines import Media, Pipeline
+from curation.places import Scratch, sweep_scratch
 from curation.sources import Source, content_id
 from curation.videos import curate_video, machine_error
 
@@ -181,7 +181,7 @@ def test_only_scratch_of_ours_that_nobody_owns_is_removed(
     (elsewhere / "deep").mkdir(parents=True)
     (elsewhere / ".owned").touch()
     (tmp_path / "videofactory-link").symlink_to(elsewhere)
-    code = "from curation.flow.confinement import Scratch; Scratch(); import os; os.abort()"
+    code = "from curation.places import Scratch; Scratch(); import os; os.abort()"
     environment = os.environ | {"TMPDIR": str(tmp_path)}
     subprocess.run([sys.executable, "-c", code], env=environment, cwd=Path(__file__).parents[1])
     names = {path.name for path in tmp_path.iterdir()}

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import pytest
+from conftest import Store
 
 from curation.shards import (
     LEDGER_SCHEMA,
@@ -199,21 +198,9 @@ def test_a_folder_without_commits_is_no_dataset(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The URI of a folder on an S3 server of this test's own."""
-    from moto.server import ThreadedMotoServer
-
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "test")
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    server.start()
-    host, port = server.get_host_and_port()
-    options = f"endpoint_override={host}:{port}&scheme=http&region=us-east-1"
-    filesystem, _ = pafs.FileSystem.from_uri(f"s3://clips?{options}&allow_bucket_creation=true")
-    filesystem.create_dir("clips")
-    yield f"s3://clips/data/set?{options}"
-    server.stop()
+def bucket(s3: Store) -> str:
+    """The URI of a folder on an S3 server."""
+    return s3.uri("data/set")
 
 
 def test_a_dataset_on_s3_is_written_read_and_swept(bucket: str) -> None:

@@ -75,7 +75,7 @@ def names_of(video_id: str | None, url: str) -> set[str]:
 
 
 def is_list(place: str) -> bool:
-    return Path(place).suffix.lower() in READERS and "://" not in place
+    return Path(place).suffix.lower() in READERS and not is_url(place)
 
 
 def taken_down_in(places: Iterable[str]) -> Tombstones:

@@ -1,4 +1,4 @@
-"""What a media process is given of this machine: variables, memory, file sizes, a scratch folder.
+"""What a media process is given of this machine: variables, memory, file sizes.
 
 What it reads may be hostile, and the libraries that read it are large. A mistake in one of them
 should find no secret in the environment and no room to fill.
@@ -7,11 +7,8 @@ should find no secret in the environment and no room to fill.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import resource
-import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -94,44 +91,3 @@ def machine_memory(cgroups: Path = Path("/sys/fs/cgroup")) -> tuple[int, int]:
             if total < machine.total:
                 return total, min(free, machine.available)
     return machine.total, machine.available
-
-
-# -- scratch folders
-
-SCRATCH_PREFIX = "videofactory-"
-OWNED = ".owned"  # locked as long as the process lives that made the folder
-
-
-class Scratch:
-    """A folder of this process for the time that it lives; not inherited by what it starts."""
-
-    def __init__(self) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix=SCRATCH_PREFIX))
-        new = self.folder / f"{OWNED}.new"
-        self.lock = os.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
-        fcntl.flock(self.lock, fcntl.LOCK_EX)
-        new.rename(self.folder / OWNED)  # nobody finds it unlocked
-
-    def remove(self) -> None:
-        shutil.rmtree(self.folder, ignore_errors=True)
-        os.close(self.lock)
-
-
-def sweep_scratch() -> None:
-    """Remove scratch folders of processes that no longer live (a SIGKILL leaves them).
-
-    A folder of a like name that is not ours, or another user's, stays.
-    """
-    for folder in Path(tempfile.gettempdir()).glob(f"{SCRATCH_PREFIX}*"):
-        try:
-            mark = os.open(folder / OWNED, os.O_RDWR | os.O_NOFOLLOW)
-        except OSError:
-            continue
-        try:
-            if folder.lstat().st_uid == os.getuid():  # of a link nothing is removed
-                fcntl.flock(mark, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(folder, ignore_errors=True)
-        except OSError:  # held: its process lives; or gone meanwhile
-            continue
-        finally:
-            os.close(mark)

@@ -35,9 +35,8 @@ from curation.scores.chosen import build_models
 from curation.scores.table import keys_where
 from curation.settings import RunError
 from curation.shards import Dataset
-from curation.sources import Source, is_url
-from curation.sources.signed import without_secrets
-from curation.sources.source import fingerprinted, join
+from curation.sources import Source
+from curation.sources.source import fingerprinted, join, shown
 
 MAX_COMMITS_IN_FLIGHT = 4
 MAX_TASKS = 10_000  # videos beyond this many share tasks
@@ -237,7 +236,7 @@ def bytes_of(dataset: Dataset) -> int:
 def write_run(dataset: Dataset, pipeline: Pipeline, facts: dict[str, Any]) -> Funnel:
     """Write run.json from the config and the whole ledger; returns the funnel."""
     funnel = count(dataset.ledgers(FUNNEL_COLUMNS), list(pipeline.rules))
-    sources = [without_secrets(each) if is_url(each) else each for each in pipeline.sources]
+    sources = [shown(each) for each in pipeline.sources]
     record = {
         "pipeline": pipeline.model_dump() | {"sources": sources},
         "fingerprints": pipeline.fingerprints(),

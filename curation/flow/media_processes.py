@@ -22,8 +22,9 @@ from typing import Any
 
 import psutil
 
-from curation.flow.confinement import Scratch, environment, is_short, memory_share, sweep_scratch
+from curation.flow.confinement import environment, is_short, memory_share
 from curation.pipelines import Media, Pipeline
+from curation.places import Scratch, sweep_scratch
 from curation.records import Beat, VideoResult, failed_row, with_attempts
 from curation.sources import Source
 

@@ -25,8 +25,9 @@ from curation.records import COPY, ERROR_CLASSES, TRIED_AGAIN
 from curation.scores.chosen import check_models
 from curation.settings import ConfigError, counted, nearest
 from curation.shards import Dataset
-from curation.sources import Given, Source, is_url, read_given
+from curation.sources import Given, Source, is_remote, read_given
 from curation.sources.lists.columns import columns_of
+from curation.sources.source import shown
 from curation.takedown.removal import remove
 from curation.takedown.tombstones import Tombstones, of_names
 from curation.takedown.tombstones import add as add_tombstones
@@ -67,7 +68,7 @@ def make_plan(
     sources = found.sources[:limit]
     if not sources:
         why = "; ".join(["", *found.ignored()])
-        raise ConfigError(f"no videos found in {', '.join(wanted)}{why}")
+        raise ConfigError(f"no videos found in {', '.join(map(shown, wanted))}{why}")
     dataset, commits = open_output(output or default_output(name))
     if any(map(is_subset, commits)):
         raise ConfigError(
@@ -188,7 +189,7 @@ def work(
     with Display(tally, len(left), console), interruptible() as stop:
         run_flow(left, plan.pipeline, plan.dataset, tally, stop)
     refused = ray.get(tally.refused_urls.remote())
-    add_tombstones(plan.dataset, of_names([("source", url) for url in refused if is_url(url)]))
+    add_tombstones(plan.dataset, of_names([("source", url) for url in refused if is_remote(url)]))
     return ray.get(tally.num_copies.remote()), refused
 
 

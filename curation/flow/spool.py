@@ -16,8 +16,8 @@ from pathlib import Path
 
 import ray
 
-from curation.flow.confinement import SCRATCH_PREFIX
 from curation.pipelines import Pipeline
+from curation.places import SCRATCH_PREFIX
 from curation.sources import Source
 
 POLL_S = 0.05  # ours: of a decode of seconds it is nothing

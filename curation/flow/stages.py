@@ -16,8 +16,8 @@ import ray
 
 from curation.captions import SOURCE_TEXT, Blip2, caption_each
 from curation.decode.jpegs import picture_from_jpeg
+from curation.downloads.objects import copied
 from curation.flow.actors import ask
-from curation.flow.confinement import Scratch
 from curation.flow.media_processes import (
     Job,
     MediaWorker,
@@ -29,6 +29,7 @@ from curation.flow.media_processes import (
 from curation.flow.spool import num_turns, turn
 from curation.flow.visits import Visit
 from curation.pipelines import Captions, Pipeline
+from curation.places import Scratch
 from curation.records import (
     Beat,
     VideoResult,
@@ -173,9 +174,12 @@ def arrived(
         return
     room = Scratch()
     try:
-        got, spent_s = fetch_isolated(worker, source, pipeline, room.folder, beat)
+        got, copy_s = copied(source, pipeline, room.folder, beat)
+        spent_s = 0.0
+        if isinstance(got, Source):
+            got, spent_s = fetch_isolated(worker, got, pipeline, room.folder, beat)
         visit.leave(got.video["error_class"] if isinstance(got, VideoResult) else None)
-        yield got, spent_s
+        yield got, copy_s + spent_s
     finally:
         room.remove()
 

@@ -33,7 +33,7 @@ from curation.sources.lists.columns import columns_of
 from curation.sources.lists.grouped import Grouped
 from curation.sources.notes import Notes
 from curation.sources.samples import NONE, category, sample
-from curation.sources.source import FACTS, Source
+from curation.sources.source import FACTS, Source, shown
 from curation.sources.written import write_list
 
 app = command_app()
@@ -194,7 +194,8 @@ def sources(
         found = tally(grouped)
         if not found.videos:
             why = [line for each in notes for line in [each.ignored(), *each.refusals()] if line]
-            raise ConfigError("; ".join([f"no videos found in {', '.join(lists)}", *why]))
+            given = ", ".join(map(shown, lists))
+            raise ConfigError("; ".join([f"no videos found in {given}", *why]))
         num_written = None
         if output:
             drawn = sample(grouped, sample_, seed or 0, by) if sample_ else grouped

@@ -1,19 +1,22 @@
-"""Files, folders, lists and URLs that a user gave -> every distinct source, and what is told."""
+"""Files, folders, lists, URLs and objects that a user gave -> the distinct sources, and notes."""
 
 from __future__ import annotations
 
 import stat
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
+from curation.places import Scratch
 from curation.settings import ConfigError
 from curation.sources.folders import videos
 from curation.sources.lists.columns import RowReader, local_path
 from curation.sources.lists.rows import READERS, read_rows
 from curation.sources.notes import Notes
 from curation.sources.source import Source, contradicts, is_url, join, local, place, remote
+from curation.sources.stores import copy_list, look, videos_below
 from curation.sources.subtitles import is_subtitle
+from curation.sources.uris import SCHEMES, below, folder, is_object, recorded
 
 # Tables that are taken for lists, and what to do to have them read.
 UNREAD = {
@@ -92,15 +95,16 @@ def sources_of(
     if is_url(text):
         yield remote(text), None, ""
         return
+    if is_object(text):
+        yield from objects_of(text, notes, columns, is_tolerant=is_tolerant)
+        return
     source = local(local_path(text), folder)
     assert source.path is not None
     path = Path(source.path)
     try:
         is_folder = stat.S_ISDIR(path.stat().st_mode)
     except (OSError, ValueError):
-        raise ConfigError(
-            f"no such file or folder: {text}; a source is a file, folder, list or URL"
-        ) from None
+        raise ConfigError(no_source(text)) from None
     if is_folder:
         notes.append(about := Notes(source.url))
         for name in videos(source.path, about):
@@ -112,12 +116,64 @@ def sources_of(
         for where, row in read_rows(path, about):
             if found := reader.source(row, where):
                 yield found, about, where
-    elif path.suffix.lower() in UNREAD:
-        raise ConfigError(
-            f"{text} is no list that is read: those are {', '.join(READERS)}. "
-            f"Save it as .csv or .jsonl, {UNREAD[path.suffix.lower()]}"
-        )
-    elif is_subtitle(path.name):
-        raise ConfigError(f"{text} is the text of a video; name the video, and it is found")
     else:
+        check_no_other(text, path.name)
         yield source, None, ""
+
+
+def no_source(text: str) -> str:
+    """Why a text that names nothing here is no source."""
+    scheme, mark, _ = text.partition("://")
+    if mark and scheme.isalnum():
+        read = ", ".join(f"{each}://" for each in ("http", "https", "file", *SCHEMES))
+        return f"{scheme}:// is not read; URLs begin with {read}"
+    return f"no such file or folder: {text}; a source is a file, folder, list or URL"
+
+
+def check_no_other(given: str, name: str) -> None:
+    """Raise ConfigError for a table of a kind that is not read, and for timed text."""
+    suffix = PurePosixPath(name).suffix.lower()
+    if suffix in UNREAD:
+        raise ConfigError(
+            f"{given} is no list that is read: those are {', '.join(READERS)}. "
+            f"Save it as .csv or .jsonl, {UNREAD[suffix]}"
+        )
+    if is_subtitle(name):
+        raise ConfigError(f"{given} is the text of a video; name the video, and it is found")
+
+
+def objects_of(
+    uri: str, notes: list[Notes], columns: Mapping[str, str] | None, *, is_tolerant: bool
+) -> Iterator[Found]:
+    """What an object's URI names: the objects below it, the rows of a list, or itself."""
+    info, name = look(uri), recorded(uri)
+    suffix = PurePosixPath(info.base_name).suffix.lower()
+    if not info.is_file:
+        notes.append(about := Notes(name))
+        for inside in videos_below(uri, about):
+            about.count("videos")
+            yield remote(below(uri, inside)), about, inside
+    elif suffix in READERS:
+        notes.append(about := Notes(name))
+        yield from rows_of(uri, suffix, about, dict(columns or {}), is_tolerant)
+    else:
+        check_no_other(name, info.base_name)
+        yield remote(uri), None, ""
+
+
+def rows_of(
+    uri: str, suffix: str, notes: Notes, columns: dict[str, str], is_tolerant: bool
+) -> Iterator[Found]:
+    """The rows of a list in an object store, read from a copy that goes with them."""
+    scratch = Scratch()
+    copy = scratch.folder / f"list{suffix}"
+    try:
+        copy_list(uri, copy)
+        reader = RowReader(copy, notes, columns, is_tolerant, store=folder(uri))
+        for where, row in read_rows(copy, notes):
+            if found := reader.source(row, where):
+                yield found, notes, where
+    except ConfigError as error:
+        raise ConfigError(str(error).replace(str(copy), recorded(uri))) from None
+    finally:
+        scratch.remove()

@@ -9,11 +9,14 @@ from __future__ import annotations
 import re
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
+from curation.sources.uris import SCHEMES, is_object, recorded
+
 # Names of parameters that are secrets by themselves. `key`, `auth` and `id` are not: some sites
 # name videos so, and two videos must not become one.
 TOKENS = {
     *("token", "access_token", "auth_token", "authtoken", "id_token", "jwt", "api_key", "apikey"),
     *("password", "passwd", "secret", "client_secret", "hdnea", "hdnts", "hdntl"),  # Akamai's
+    *("access_key", "secret_key", "secret_access_key", "session_token", "account_key"),
 }
 # Signatures, and what stands beside them in URLs of S3 (versions 2 and 4), Google Cloud Storage,
 # CloudFront and Azure (SAS); by themselves these names mean other things.
@@ -25,7 +28,7 @@ SIGNED = {
 }
 SECRET_MARKS = re.compile("[@?#]")
 PREFIXES = ("x-amz-", "x-goog-")
-URL = re.compile(r"https?://[^\s'\"<>]+", re.IGNORECASE)
+URL = re.compile(rf"(?:https?|{'|'.join(SCHEMES)})://[^\s'\"<>]+", re.IGNORECASE)
 
 
 def without_secrets(url: str) -> str:
@@ -34,6 +37,8 @@ def without_secrets(url: str) -> str:
     >>> without_secrets("https://me:pw@host/a.mp4?v=1&X-Amz-Signature=0f#t=5")
     'https://host/a.mp4?v=1#t=5'
     """
+    if is_object(url):
+        return recorded(url)
     if not SECRET_MARKS.search(url):  # most of a long list's; parsing costs 10 times as much
         return url
     try:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from curation.sources.signed import without_secrets
+from curation.sources.uris import is_object, parts_of
 
 READ_BYTES = 1 << 22  # of a file at once
 ID_DIGITS = 20  # of a hash, where it is an id
@@ -172,11 +173,25 @@ def is_url(text: str) -> bool:
     return text.lower().startswith(("http://", "https://"))
 
 
+def is_remote(text: str) -> bool:
+    """Whether a text is a URL or the URI of an object, and no path."""
+    return is_url(text) or is_object(text)
+
+
+def shown(given: str) -> str:
+    """What a user gave as a source, without secrets."""
+    return without_secrets(given) if is_remote(given) else given
+
+
 def remote(url: str) -> Source:
-    """The source at a URL; bytes in it that are not UTF-8 are percent-encoded, as in RFC 3986."""
+    """The source at a URL or an object's URI.
+
+    Bytes in it that are not UTF-8 are percent-encoded, as in RFC 3986.
+    """
     escaped = SURROGATES.sub(lambda found: quote(os.fsencode(found[0])), HALVES.sub("\ufffd", url))
     url = without_secrets(escaped)
-    return Source(url=url, signed_url=escaped if escaped != url else None)
+    has_secrets = parts_of(escaped).names_its_way if is_object(escaped) else escaped != url
+    return Source(url=url, signed_url=escaped if has_secrets else None)
 
 
 def local(given: str | Path, folder: Path) -> Source:

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from curation.settings import ConfigError
 from curation.shards import NUM_READERS, Dataset
-from curation.sources import is_url
+from curation.sources import is_remote, is_url
 from curation.sources.source import remote
 from curation.subsets.indexed import INDEX
 from curation.takedown.tombstones import Name, Tombstones, read
@@ -43,7 +43,7 @@ class Found:
 
 def recorded(url: str) -> str:
     """A URL, or a path, as datasets have it in source_url."""
-    return remote(url.strip()).url if is_url(url.strip()) else url
+    return remote(url.strip()).url if is_remote(url.strip()) else url
 
 
 def read_urls(path: Path) -> list[str]:
@@ -59,9 +59,9 @@ def read_urls(path: Path) -> list[str]:
     urls: dict[str, None] = {}
     for number, line in enumerate(map(str.strip, lines), 1):
         if line and not line.startswith("#"):
-            if not is_url(line):
+            if not is_remote(line):
                 raise ConfigError(
-                    f"--url-file {path}, line {number}: {line!r} is no http(s) URL; ids and "
+                    f"--url-file {path}, line {number}: {line!r} is no URL; ids and "
                     "uploaders are given by --video and --uploader"
                 )
             urls[recorded(line)] = None
@@ -100,11 +100,11 @@ def find(datasets: Sequence[Dataset], asked: Asked) -> Found:
     # A copy's row says which video it is; the other copies of that one are meant, too.
     targets = pc.unique(pc.coalesce(meant["copy_of"], meant["video_id"]))
     is_meant = pc.or_(pc.is_in(videos["video_id"], targets), pc.is_in(videos["copy_of"], targets))
-    urls = {url for url in videos.filter(is_meant)["source_url"].to_pylist() if is_url(url)}
+    urls = {url for url in videos.filter(is_meant)["source_url"].to_pylist() if is_remote(url)}
     names: list[Name] = [("video", each) for each in targets.to_pylist()]
     names += [("video", each) for each in asked.video_ids if known.date("video", each)]
     names += [("uploader", each) for each in asked.uploaders]
-    for url in filter(is_url, [*urls, *ids]):
+    for url in filter(is_remote, [*urls, *ids]):
         found_id = id_of(url)
         names.append(("source", url))
         if found_id:
@@ -125,7 +125,7 @@ def date_of(stones: Tombstones, wanted: str) -> str | None:
     """The day on which the video was taken down that an id, a clip's id or a URL names."""
     if not stones:
         return None
-    if is_url(wanted):
+    if is_remote(wanted):
         return stones.date("source", recorded(wanted)) or stones.date("video", id_of(wanted))
     return stones.date("video", wanted) or stones.date("video", wanted.rsplit("_", 2)[0])
 

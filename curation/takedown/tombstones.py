@@ -21,7 +21,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from curation.shards import NUM_READERS, Dataset, DatasetError
-from curation.sources import Source, is_url
+from curation.sources import Source, is_remote
 
 FOLDER = "tombstones"
 Kind = Literal["video", "source", "uploader"]
@@ -75,7 +75,7 @@ class Tombstones:
         return (
             self.date("video", video["video_id"])
             or self.date("video", video["copy_of"])
-            or (self.date("source", url) if is_url(url) else None)
+            or (self.date("source", url) if is_remote(url) else None)
             or self.date("uploader", video["uploader"])
         )
 

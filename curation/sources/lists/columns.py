@@ -38,6 +38,7 @@ from curation.sources.source import (
     remote,
     storable,
 )
+from curation.sources.uris import below, is_object, parts_of, recorded
 
 # `timestamp` is Panda-70M's: a list of [start, end], with a list of as many captions.
 COLUMNS = ("url", "id", "caption", "start", "end", "timestamp", *FACTS, "duration_s")
@@ -137,6 +138,7 @@ class RowReader:
     notes: Notes
     columns: dict[str, str] = field(default_factory=dict)  # our name: the list's, as --columns says
     is_tolerant: bool = False  # a row that cannot be used is noted, and the next one read
+    store: str | None = None  # of a list in an object store: the URI of its folder
 
     def source(self, row: Mapping[str, Any] | RowError, where: str) -> Source | None:
         """A row as a Source; None for one without a URL, which is noted.
@@ -208,6 +210,10 @@ class RowReader:
             raise RowError("urls with a zero byte", "url holds a zero byte")
         if is_url(url):
             return remote(url)
+        if is_object(url):
+            return object_at(url)
+        if self.store:
+            return self.in_store(local_path(url), self.store)
         path = self.as_on_disk(local_path(url))
         self.check_below(path)
         source = local(self.path.parent / path, Path.cwd())
@@ -231,6 +237,14 @@ class RowReader:
                 f"{storable(path)} leads out of the list's folder. If it is meant, write the "
                 "whole path from / on, or put the list above its videos",
             )
+
+    def in_store(self, path: str, store: str) -> Source:
+        """The object at a relative path of a list in an object store: below the list's folder."""
+        if path.startswith("/"):
+            says = "is a path of this machine; a list in an object store names objects and URLs"
+            raise RowError("paths of this machine", f"{storable(path)} {says}")
+        self.check_below(path)
+        return remote(below(store, os.path.normpath(path)))
 
     def as_on_disk(self, path: str) -> str:
         """A path of the list: with the bytes that it has in the list, where a file is named so.
@@ -297,6 +311,20 @@ class RowReader:
         if all(is_nothing(each) for each in (start, end)):
             return []
         return [checked_span(start, end, [c for c in captions if c])]
+
+
+def object_at(uri: str) -> Source:
+    """The object that a row names; RowError where the row says how it is reached, or who asks.
+
+    Requests carry what proves who the user is, so where they go is not for a list to say.
+    """
+    if parts_of(uri).names_its_way:
+        raise RowError(
+            "objects with a server or credentials of their own",
+            f"{recorded(uri)}: a list names objects alone. Endpoint, region and credentials are "
+            "set in the environment (AWS_ENDPOINT_URL and so on); a ? in a name is written %3F",
+        )
+    return remote(uri)
 
 
 def local_path(url: str) -> str:
