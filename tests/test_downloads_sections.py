@@ -171,13 +171,13 @@ def test_the_id_is_of_the_url_whatever_came(film: Path, ranged: Ranged, tmp_path
     whole = fetch(ranged.serve(film, "no_ranges"), tmp_path / "b")
     assert part.id == whole.id and part.id != content_id(str(film))
     assert fetch(url, tmp_path / "c", id="given").id == "given"
-    assert fetch(url, tmp_path / "d", spans=()).id == content_id(str(film))
+    assert fetch(url, tmp_path / "d", spans=()).id is None  # it will be its content's
 
 
 def test_off_is_the_default(film: Path, ranged: Ranged, tmp_path: Path) -> None:
     got = fetch(ranged.serve(film), tmp_path, Download(allow_private=True))
     assert got.path and Path(got.path).read_bytes() == ranged.data
-    assert (got.note, ranged.ranges, got.id) == (None, [], content_id(str(film)))
+    assert (got.note, ranged.ranges, got.id) == (None, [], None)
 
 
 # -- what is fetched whole, and why
@@ -333,5 +333,5 @@ def test_how_it_came_is_told_of_the_video_alone(film: Path, ranged: Ranged, tmp_
     assert {row["source_fingerprint"] for row in result.ledger} == {"f"}
     assert [r["message"] for r in result.ledger if r["level"] == "clip"] == [None, None]
     console = Console(record=True, width=200)
-    why.show([result.video | {"stage_s": []}], [], console)
+    why.show([result.video | {"stage_s": []}], [], {}, console)
     assert f"\n{result.video['message']}\n" in console.export_text()
