@@ -121,7 +121,7 @@ def show(funnel: Funnel, dataset: Dataset, console: Console) -> None:
             cells = [str(of.get(reason, "")) for of in (of_videos, of_clips)]
             table.add_row(plain(f"  {title}: {reason}"), *cells)
     table.add_row("kept", str(videos.kept), str(clips.kept), style="bold green", end_section=True)
-    table.add_row("minutes kept", "", f"{funnel.kept_s / 60:.1f}")
+    table.add_row("length kept", "", length(funnel.kept_s))
     console.print(table)
     if funnel.num_uncaptioned:
         say(console, without_captions(funnel.num_uncaptioned, clips.kept), "yellow")
@@ -142,15 +142,15 @@ def show(funnel: Funnel, dataset: Dataset, console: Console) -> None:
 def without_captions(number: int, num_clips: int) -> str:
     """How many clips would be trained as the empty prompt."""
     which = "the kept clip has" if num_clips == 1 else f"{number} of {num_clips} kept clips have"
-    return f"{which} no caption; --set captions.model=blip2 makes them (docs/captions.md)"
+    return f"{which} no caption: trained as the empty prompt (docs/captions.md)"
 
 
 def show_steps(
     title: str, num_clips: int, seconds: float, steps: Iterable[Step], console: Console
 ) -> None:
-    """Print a recipe's funnel: clips and hours before and after each rule."""
+    """Print a recipe's funnel: clips and their length before and after each rule."""
     steps = list(steps)
-    names = ["bound", "before", "dropped", "failed", "after", "hours"]
+    names = ["bound", "before", "dropped", "failed", "after", "length"]
     if any(step.not_scored for step in steps):
         names.insert(4, "not scored")
     say(console, title, "bold")
@@ -162,20 +162,27 @@ def show_steps(
     def add(first: str, cells: dict[str, Any], style: str = "") -> None:
         table.add_row(*map(plain, [first, *[str(cells.get(n, "")) for n in names]]), style=style)
 
-    add("clips", {"after": num_clips, "hours": hours(seconds)}, "bold")
+    add("clips", {"after": num_clips, "length": length(seconds)}, "bold")
     for step in steps:
         cells = {"bound": bound(step), "before": step.came, "dropped": step.dropped}
         cells |= {"failed": step.failed or "", "not scored": step.not_scored or ""}
-        add(step.rule, cells | {"after": step.left, "hours": hours(step.left_s)})
+        add(step.rule, cells | {"after": step.left, "length": length(step.left_s)})
     table.add_section()
     left, left_s = (steps[-1].left, steps[-1].left_s) if steps else (num_clips, seconds)
     share = f"{left / num_clips:.1%}" if num_clips else ""
-    add("kept", {"bound": share, "after": left, "hours": hours(left_s)}, "bold green")
+    add("kept", {"bound": share, "after": left, "length": length(left_s)}, "bold green")
     console.print(table)
 
 
-def hours(seconds: float) -> str:
-    return f"{seconds / 3600:.4g}"
+def length(seconds: float) -> str:
+    """A length in the unit that fits it.
+
+    >>> length(2.04), length(99.9), length(330), length(44_640), length(1.3e9)
+    ('2.0 s', '99.9 s', '5.5 min', '12.4 h', '361,111.1 h')
+    """
+    if seconds < 100:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 6000 else f"{seconds / 3600:,.1f} h"
 
 
 def bound(step: Step) -> str:

@@ -41,7 +41,7 @@ def test_kept_clips_without_a_caption_are_counted(tmp_path: Path) -> None:
     twice = count([ledger(CAPTIONS, DECISIONS), ledger(CAPTIONS, DECISIONS)], [])
     assert twice.num_uncaptioned == 4 and twice.as_json()["num_uncaptioned"] == 4
     told = shown(CAPTIONS, DECISIONS, tmp_path)
-    assert "2 of 4 kept clips have no caption; --set captions.model=blip2 makes them" in told
+    assert "2 of 4 kept clips have no caption: trained as the empty prompt" in told
     assert "the kept clip has no caption" in shown([None], ["kept"], tmp_path)
     assert "no caption" not in shown(["a"], ["kept"], tmp_path)
 
