@@ -45,7 +45,7 @@ UNSHOWN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 def plain(text: str, style: str = "") -> Text:
-    """Text as it is: no markup or emoji code in it is read, what would steer a terminal is shown.
+    r"""Text as it is: no markup or emoji code in it is read, what would steer a terminal is shown.
 
     >>> plain("My talk [dQw4w9WgXcQ].mp4\x1b[2J").plain
     'My talk [dQw4w9WgXcQ].mp4\\x1b[2J'
