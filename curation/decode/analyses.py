@@ -32,11 +32,12 @@ from curation.decode.shots import ShotFinder, TransitionTrack
 from curation.decode.signatures import Signatures
 from curation.decode.tracks import ClipScores, MakeTrack, Tracks, build_tracks
 from curation.decode.transitions import split_evenly
+from curation.decode.transnet import TransNetFinder
 from curation.media.files import MediaError
 from curation.media.frames import Timeline, decode
 from curation.media.pictures import small_pictures, whole_luma
 from curation.media.probes import Probe, Turn
-from curation.pipelines import SHOTS, Pipeline, Scenes, Scorers
+from curation.pipelines import SHOTS, TRANSNET, Pipeline, Scenes, Scorers
 from curation.records import Beat
 from curation.scores import headers
 from curation.scores.bars import Bars
@@ -50,6 +51,8 @@ BAR_STEP_S = 0.5
 # Grey levels, mean over the picture. Ours: above noise; a fainter cut waits for the next step.
 BAR_CHANGE = 8.0
 
+
+Finder = CutFinder | ShotFinder | TransNetFinder
 
 # What lies before these is whole. Behind them is another video, joined to the one before, or
 # pictures that may be built on damage.
@@ -123,7 +126,7 @@ class Analyser:
         tracks: Tracks,
         takers: list[ClipFrames],
         overview: Overview | None = None,
-        finder: CutFinder | ShotFinder | None = None,
+        finder: Finder | None = None,
         size: tuple[int, int] | None = None,
         max_scene_s: float | None = None,
         signatures: Signatures | None = None,
@@ -274,12 +277,14 @@ def analyse(
     )
 
 
-def build_finder(scenes: Scenes, probe: Probe, tracks: Tracks) -> CutFinder | ShotFinder:
+def build_finder(scenes: Scenes, probe: Probe, tracks: Tracks) -> Finder:
     """What finds a source's scenes; that of shots asks the track of transitions."""
     if scenes.detector == SHOTS:
         track = tracks.running["hidden_cut"]
         assert isinstance(track, TransitionTrack)
         return ShotFinder(track, min_scene_s=scenes.min_scene_s, trim=scenes.trim)
+    if scenes.detector == TRANSNET:
+        return TransNetFinder(scenes.min_scene_s)
     detector = build_detector(scenes.detector, scenes.threshold, scenes.min_scene_s)
     return CutFinder(detector, probe.fps)
 
