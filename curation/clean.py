@@ -15,15 +15,19 @@ import typer
 
 from curation.commands import (
     GOES_ON,
+    JSON,
+    QUIET,
     Command,
     command_app,
     examples,
     screen,
+    tell_run,
     told_errors,
     without_stdin,
 )
 from curation.configs import default_config
 from curation.places import check_temp
+from curation.settings import ConfigError
 
 app = command_app()
 
@@ -57,6 +61,8 @@ def clean(
         list[str] | None,
         typer.Option(help="Another dataset that clips may be near copies of; may be repeated."),
     ] = None,
+    quiet: Annotated[bool, QUIET] = False,
+    as_json: Annotated[bool, JSON] = False,
     ray_address: Annotated[
         str | None,
         typer.Option(help="Ray cluster to join; default: RAY_ADDRESS, else a new one here."),
@@ -71,8 +77,10 @@ def clean(
         *(index_only, retry_failed),
         against=tuple(against or ()),
     )
-    console = screen()
+    console = screen(quiet=quiet or as_json)
     with told_errors(GOES_ON):
+        if dry_run and as_json:
+            raise ConfigError("--dry-run has no result for --json; leave one of them out")
         plan = asked.make_plan(order, dry_run)
         if not index_only:  # an index from stored scores needs no Ray
             check_temp(ray_address)
@@ -83,6 +91,8 @@ def clean(
         from curation.subsets import cleaned
 
         cleaned.execute(plan, console, started, ray_address)
+        if as_json and plan.subset:
+            tell_run(plan.subset)
 
 
 def main() -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import logging
 import os
 import re
@@ -27,7 +28,7 @@ from typer.core import TyperCommand
 
 from curation.places import check_temp
 from curation.settings import ConfigError, RunError
-from curation.shards import DatasetError
+from curation.shards import Dataset, DatasetError
 
 USAGE, FAILED_RUN = 2, 1  # exit codes
 GOES_ON = "what is committed stays, and the same command goes on from there"
@@ -36,9 +37,19 @@ GOES_ON = "what is committed stays, and the same command goes on from there"
 # -- the terminal
 
 
-def screen() -> Console:
-    """Standard output; tables in a log are not squeezed into 80 columns."""
-    return Console(soft_wrap=not sys.stdout.isatty())
+QUIET = typer.Option("--quiet", help="Say nothing but errors.")
+JSON = typer.Option("--json", help="Say nothing but errors, and end with a JSON object on a line.")
+
+
+def screen(*, quiet: bool = False) -> Console:
+    """Standard output; tables in a log are not squeezed into 80 columns. `quiet`: nothing of it."""
+    return Console(soft_wrap=not sys.stdout.isatty(), quiet=quiet)
+
+
+def tell_run(dataset: Dataset) -> None:
+    """Print where a run wrote, and its run.json, as one JSON object on a line."""
+    record = json.loads(dataset.read_bytes("run.json"))
+    typer.echo(json.dumps({"output": dataset.uri} | record))
 
 
 UNSHOWN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")

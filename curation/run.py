@@ -21,7 +21,16 @@ if not __package__:
 
 import typer
 
-from curation.commands import Command, command_app, examples, screen, told_errors, without_stdin
+from curation.commands import (
+    JSON,
+    QUIET,
+    Command,
+    command_app,
+    examples,
+    screen,
+    told_errors,
+    without_stdin,
+)
 from curation.configs import default_config
 
 app = command_app()
@@ -60,6 +69,8 @@ def curate(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the resolved plan and stop.")
     ] = False,
+    quiet: Annotated[bool, QUIET] = False,
+    as_json: Annotated[bool, JSON] = False,
     list_: Annotated[
         bool, typer.Option("--list", help="Print pipelines, recipes, rules and keys, and stop.")
     ] = False,
@@ -86,6 +97,8 @@ def curate(
         ray_address,
         time.time(),
         columns,
+        quiet=quiet,
+        as_json=as_json,
     )
 
 

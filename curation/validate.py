@@ -7,6 +7,7 @@ vf-validate runs/mine --repair
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -21,6 +22,8 @@ from rich.console import Console
 from rich.progress import track
 
 from curation.commands import (
+    JSON,
+    QUIET,
     Command,
     command_app,
     examples,
@@ -46,6 +49,8 @@ def validate(
     dataset: Annotated[str, typer.Argument(help="A dataset folder or URI.")],
     decode: Annotated[bool, typer.Option(help="Decode every clip, not only count rows.")] = True,
     workers: Annotated[int, typer.Option(min=1, help="Processes.")] = os.cpu_count() or 1,
+    quiet: Annotated[bool, QUIET] = False,
+    as_json: Annotated[bool, JSON] = False,
     repair: Annotated[
         bool, typer.Option("--repair", help="Take out what is broken; a rerun does it again.")
     ] = False,
@@ -53,18 +58,32 @@ def validate(
     """Prove that every row of a dataset decodes and adds up. Exit code 1 when one does not."""
     with told_errors(mistakes=(OSError, pa.ArrowException)):
         data = dataset_at(dataset).require(emptied=True)
-        manifests, problems = examine(data, decode, workers)
-        tell(manifests, problems, decode, 0 if problems else read(data).number("video"))
+        console = screen(quiet=quiet or as_json)
+        manifests, problems = examine(data, decode, workers, quiet=quiet or as_json)
+        num_gone = 0 if problems else read(data).number("video")
+        tell(manifests, problems, decode, num_gone, console)
         if problems and repair:
-            tell_repair(data, mend(data, problems))
+            tell_repair(data, mend(data, problems), console)
         elif problems:
-            say(screen(), f"to do it again: vf-validate {data.uri} --repair, then the same run")
+            say(console, f"to do it again: vf-validate {data.uri} --repair, then the same run")
+        if as_json:
+            typer.echo(json.dumps(facts_of(manifests, problems)))
     if problems and not repair:
         raise typer.Exit(1)
 
 
+def facts_of(manifests: list[dict[str, Any]], problems: list[Problem]) -> dict[str, Any]:
+    """What was found, for --json."""
+    return {
+        "commits": len(manifests),
+        "videos": sum(len(each["video_ids"]) for each in manifests),
+        "clips": sum(each["num_clips"] for each in manifests),
+        "problems": [str(problem) for problem in problems],
+    }
+
+
 def examine(
-    dataset: Dataset, decode: bool, workers: int
+    dataset: Dataset, decode: bool, workers: int, *, quiet: bool = False
 ) -> tuple[list[dict[str, Any]], list[Problem]]:
     """The manifests of a dataset that can be read, and everything that is wrong with it."""
     manifests, problems = read_manifests(dataset)
@@ -77,16 +96,21 @@ def examine(
             pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
             found = stack.enter_context(pool).map(check, manifests)
         bar = Console(stderr=True)
-        for each in track(found, "validating", len(manifests), console=bar, transient=True):
+        for each in track(
+            found, "validating", len(manifests), console=bar, transient=True, disable=quiet
+        ):
             problems += each
     return manifests, problems
 
 
 def tell(
-    manifests: list[dict[str, Any]], problems: list[Problem], decode: bool, num_gone: int = 0
+    manifests: list[dict[str, Any]],
+    problems: list[Problem],
+    decode: bool,
+    num_gone: int,
+    console: Console,
 ) -> None:
     """Print the first problems, or what was found well; `num_gone` videos were taken down."""
-    console = screen()
     for problem in problems[:MAX_SHOWN]:
         say(console, str(problem), "red")
     if problems:
@@ -108,9 +132,8 @@ def tell(
     )
 
 
-def tell_repair(dataset: Dataset, done: Repair) -> None:
+def tell_repair(dataset: Dataset, done: Repair, console: Console) -> None:
     """Print what was taken out, and how it is done again."""
-    console = screen()
     parts = [
         counted(len(done.commits), "commits") * bool(done.commits),
         f"{counted(len(done.video_ids), 'videos')} of others" * bool(done.video_ids),

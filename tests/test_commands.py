@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import io
+import json
 import shutil
 from collections import namedtuple
 from collections.abc import Callable
@@ -367,3 +368,34 @@ def test_a_ray_that_starts_too_late_is_told(
     monkeypatch.setattr(ray, "init", late)
     code, said = curate("--output", tmp_path / "out")
     assert code == 1 and "Ray did not start within 30 s" in said
+
+
+# -- for scripts
+
+
+def test_validate_ends_with_one_line_for_scripts(dataset: Path, tmp_path: Path) -> None:
+    dataset = shutil.copytree(dataset, tmp_path / "data")
+    code, said = invoke(validate.app, dataset, "--workers", 1, "--json")
+    assert code == 0 and said.count("\n") == 1
+    assert json.loads(said) == {"commits": 1, "videos": 1, "clips": 1, "problems": []}
+    assert invoke(validate.app, dataset, "--workers", 1, "--quiet") == (0, "")
+    next((dataset / "shards").iterdir()).unlink()
+    code, said = invoke(validate.app, dataset, "--workers", 1, "--json")
+    assert code == 1 and len(json.loads(said)["problems"]) >= 1
+    assert invoke(validate.app, dataset, "--workers", 1, "--quiet") == (1, "")
+
+
+def test_clean_ends_with_its_record_for_scripts(dataset: Path, tmp_path: Path) -> None:
+    output = tmp_path / "index"
+    recipe = ("--config", ROOT / "pipelines.yaml", "--recipe", "near-copies", "--index-only")
+    code, said = invoke(clean.app, dataset, "--output", output, *recipe, "--json")
+    assert code == 0 and said.count("\n") == 1
+    record = json.loads(said)
+    assert record["output"] == str(output) and record["clips"]["total"] == 1
+    assert record == {"output": str(output)} | json.loads((output / "run.json").read_text())
+
+
+@pytest.mark.parametrize("app", [run.app, clean.app])
+def test_a_dry_run_has_no_result(app: Any, dataset: Path) -> None:
+    code, said = invoke(app, dataset, "--dry-run", "--json")
+    assert code == 2 and said.startswith("error: --dry-run has no result for --json")

@@ -12,7 +12,7 @@ import yaml
 from rich.console import Console
 
 from curation.captions import check_checkpoint
-from curation.commands import GOES_ON, interruptible, say, screen, start_ray, told_errors
+from curation.commands import GOES_ON, interruptible, say, screen, start_ray, tell_run, told_errors
 from curation.downloads.runtimes import lacking
 from curation.flow.driver import check_all_decided, identify_all, joined, todo, write_run
 from curation.flow.driver import curate as run_flow
@@ -267,10 +267,15 @@ def curate(
     ray_address: str | None,
     started: float,
     columns: str | None = None,
+    *,
+    quiet: bool = False,
+    as_json: bool = False,
 ) -> None:
     """Run `curation/run.py`; exits 2 for a user's mistake and 1 for a run that failed."""
-    console = screen()
+    console = screen(quiet=quiet or as_json)
     with told_errors(GOES_ON):
+        if dry_run and as_json:
+            raise ConfigError("--dry-run has no result for --json; leave one of them out")
         plan = make_plan(given, name, config, output, overrides, limit, retry, columns)
         check_temp(ray_address)
         for line in plan.given.recognised():
@@ -290,3 +295,5 @@ def curate(
         start_ray(ray_address)
         check_reachable(plan.dataset.uri)
         execute(plan, console, started)
+        if as_json:
+            tell_run(plan.dataset)
