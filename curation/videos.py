@@ -21,7 +21,6 @@ from curation.cuts.clips import cut
 from curation.cuts.encodes import Clip
 from curation.decode.analyses import Analysis, analyse
 from curation.decode.tracks import scoring
-from curation.downloads.fetches import download
 from curation.media import probes
 from curation.media.files import MediaError
 from curation.media.frames import Timeline
@@ -136,6 +135,8 @@ def fetch(source: Source, pipeline: Pipeline, folder: Path, beat: Beat) -> Sourc
         beat("fetch", time.monotonic())
 
     if source.path is None:
+        from curation.downloads.fetches import download  # loads yt-dlp: 0.3 s
+
         return with_content_id(download(source, folder, pipeline.download, going_on), going_on)
     source = with_content_id(source, going_on)
     wants_text = pipeline.captions.model == SOURCE_TEXT and source.subtitles is None

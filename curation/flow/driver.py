@@ -99,8 +99,9 @@ def flow(sources: list[Source], pipeline: Pipeline, tally: Any) -> ray.data.Data
     size = -(-len(sources) // MAX_TASKS)  # one video a task, unless there are very many
     blobs = [pickle.dumps(source) for source in sources]
     blocks = [pa.table({"source": blobs[i : i + size]}) for i in range(0, len(blobs), size)]
-    results = ray.data.from_arrow(blocks).map_batches(
-        curate_batch,  # type: ignore[arg-type]
+    # Not from_arrow: that asks a Ray task for each block how many rows it has.
+    results = ray.data.from_blocks(blocks).map_batches(
+        curate_batch,
         batch_size=1,
         batch_format="pyarrow",
         fn_kwargs={"pipeline": pipeline, "tally": tally, "spooled": spooled},

@@ -87,12 +87,13 @@ def identify(sources: list[Source], pipeline: Pipeline) -> list[Source]:
     Where captions are the source's own, local files get the timed text beside them. What cannot be
     read in time is left for the media stage.
     """
-    from curation.downloads.fetches import id_in  # loads yt-dlp, which few of Ray's processes need
-
     needs_text = pipeline.captions.model == SOURCE_TEXT
     out = []
     for source in sources:
         if source.path is None:
+            # Loads yt-dlp, which few of Ray's processes need.
+            from curation.downloads.fetches import id_in
+
             source = replace(source, id=source.id or id_in(source.url))
         elif source.id is None or needs_text:
             job = Job("curation.sources.identified:identify", (source, needs_text))
