@@ -21,8 +21,8 @@ from typing import Any
 import pytest
 from conftest import Store
 
+from curation import places
 from curation.downloads import objects
-from curation.flow import confinement
 from curation.pipelines import Pipeline
 from curation.records import Beat, VideoResult
 from curation.settings import ConfigError
@@ -57,7 +57,7 @@ def beaten() -> tuple[list[str], Callable[[str, float], None]]:
 @contextlib.contextmanager
 def copy_of(source: Source, using: Pipeline, beat: Beat = lambda *_: None) -> Iterator[Any]:
     """What a Ray worker has of a source, in a scratch folder."""
-    room = confinement.Scratch()
+    room = places.Scratch()
     try:
         yield objects.copied(source, using, room.folder, beat)[0]
     finally:
@@ -333,11 +333,11 @@ def test_what_a_kill_leaves_goes_and_what_lives_stays(
     )
     assert process.stdout is not None
     copy = Path(process.stdout.readline().decode().strip())
-    confinement.sweep_scratch()
+    places.sweep_scratch()
     assert copy.read_bytes() == DATA
     process.send_signal(signal.SIGKILL)
     process.wait()
     process.stdout.close()
     assert copy.exists()
-    confinement.sweep_scratch()
+    places.sweep_scratch()
     assert not copy.parent.exists()
