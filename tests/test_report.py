@@ -22,7 +22,7 @@ from curation.decode import previews
 from curation.decode.jpegs import bgr_from_jpeg
 from curation.media.probes import Turn
 from curation.pages.facts import facts_of, fit, integrity, kept_share, loops
-from curation.pages.sheets import previews as previews_of
+from curation.pages.pictures import previews as previews_of
 from curation.pages.sheets import sheets
 from curation.report import app
 from curation.shards import LEDGER_SCHEMA, SHARD_SCHEMA, Dataset, write_commit

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from curation.pages import charts
+from curation.pages.cuts import unsure_cuts
 from curation.pages.facts import (
     Facts,
     caption_words,
@@ -22,7 +23,8 @@ from curation.pages.facts import (
     integrity,
     shares,
 )
-from curation.pages.sheets import Sheet, previews, sheets, with_pictures
+from curation.pages.pictures import previews
+from curation.pages.sheets import Sheet, sheets, with_pictures
 from curation.scores.table import UNITS
 from curation.shards import Dataset
 
@@ -79,6 +81,7 @@ def write(dataset: Dataset, output: str | None, name: str, text: str) -> str:
 def write_report(dataset: Dataset, output: str | None) -> str:
     """Write report.html; returns its path."""
     found = facts_of(dataset)
+    cuts, num_cuts = unsure_cuts(dataset, found)
     text = environment().get_template("report.html.j2").render(
         name=dataset.uri.rstrip("/").rsplit("/", 1)[-1],
         uri=dataset.uri,
@@ -90,6 +93,8 @@ def write_report(dataset: Dataset, output: str | None) -> str:
         score_figures=score_figures(found),
         unscored=[name for name in found.score_names if not len(found.scores(name)[0])],
         sheets=sheets(dataset, found),
+        cuts=cuts,
+        num_cuts=num_cuts,
         index=search_index(found.clips),
         max_searched=MAX_SEARCHED,
     )  # fmt: skip
