@@ -181,7 +181,7 @@ class Outside(html.parser.HTMLParser):
                 self.found.append(f"{tag} {value}")
 
 
-def in_browser(page: Path) -> str:
+def in_browser(page: Path, *options: str) -> str:
     """The page's text as Chromium has it after its scripts ran; skips without a Chromium."""
     browser = (
         shutil.which("chromium")
@@ -192,7 +192,7 @@ def in_browser(page: Path) -> str:
         pytest.skip("no Chromium on this machine")
     profile = page.parent / "profile"
     command = [browser, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={profile}"]
-    command += ["--virtual-time-budget=5000", "--dump-dom", page.absolute().as_uri()]
+    command += ["--virtual-time-budget=5000", *options, "--dump-dom", page.absolute().as_uri()]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
 
 

@@ -15,7 +15,8 @@ from matplotlib.ticker import MaxNLocator
 
 from curation.pages.facts import kept_share
 
-KEPT_COLOUR, DROPPED_COLOUR, LINE_COLOUR = "#2f7d5b", "#d08a7a", "#9c2f2f"
+# Seen on white and on black, and apart by colour-blind eyes; black is drawn as the page's ink.
+KEPT_COLOUR, DROPPED_COLOUR = "#3d85c6", "#cf7a20"
 STYLE: Any = {
     "svg.fonttype": "none",  # text stays text: small, searchable, in the page's font
     "svg.hashsalt": "videofactory",  # the same data, the same bytes
@@ -25,6 +26,13 @@ STYLE: Any = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.edgecolor": "#999999",
+    "xtick.color": "#999999",
+    "ytick.color": "#999999",
+    "xtick.labelcolor": "black",
+    "ytick.labelcolor": "black",
+    "figure.facecolor": "none",  # the page's, light or dark
+    "axes.facecolor": "none",
+    "savefig.facecolor": "none",
 }
 NUM_BINS = 40
 
@@ -90,10 +98,10 @@ def score_chart(
         axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
         for bound, side in ((low, "min"), (high, "max")):
             if bound is not None:
-                axes.axvline(bound, color=LINE_COLOUR, linewidth=1.2)
+                axes.axvline(bound, color="k", linewidth=1.2, linestyle="--")
                 axes.annotate(
                     f"{side} {bound:g}", (bound, 1.0), xycoords=("data", "axes fraction"),
-                    color=LINE_COLOUR, fontsize=8, ha="left", va="bottom",
+                    fontsize=8, ha="left", va="bottom",
                 )  # fmt: skip
         if len(marks):
             curve = axes.twinx()
