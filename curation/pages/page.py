@@ -23,12 +23,12 @@ from curation.pages.facts import (
     integrity,
     shares,
 )
+from curation.pages.listed import listed
 from curation.pages.pictures import previews
 from curation.pages.sheets import Sheet, sheets, with_pictures
 from curation.scores.table import UNITS
 from curation.shards import Dataset
 
-MAX_SEARCHED = 20_000  # clips listed inside the page; beyond that vf-why looks them up
 MAX_CHANGED = 24
 SIZE_CATEGORIES = ((1e3, "n<1K"), (1e4, "1K<n<10K"), (1e5, "10K<n<100K"), (1e6, "100K<n<1M"),
                    (1e7, "1M<n<10M"), (1e8, "10M<n<100M"), (1e9, "100M<n<1B"))  # fmt: skip
@@ -78,8 +78,8 @@ def write(dataset: Dataset, output: str | None, name: str, text: str) -> str:
 # -- the report
 
 
-def write_report(dataset: Dataset, output: str | None) -> str:
-    """Write report.html; returns its path."""
+def write_report(dataset: Dataset, output: str | None, num_playing: int = 0) -> str:
+    """Write report.html, with the media of `num_playing` clips inside; returns its path."""
     found = facts_of(dataset)
     cuts, num_cuts = unsure_cuts(dataset, found)
     text = environment().get_template("report.html.j2").render(
@@ -95,8 +95,7 @@ def write_report(dataset: Dataset, output: str | None) -> str:
         sheets=sheets(dataset, found),
         cuts=cuts,
         num_cuts=num_cuts,
-        index=search_index(found.clips),
-        max_searched=MAX_SEARCHED,
+        listed=listed(dataset, found, num_playing),
     )  # fmt: skip
     return write(dataset, output, "report.html", text)
 
@@ -137,18 +136,6 @@ def score_figures(found: Facts) -> dict[str, str]:
             pair = (bounds.get("min"), bounds.get("max"))
             out[name] = charts.score_chart(name, UNITS.get(name, ""), values, kept, pair)
     return out
-
-
-def search_index(clips: pa.Table) -> list[list[Any]]:
-    """[clip id, decision, rule or error class, value, source] of the first MAX_SEARCHED clips."""
-    rows = clips.slice(0, MAX_SEARCHED).to_pylist()
-    return [
-        [
-            row["clip_id"], row["decision"], row["rule"] or row["error_class"] or "",
-            None if row["value"] is None else float(f"{row['value']:.4g}"), row["source_url"],
-        ]
-        for row in rows
-    ]  # fmt: skip
 
 
 # -- two runs

@@ -18,17 +18,20 @@ from curation.shards import LEDGER_SCHEMA, Dataset, conform
 MAX_COMMITS = 64  # whose clips are shown; previews of a commit are read whole
 BOXES = {"watermark": "watermark_box", "text": "text_boxes"}  # what a rule found, where
 RED = (60, 40, 220)  # BGR
+LIT = 24.0  # grey levels of 255 on average; ours: a fade is under it, most nights are not
 
 
-def stored(dataset: Dataset, clip_ids: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """Ledger rows of clips, from the commits that hold most of them: clip_id, rule, boxes, and
-    `preview`, their JPEGs in order."""
+def stored(
+    dataset: Dataset, clip_ids: Sequence[str], most: int | None = MAX_COMMITS
+) -> Iterator[dict[str, Any]]:
+    """Ledger rows of clips, from the `most` commits that hold most of them: clip_id, rule, boxes,
+    and `preview`, their JPEGs in order."""
     ids = pa.array(sorted(set(clip_ids)), pa.string())
     holding: list[tuple[int, str]] = []
     for commit in dataset.commits():
         there = read_ledger(dataset, commit["name"], ["clip_id"])["clip_id"]
         holding.append((pc.sum(pc.is_in(there, ids)).as_py() or 0, commit["name"]))
-    for number, name in sorted(holding, reverse=True)[:MAX_COMMITS]:
+    for number, name in sorted(holding, reverse=True)[:most]:
         if not number:
             break
         table = read_ledger(dataset, name, ["clip_id", "rule", "preview", *BOXES.values()])
@@ -59,6 +62,16 @@ def read_ledger(dataset: Dataset, name: str, columns: list[str]) -> pa.Table:
 def boxes_of(row: dict[str, Any]) -> np.ndarray:
     """What the rule that dropped a clip found: [boxes, x0 y0 x1 y1], fractions of the picture."""
     return np.reshape(row.get(BOXES.get(row["rule"], "")) or [], (-1, 4))
+
+
+def lit(jpegs: Sequence[bytes]) -> int:
+    """Which of some pictures to show alone: the first that is not black, else the brightest."""
+    light: list[float] = []
+    for jpeg in jpegs:
+        light.append(bgr_from_jpeg(jpeg).mean())
+        if light[-1] >= LIT:
+            return len(light) - 1
+    return int(np.argmax(light))
 
 
 def framed(jpeg: bytes, boxes: np.ndarray) -> bytes:
