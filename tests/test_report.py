@@ -123,7 +123,7 @@ def test_what_dropped_a_clip_is_framed(tmp_path: Path) -> None:
     seen = previews_of(dataset, ["w", "t", "d", "k"])
 
     def framed(clip_id: str, x0: float, y0: float) -> bool:
-        data = base64.b64decode(seen[clip_id][0].split(",")[1])
+        data = base64.b64decode(seen[clip_id].uris[0].split(",")[1])
         blue, _, red = bgr_from_jpeg(data)[int(y0 * 90) - 1, int((x0 + 0.1) * 160)].astype(int)
         return bool(red - blue > 100)
 

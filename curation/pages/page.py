@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from curation.pages import charts
 from curation.pages.cuts import unsure_cuts
 from curation.pages.facts import (
+    FAILURE_COLUMNS,
     Facts,
     caption_words,
     changed_decisions,
@@ -81,12 +82,14 @@ def write(dataset: Dataset, output: str | None, name: str, text: str) -> str:
 def write_report(dataset: Dataset, output: str | None, num_playing: int = 0) -> str:
     """Write report.html, with the media of `num_playing` clips inside; returns its path."""
     found = facts_of(dataset)
+    failed = failures(dataset.ledger(FAILURE_COLUMNS))
     cuts, num_cuts = unsure_cuts(dataset, found)
     text = environment().get_template("report.html.j2").render(
         name=dataset.uri.rstrip("/").rsplit("/", 1)[-1],
         uri=dataset.uri,
         found=found,
-        failures=failures(dataset.ledger(["level", "decision", "error_class", "message"])),
+        failures=failed,
+        failed_pictures=previews(dataset, [row["clip_id"] for row in failed if row["clip_id"]]),
         integrity=integrity(found.kept, found.clips),
         fit=fit(found),
         figures=kept_figures(found),
@@ -186,7 +189,7 @@ def changed_sheets(a: Dataset, b: Dataset, of_b: Facts, changed: pa.Table) -> li
         rows = of_b.clips.filter(pc.is_in(of_b.clips["clip_id"], ids.combine_chunks()))
         rows = rows.slice(0, MAX_CHANGED)
         pictures = previews(a, rows["clip_id"].to_pylist())
-        pictures |= {k: v for k, v in previews(b, rows["clip_id"].to_pylist()).items() if v}
+        pictures |= previews(b, rows["clip_id"].to_pylist())
         if len(rows):
             out.append(Sheet(title, f"of {len(ids)}", with_pictures(rows, pictures)))
     return out

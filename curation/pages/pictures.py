@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -39,15 +39,24 @@ def stored(
             yield row | {"preview": row["preview"] or []}
 
 
-def previews(dataset: Dataset, clip_ids: Sequence[str]) -> dict[str, list[str]]:
-    """The preview pictures of clips as data URIs.
+class Shown(NamedTuple):
+    """The preview pictures of a clip as data URIs, and which of them stands there at rest."""
+
+    uris: list[str]
+    rest: int
+
+
+def previews(dataset: Dataset, clip_ids: Sequence[str]) -> dict[str, Shown]:
+    """The previews of those of these clips that have some.
 
     What the rule that dropped a clip found in the picture has a frame.
     """
     out = {}
     for row in stored(dataset, clip_ids):
-        boxes = boxes_of(row)
-        out[row["clip_id"]] = [data_uri(framed(jpeg, boxes)) for jpeg in row["preview"]]
+        if row["preview"]:
+            boxes = boxes_of(row)
+            uris = [data_uri(framed(jpeg, boxes)) for jpeg in row["preview"]]
+            out[row["clip_id"]] = Shown(uris, lit(row["preview"]))
     return out
 
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from curation.pages.facts import Facts
-from curation.pages.pictures import previews
+from curation.pages.pictures import Shown, previews
 from curation.shards import DROPPED, KEPT, Dataset
 
 SHEET_CLIPS = 12  # ours: two rows on a wide screen
@@ -21,7 +21,8 @@ ANY_CLIPS = 24
 
 @dataclass(frozen=True)
 class Sheet:
-    """Some clips of one kind, as ledger rows with `pictures`, data URIs of their previews."""
+    """Some clips of one kind, as ledger rows with `pictures`, data URIs of their previews,
+    and `rest`, the one that is seen when none moves."""
 
     title: str
     note: str
@@ -69,5 +70,7 @@ def by_chance(rows: pa.Table, most: int) -> pa.Table:
     return rows.take(np.argsort(sums, kind="stable")[:most].astype(np.int64))
 
 
-def with_pictures(rows: pa.Table, pictures: dict[str, list[str]]) -> list[dict[str, Any]]:
-    return [row | {"pictures": pictures.get(row["clip_id"], [])} for row in rows.to_pylist()]
+def with_pictures(rows: pa.Table, pictures: dict[str, Shown]) -> list[dict[str, Any]]:
+    none = Shown([], 0)
+    shown = [(row, pictures.get(row["clip_id"], none)) for row in rows.to_pylist()]
+    return [row | {"pictures": each.uris, "rest": each.rest} for row, each in shown]
