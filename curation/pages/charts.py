@@ -129,7 +129,7 @@ def draw_curves(axes: Axes, at: np.ndarray, curves: dict[str, np.ndarray]) -> No
         return
     beside = axes.twinx()
     for side, shares in curves.items():
-        beside.plot(at, shares, color="k", linewidth=0.9, linestyle=SIDES[side])
+        beside.plot(at, shares, color="k", linewidth=1.1, linestyle=SIDES[side])
     beside.set_ylim(0, 1.05)
     beside.set_ylabel(f"share kept by {' or '.join(curves)}")
 
