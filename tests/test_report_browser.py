@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_report import RULES, in_browser, make_dataset
+from test_report import RULES, in_browser, make_dataset, picture, row
 from typer.testing import CliRunner
 
 from curation.pages import charts
 from curation.report import app
+from curation.shards import LEDGER_SCHEMA, write_commit
 
 STYLE = Path(charts.__file__).parent / "templates" / "style.css"
 # How people without one kind of cone see linear RGB, entirely without: Machado et al. 2009.
@@ -48,11 +49,23 @@ f.src = "{page.name}";
     return json.loads(html.unescape(found[1]))
 
 
+def wide(n: int) -> dict[str, Any]:
+    """One of three neighbours, of which the second failed, with long words in all its texts."""
+    long = "w" * 120
+    return row(
+        LEDGER_SCHEMA, level="clip", video_id="wide", clip_id=f"{long}{n}", attempts=1,
+        source_url=long, caption=long, start_s=2.0 * n, end_s=2.0 * n + 2, duration=2.0,
+        preview=[picture(g) for g in (0, 60, 120, 180)], decision=["kept", "failed"][n == 1],
+        **({"error_class": "encode", "message": long} if n == 1 else {}),
+    )  # fmt: skip
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("page")
     make_dataset(folder / "a")
-    make_dataset(folder, RULES | {"watermark": {"min": None, "max": 0.25}})
+    dataset = make_dataset(folder, RULES | {"watermark": {"min": None, "max": 0.25}})
+    write_commit(dataset, [], [wide(n) for n in range(3)], {})
     for arguments in ([folder], [folder / "a", folder]):
         assert CliRunner().invoke(app, [str(a) for a in arguments]).exit_code == 0
     return folder
@@ -107,5 +120,10 @@ def test_charts_are_drawn_in_ink_on_the_pages_paper(folder: Path) -> None:
 @pytest.mark.parametrize("name", ["report.html", "comparison.html"])
 def test_nothing_is_wider_than_a_phone(folder: Path, name: str) -> None:
     script = """const root = page.document.scrollingElement;
-    return [page.innerWidth, root.scrollWidth - root.clientWidth];"""
-    assert asked(folder / name, script, width_px=390) == [390, 0]
+    const wider = [...page.document.querySelectorAll("body *")].filter(
+      part => /auto|scroll/.test(page.getComputedStyle(part).overflowX)
+        && part.scrollWidth > part.clientWidth).map(part => part.id || part.localName);
+    return [page.innerWidth, root.scrollWidth - root.clientWidth, [...new Set(wider)]];"""
+    width_px, over_px, wider = asked(folder / name, script, width_px=390)
+    assert (width_px, over_px) == (390, 0)
+    assert set(wider) <= {"table", "funnel-table", "changed-table", "how"}  # inside themselves

@@ -46,14 +46,16 @@ def test_the_least_sure_cut_comes_first(tmp_path: Path) -> None:
         clip("c1", 0.0, [0, 0], hidden_cut=0.1),
         clip("c2", 2.0, [240, 9], hidden_cut=0.9, **dropped),
         clip("d1", 5.0, [50], hidden_cut=0.6, **dropped),  # alone, and dropped for it
+        clip("g1", 0.0, [0], hidden_cut=0.52, **dropped),  # the first of two, not alone
+        clip("g2", 2.0, [200]),
         clip("e1", 0.0, [1]),
         clip("e2", 5.1, [1]),  # 3.1 s later: not beside a cut
         clip("f1", 2.0, [1]),  # begins where no clip of its own video ends
     ]
     found, number = found_cuts(tmp_path, clips)
-    assert names(found) == ["c1c2", "d1", "b1b2", "a2a3", "a1a2"] and number == 5
-    assert [c.difference for c in found] == [240, None, 200, 0, 10]
-    assert [c.hidden_cut for c in found] == [0.9, 0.6, 0.41, None, None]
+    assert names(found) == ["c1c2", "d1", "g1g2", "b1b2", "a2a3", "a1a2"] and number == 6
+    assert [c.difference for c in found] == [240, None, 200, 200, 0, 10]
+    assert [c.hidden_cut for c in found] == [0.9, 0.6, 0.52, 0.41, None, None]
 
 
 def test_alike_pictures_come_first_within_a_tenth_of_the_score(tmp_path: Path) -> None:
