@@ -2,7 +2,7 @@
 
 vf-report runs/demo
 vf-report runs/demo runs/stricter
-vf-report runs/demo --card
+vf-report runs/demo --card --clips 24
 """
 
 from __future__ import annotations
@@ -39,6 +39,13 @@ def report(
     card: Annotated[
         bool, typer.Option("--card", help="Also write README.md, a dataset card as hubs show it.")
     ] = False,
+    clips: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Put so many kept clips into the page, to play at a click; it grows by them.",
+        ),
+    ] = 0,
 ) -> None:
     """Write a report as one HTML file that needs no network."""
     from curation.pages import page
@@ -46,7 +53,7 @@ def report(
     with told_errors(mistakes=(OSError, pa.ArrowException)):
         found = open_dataset(dataset, emptied=True)
         if other is None:
-            written = [page.write_report(found, output)]
+            written = [page.write_report(found, output, clips)]
         else:
             written = [page.write_comparison(found, open_dataset(other, emptied=True), output)]
         if card:

@@ -22,7 +22,7 @@ from curation.decode import previews
 from curation.decode.jpegs import bgr_from_jpeg
 from curation.media.probes import Turn
 from curation.pages.facts import facts_of, fit, integrity, kept_share, loops
-from curation.pages.sheets import previews as previews_of
+from curation.pages.pictures import previews as previews_of
 from curation.pages.sheets import sheets
 from curation.report import app
 from curation.shards import LEDGER_SCHEMA, SHARD_SCHEMA, Dataset, write_commit
@@ -123,7 +123,7 @@ def test_what_dropped_a_clip_is_framed(tmp_path: Path) -> None:
     seen = previews_of(dataset, ["w", "t", "d", "k"])
 
     def framed(clip_id: str, x0: float, y0: float) -> bool:
-        data = base64.b64decode(seen[clip_id][0].split(",")[1])
+        data = base64.b64decode(seen[clip_id].uris[0].split(",")[1])
         blue, _, red = bgr_from_jpeg(data)[int(y0 * 90) - 1, int((x0 + 0.1) * 160)].astype(int)
         return bool(red - blue > 100)
 
@@ -181,7 +181,7 @@ class Outside(html.parser.HTMLParser):
                 self.found.append(f"{tag} {value}")
 
 
-def in_browser(page: Path) -> str:
+def in_browser(page: Path, *options: str) -> str:
     """The page's text as Chromium has it after its scripts ran; skips without a Chromium."""
     browser = (
         shutil.which("chromium")
@@ -192,7 +192,7 @@ def in_browser(page: Path) -> str:
         pytest.skip("no Chromium on this machine")
     profile = page.parent / "profile"
     command = [browser, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={profile}"]
-    command += ["--virtual-time-budget=5000", "--dump-dom", page.absolute().as_uri()]
+    command += ["--virtual-time-budget=5000", *options, "--dump-dom", page.absolute().as_uri()]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
 
 

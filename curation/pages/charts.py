@@ -15,7 +15,8 @@ from matplotlib.ticker import MaxNLocator
 
 from curation.pages.facts import kept_share
 
-KEPT_COLOUR, DROPPED_COLOUR, LINE_COLOUR = "#2f7d5b", "#d08a7a", "#9c2f2f"
+# Seen on white and on black, and apart by colour-blind eyes; black is drawn as the page's ink.
+KEPT_COLOUR, DROPPED_COLOUR = "#3d85c6", "#cf7a20"
 STYLE: Any = {
     "svg.fonttype": "none",  # text stays text: small, searchable, in the page's font
     "svg.hashsalt": "videofactory",  # the same data, the same bytes
@@ -25,8 +26,16 @@ STYLE: Any = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.edgecolor": "#999999",
+    "xtick.color": "#999999",
+    "ytick.color": "#999999",
+    "xtick.labelcolor": "black",
+    "ytick.labelcolor": "black",
+    "figure.facecolor": "none",  # the page's, light or dark
+    "axes.facecolor": "none",
+    "savefig.facecolor": "none",
 }
 NUM_BINS = 40
+SIDES = {"min": "-", "max": ":"}  # of a rule, and the line of its curve
 
 
 def svg(figure: Figure) -> str:
@@ -88,20 +97,41 @@ def score_chart(
         axes.set_xlabel(f"{name} ({unit})" if unit else name)
         axes.set_ylabel("clips")
         axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
-        for bound, side in ((low, "min"), (high, "max")):
-            if bound is not None:
-                axes.axvline(bound, color=LINE_COLOUR, linewidth=1.2)
-                axes.annotate(
-                    f"{side} {bound:g}", (bound, 1.0), xycoords=("data", "axes fraction"),
-                    color=LINE_COLOUR, fontsize=8, ha="left", va="bottom",
-                )  # fmt: skip
-        if len(marks):
-            curve = axes.twinx()
-            curve.plot(edges, kept_share(values, edges, keep_above=low is not None), "k", lw=0.9)
-            curve.set_ylim(0, 1.05)
-            curve.set_ylabel(f"share kept by {'min' if low is not None else 'max'}")
+        draw_bounds(axes, bounds)
+        draw_curves(axes, edges, keep_curves(values, edges, bounds))
         axes.legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(0, -0.22), ncols=2)
         return svg(figure)
+
+
+def draw_bounds(axes: Axes, bounds: tuple[float | None, float | None]) -> None:
+    for bound, side in zip(bounds, SIDES, strict=True):
+        if bound is not None:
+            axes.axvline(bound, color="k", linewidth=1.2, linestyle="--")
+            axes.annotate(
+                f"{side} {bound:g}", (bound, 1.0), xycoords=("data", "axes fraction"),
+                fontsize=8, ha="left", va="bottom",
+            )  # fmt: skip
+
+
+def keep_curves(
+    values: np.ndarray, at: np.ndarray, bounds: tuple[float | None, float | None]
+) -> dict[str, np.ndarray]:
+    """The share of values that each of a rule's bounds alone would keep if it were at `at`."""
+    return {
+        side: kept_share(values, at, keep_above=side == "min")
+        for bound, side in zip(bounds, SIDES, strict=True)
+        if bound is not None
+    }
+
+
+def draw_curves(axes: Axes, at: np.ndarray, curves: dict[str, np.ndarray]) -> None:
+    if not curves:
+        return
+    beside = axes.twinx()
+    for side, shares in curves.items():
+        beside.plot(at, shares, color="k", linewidth=1.1, linestyle=SIDES[side])
+    beside.set_ylim(0, 1.05)
+    beside.set_ylabel(f"share kept by {' or '.join(curves)}")
 
 
 def bars(counts: Sequence[tuple[str, int]], label: str) -> str:

@@ -155,15 +155,22 @@ def caption_words(captions: pa.ChunkedArray) -> np.ndarray:
     return words.to_numpy()
 
 
-def failures(clips_and_videos: pa.Table) -> list[tuple[str, str, int, str]]:
-    """(level, error class, count, one message) of everything that failed."""
-    failed = clips_and_videos.filter(pc.equal(clips_and_videos["decision"], FAILED))
+FAILURE_COLUMNS = ["level", "decision", "error_class", "message", "clip_id", "source_url"]
+
+
+def failures(ledger: pa.Table) -> list[dict[str, Any]]:
+    """Every class of failure: level, error_class, count, and one example of it, its first row's
+    message, clip_id and source_url."""
+    failed = ledger.filter(pc.equal(ledger["decision"], FAILED))
+    failed = failed.append_column("place", pa.array(np.arange(len(failed))))
     groups = failed.group_by(["level", "error_class"]).aggregate(
-        [("level", "count"), ("message", "min")]
+        [("place", "count"), ("place", "min")]
     )
+    examples = failed.take(groups["place_min"]).to_pylist()
+    counts = groups["place_count"].to_pylist()
     return sorted(
-        (row["level"], row["error_class"], row["level_count"], row["message_min"] or "")
-        for row in groups.to_pylist()
+        (row | {"count": count} for row, count in zip(examples, counts, strict=True)),
+        key=lambda row: (row["level"], row["error_class"] or ""),
     )
 
 

@@ -12,7 +12,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from curation.pages import charts
+from curation.pages.cuts import unsure_cuts
 from curation.pages.facts import (
+    FAILURE_COLUMNS,
     Facts,
     caption_words,
     changed_decisions,
@@ -22,11 +24,12 @@ from curation.pages.facts import (
     integrity,
     shares,
 )
-from curation.pages.sheets import Sheet, previews, sheets, with_pictures
+from curation.pages.listed import listed
+from curation.pages.pictures import previews
+from curation.pages.sheets import Sheet, sheets, with_pictures
 from curation.scores.table import UNITS
 from curation.shards import Dataset
 
-MAX_SEARCHED = 20_000  # clips listed inside the page; beyond that vf-why looks them up
 MAX_CHANGED = 24
 SIZE_CATEGORIES = ((1e3, "n<1K"), (1e4, "1K<n<10K"), (1e5, "10K<n<100K"), (1e6, "100K<n<1M"),
                    (1e7, "1M<n<10M"), (1e8, "10M<n<100M"), (1e9, "100M<n<1B"))  # fmt: skip
@@ -76,22 +79,26 @@ def write(dataset: Dataset, output: str | None, name: str, text: str) -> str:
 # -- the report
 
 
-def write_report(dataset: Dataset, output: str | None) -> str:
-    """Write report.html; returns its path."""
+def write_report(dataset: Dataset, output: str | None, num_playing: int = 0) -> str:
+    """Write report.html, with the media of `num_playing` clips inside; returns its path."""
     found = facts_of(dataset)
+    failed = failures(dataset.ledger(FAILURE_COLUMNS))
+    cuts, num_cuts = unsure_cuts(dataset, found)
     text = environment().get_template("report.html.j2").render(
         name=dataset.uri.rstrip("/").rsplit("/", 1)[-1],
         uri=dataset.uri,
         found=found,
-        failures=failures(dataset.ledger(["level", "decision", "error_class", "message"])),
+        failures=failed,
+        failed_pictures=previews(dataset, [row["clip_id"] for row in failed if row["clip_id"]]),
         integrity=integrity(found.kept, found.clips),
         fit=fit(found),
         figures=kept_figures(found),
         score_figures=score_figures(found),
         unscored=[name for name in found.score_names if not len(found.scores(name)[0])],
         sheets=sheets(dataset, found),
-        index=search_index(found.clips),
-        max_searched=MAX_SEARCHED,
+        cuts=cuts,
+        num_cuts=num_cuts,
+        listed=listed(dataset, found, num_playing),
     )  # fmt: skip
     return write(dataset, output, "report.html", text)
 
@@ -132,18 +139,6 @@ def score_figures(found: Facts) -> dict[str, str]:
             pair = (bounds.get("min"), bounds.get("max"))
             out[name] = charts.score_chart(name, UNITS.get(name, ""), values, kept, pair)
     return out
-
-
-def search_index(clips: pa.Table) -> list[list[Any]]:
-    """[clip id, decision, rule or error class, value, source] of the first MAX_SEARCHED clips."""
-    rows = clips.slice(0, MAX_SEARCHED).to_pylist()
-    return [
-        [
-            row["clip_id"], row["decision"], row["rule"] or row["error_class"] or "",
-            None if row["value"] is None else float(f"{row['value']:.4g}"), row["source_url"],
-        ]
-        for row in rows
-    ]  # fmt: skip
 
 
 # -- two runs
@@ -194,7 +189,7 @@ def changed_sheets(a: Dataset, b: Dataset, of_b: Facts, changed: pa.Table) -> li
         rows = of_b.clips.filter(pc.is_in(of_b.clips["clip_id"], ids.combine_chunks()))
         rows = rows.slice(0, MAX_CHANGED)
         pictures = previews(a, rows["clip_id"].to_pylist())
-        pictures |= {k: v for k, v in previews(b, rows["clip_id"].to_pylist()).items() if v}
+        pictures |= previews(b, rows["clip_id"].to_pylist())
         if len(rows):
             out.append(Sheet(title, f"of {len(ids)}", with_pictures(rows, pictures)))
     return out
