@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from curation.funnels import FUNNEL_COLUMNS, Funnel, count
+from curation.funnels import FUNNEL_COLUMNS, Funnel, count, length
 from curation.scores.table import SCORES
 from curation.shards import FAILED, KEPT, SHARD_SCHEMA, Dataset, conform
 from curation.takedown import tombstones
@@ -83,6 +83,11 @@ class Facts:
     @property
     def kept_hours(self) -> float:
         return (pc.sum(self.kept["duration_s"]).as_py() or 0.0) / 3600
+
+    @property
+    def kept_length(self) -> str:
+        """The same in the unit that fits it."""
+        return length(self.kept_hours * 3600)
 
     def scores(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         """The scored values of one column over all candidate clips, and which of them are kept."""
