@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -96,3 +97,15 @@ def test_a_clip_without_previews_has_an_empty_card(tmp_path: Path) -> None:
     write_commit(dataset, [], [clip("bare", "kept", preview=None)], {})
     cards = {c["clip_id"]: c for s in sheets(dataset, facts_of(dataset)) for c in s.clips}
     assert cards["bare"]["pictures"] == [] and len(cards["v1_01"]["pictures"]) == 2
+
+
+def test_previews_that_are_no_pictures_do_not_stop_the_report(tmp_path: Path) -> None:
+    broken = {"preview": [b"no jpeg", b""], "rule": "watermark", "watermark_box": [0, 0, 1, 1]}
+    clips = [clip("a", "kept", **broken), clip("b", "kept", start_s=1.0, preview=[b"no", GREY])]
+    dataset = Dataset.at(tmp_path)
+    write_commit(dataset, [], clips, {})
+    assert CliRunner().invoke(app, [str(tmp_path)]).exit_code == 0
+    part = re.search(
+        r'<script id="part-0".*?>(.*?)</script>', (tmp_path / "report.html").read_text()
+    )
+    assert part and [bool(jpeg) for jpeg in json.loads(part[1])] == [False, True]

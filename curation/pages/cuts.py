@@ -10,9 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curation.decode.jpegs import bgr_from_jpeg
 from curation.pages.facts import Facts
-from curation.pages.pictures import data_uri, stored
+from curation.pages.pictures import data_uri, decoded, stored
 from curation.shards import Dataset
 
 # All ours. A gradual transition lies between two clips, trimmed from both: of 48 frames it has
@@ -109,10 +108,14 @@ def cut_of(pair: list[dict[str, Any]], pictures: dict[str, list[bytes]]) -> Cut:
     return Cut(shown[0], shown[1] if len(shown) == 2 else None, difference)
 
 
-def difference_of(a: bytes, b: bytes) -> float:
-    """Mean absolute difference of two JPEGs, 0..255 over all colours, at COMPARED_SIZE."""
-    small = [
-        cv2.resize(bgr_from_jpeg(jpeg), COMPARED_SIZE, interpolation=cv2.INTER_AREA)
-        for jpeg in (a, b)
-    ]
-    return float(np.abs(small[0].astype(np.float64) - small[1]).mean())
+def difference_of(a: bytes, b: bytes) -> float | None:
+    """Mean absolute difference of two JPEGs, 0..255 over all colours, at COMPARED_SIZE; None
+    where one is no picture."""
+    pictures = [picture for picture in (decoded(a), decoded(b)) if picture is not None]
+    if len(pictures) < 2:
+        return None
+    first, second = (
+        cv2.resize(picture, COMPARED_SIZE, interpolation=cv2.INTER_AREA).astype(np.float64)
+        for picture in pictures
+    )
+    return float(np.abs(first - second).mean())

@@ -12,9 +12,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curation.decode.jpegs import bgr_from_jpeg
 from curation.pages.facts import Facts
-from curation.pages.pictures import lit, stored
+from curation.pages.pictures import decoded, lit, stored
 from curation.pages.sheets import by_chance
 from curation.shards import KEPT, Dataset
 
@@ -83,7 +82,10 @@ def thumbnails(dataset: Dataset, clip_ids: Sequence[str]) -> list[list[str]]:
 
 
 def thumbnail(jpeg: bytes) -> str:
-    picture = bgr_from_jpeg(jpeg)
+    """A preview made smaller, in base64; "" for what is no picture."""
+    picture = decoded(jpeg)
+    if picture is None:
+        return ""
     height = max(1, round(picture.shape[0] * THUMBNAIL_WIDTH_PX / picture.shape[1]))
     small = cv2.resize(picture, (THUMBNAIL_WIDTH_PX, height), interpolation=cv2.INTER_AREA)
     coded = cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, THUMBNAIL_QUALITY])[1]

@@ -12,7 +12,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from curation.decode.jpegs import bgr_from_jpeg
 from curation.shards import LEDGER_SCHEMA, Dataset, conform
 
 MAX_COMMITS = 64  # whose clips are shown; previews of a commit are read whole
@@ -73,11 +72,19 @@ def boxes_of(row: dict[str, Any]) -> np.ndarray:
     return np.reshape(row.get(BOXES.get(row["rule"], "")) or [], (-1, 4))
 
 
+def decoded(jpeg: bytes) -> np.ndarray | None:
+    """uint8 BGR [H, W, 3]; None for what is no picture, which vf-validate finds and the browser
+    shows as broken."""
+    data = np.frombuffer(jpeg, np.uint8)
+    return cv2.imdecode(data, cv2.IMREAD_COLOR) if len(data) else None
+
+
 def lit(jpegs: Sequence[bytes]) -> int:
     """Which of some pictures to show alone: the first that is not black, else the brightest."""
     light: list[float] = []
     for jpeg in jpegs:
-        light.append(bgr_from_jpeg(jpeg).mean())
+        picture = decoded(jpeg)
+        light.append(-1.0 if picture is None else picture.mean())
         if light[-1] >= LIT:
             return len(light) - 1
     return int(np.argmax(light))
@@ -85,9 +92,9 @@ def lit(jpegs: Sequence[bytes]) -> int:
 
 def framed(jpeg: bytes, boxes: np.ndarray) -> bytes:
     """A small JPEG with a red frame around each box."""
-    if not len(boxes):
+    picture = decoded(jpeg) if len(boxes) else None
+    if picture is None:
         return jpeg
-    picture = bgr_from_jpeg(jpeg)
     height, width = picture.shape[:2]
     for x0, y0, x1, y1 in boxes:
         first = (int(x0 * width) - 1, int(y0 * height) - 1)
