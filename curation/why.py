@@ -8,13 +8,12 @@ vf-why s3://bucket/mine "https://youtu.be/dQw4w9WgXcQ"
 from __future__ import annotations
 
 import difflib
-import json
 from typing import Annotated, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import typer
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from rich.console import Console
 
 from curation.commands import (
@@ -75,16 +74,26 @@ def reason(row: dict[str, Any]) -> str:
     return "kept"
 
 
+class Rules(BaseModel):
+    rules: dict[str, Rule] = {}
+
+
+class Run(BaseModel):
+    """What is read of a run.json."""
+
+    pipeline: Rules | None = None
+    resolved: dict[str, Rule] = {}  # of a recipe
+
+
 def rules_of(dataset: Dataset) -> dict[str, Rule]:
     """The rules of the last run that wrote a dataset, a recipe's resolved to numbers."""
     if not dataset.exists("run.json"):
         return {}
-    run = json.loads(dataset.read_bytes("run.json"))
-    rules = (run.get("pipeline") or {}).get("rules", {}) | run.get("resolved", {})
     try:
-        return {name: Rule.model_validate(rule) for name, rule in rules.items()}
-    except ValidationError:
+        run = Run.model_validate_json(dataset.read_bytes("run.json"))
+    except ValidationError:  # a stranger's may hold anything; the ledger tells the verdict itself
         return {}
+    return (run.pipeline.rules if run.pipeline else {}) | run.resolved
 
 
 def also(row: dict[str, Any], rules: dict[str, Rule]) -> str:

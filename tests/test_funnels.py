@@ -14,7 +14,7 @@ from rich.console import Console
 from curation.funnels import FUNNEL_COLUMNS, count, show
 from curation.pipelines import Rule
 from curation.shards import LEDGER_SCHEMA, SHARD_SCHEMA, Dataset
-from curation.why import also
+from curation.why import also, rules_of
 from training.data.indexes import num_uncaptioned
 
 CAPTIONS = ["a dog", None, None, "a cat", None]
@@ -32,9 +32,9 @@ def ledger(captions: list[str | None], decisions: list[str]) -> pa.Table:
 
 
 def shown(captions: list[str | None], decisions: list[str], folder: Path) -> str:
-    console = Console(file=io.StringIO(), width=100)
+    console = Console(record=True, width=100, file=io.StringIO())
     show(count([ledger(captions, decisions)], []), Dataset.at(folder), console)
-    return console.file.getvalue()  # type: ignore[attr-defined]
+    return console.export_text()
 
 
 def test_kept_clips_without_a_caption_are_counted(tmp_path: Path) -> None:
@@ -57,6 +57,26 @@ def test_training_counts_them_by_the_footer_or_by_reading(
     pq.write_table(table, path, row_group_size=3, write_statistics=statistics)
     with pq.ParquetFile(path) as file:
         assert [num_uncaptioned(file, group) for group in range(2)] == [2, 1]
+    pq.write_table(table.drop_columns(["caption"]), path, row_group_size=3)
+    with pq.ParquetFile(path) as file:
+        assert [num_uncaptioned(file, group) for group in range(2)] == [3, 2]
+
+
+@pytest.mark.parametrize(
+    ("run", "names"),
+    [
+        (b"not json", []),
+        (b"[1]", []),
+        (b'{"pipeline": {"rules": {"duration": 3}}}', []),
+        (b'{"pipeline": {"rules": {"duration": {"min": 2}}}}', ["duration"]),
+        (b'{"pipeline": null, "resolved": {"motion": {"min": 0.5, "max": null}}}', ["motion"]),
+    ],
+)
+def test_whatever_a_run_json_holds_ends_nothing(
+    tmp_path: Path, run: bytes, names: list[str]
+) -> None:
+    (tmp_path / "run.json").write_bytes(run)
+    assert list(rules_of(Dataset.at(tmp_path))) == names
 
 
 def test_a_dropped_clip_tells_every_rule_that_it_breaks() -> None:

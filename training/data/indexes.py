@@ -182,7 +182,10 @@ def num_uncaptioned(file: pq.ParquetFile, group: int) -> int:
     """
     facts = file.metadata.row_group(group)
     columns = [facts.column(n) for n in range(facts.num_columns)]
-    counts = next(each.statistics for each in columns if each.path_in_schema == "caption")
+    captions = [each.statistics for each in columns if each.path_in_schema == "caption"]
+    if not captions:
+        return facts.num_rows
+    counts = captions[0]
     if counts is not None and counts.has_null_count:
         return counts.null_count
     return file.read_row_group(group, ["caption"])["caption"].null_count
