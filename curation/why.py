@@ -98,7 +98,7 @@ def rules_of(dataset: Dataset) -> dict[str, Rule]:
 
 def also(row: dict[str, Any], rules: dict[str, Rule]) -> str:
     """The other rules that a dropped clip breaks, as a sentence; "" for none."""
-    if row["decision"] != DROPPED or row["rule"] is None:
+    if row["rule"] is None:  # kept, or failed
         return ""
     found = [
         f"{v.rule} ({v.value:g}, bound {v.threshold:g})"

