@@ -14,13 +14,16 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import ray
 from conftest import MakeVideo, Shot
 from test_runs_copies import curate, videos
 
+from curation.flow import stages
 from curation.flow.progress import Tally
 from curation.flow.spool import (
     TURN_PREFIX,
@@ -32,6 +35,7 @@ from curation.flow.spool import (
     turn,
 )
 from curation.pipelines import Pipeline
+from curation.shards import Dataset
 from curation.sources import Source
 
 HERE = Source(url="a.mp4", path="/a.mp4")
@@ -147,6 +151,36 @@ def test_a_video_tried_again_is_counted_once(local_ray: None) -> None:
     ray.kill(tally)
 
 
+@pytest.mark.parametrize("raises", [False, True])
+def test_a_file_goes_when_its_video_is_done(
+    temp: Path, monkeypatch: pytest.MonkeyPatch, raises: bool
+) -> None:
+    """However that ends; the host has been left by then."""
+    left: list[str | None] = []
+
+    class Visit:
+        def __init__(self, *_: object) -> None: ...
+
+        def enter(self, max_wait_s: float) -> None: ...
+
+        def leave(self, error_class: str | None) -> None:
+            left.append(error_class)
+
+    def fetch(worker: Any, source: Source, pipeline: Any, room: Path, beat: Any) -> Any:
+        (room / "video.mp4").touch()
+        return replace(source, path=str(room / "video.mp4")), 0.5
+
+    monkeypatch.setattr(stages, "Visit", Visit)
+    monkeypatch.setattr(stages, "fetch_isolated", fetch)
+    worker: Any = None
+    ended = pytest.raises(ZeroDivisionError) if raises else contextlib.nullcontext()
+    with ended, stages.arrived(worker, THERE, Pipeline(), None, lambda *_: None) as (got, spent_s):
+        assert isinstance(got, Source) and got.path and Path(got.path).is_file()
+        assert (spent_s, left) == (0.5, [None])
+        1 / (0 if raises else 1)
+    assert not list(temp.iterdir())
+
+
 # -- a whole run
 
 
@@ -202,3 +236,6 @@ def test_all_are_fetched_while_none_can_be_decoded(
             assert not list((tmp_path / "out").glob("ledger/*"))
         run.result(120)
     assert videos(tmp_path / "out") == {f"{n}.mp4": ("kept", None) for n in range(4)}
+    rows = Dataset.at(tmp_path / "out").ledger(["level", "stage_s"]).to_pylist()
+    spent = [dict(row["stage_s"]) for row in rows if row["level"] == "video"]
+    assert all(each["fetch"] > 0.01 and each["decode"] > 0 for each in spent)  # yt-dlp takes 0.1
