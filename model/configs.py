@@ -134,7 +134,14 @@ def check_config(config: Any) -> None:
         raise ValueError(f"swap_heads={heads}: give one number or {levels}, one for each level.")
 
 
-def check_inputs(config: Any, sample: Tensor, text: Tensor, fps: Tensor | float | None) -> None:
+def check_inputs(
+    config: Any,
+    sample: Tensor,
+    text: Tensor,
+    fps: Tensor | float | None,
+    low_res: Tensor | None,
+    noise_level: Tensor | float | int | None,
+) -> None:
     """Refuse inputs of the wrong shape by name, before a layer does it by number."""
     if sample.ndim != 5 or sample.shape[1] != config.in_channels:
         raise ValueError(
@@ -151,4 +158,18 @@ def check_inputs(config: Any, sample: Tensor, text: Tensor, fps: Tensor | float 
         raise ValueError(
             "this model was built with fps_conditioning="
             f"{config.fps_conditioning}: {'give' if fps is None else 'leave out'} fps."
+        )
+    check_low_res(config.low_res_channels, sample, low_res, noise_level)
+
+
+def check_low_res(
+    channels: int, sample: Tensor, low_res: Tensor | None, level: Tensor | float | int | None
+) -> None:
+    if not channels and (low_res is not None or level is not None):
+        raise ValueError("this model is no upsampler: leave out low_res and noise_level.")
+    wanted = [sample.shape[0], channels, *sample.shape[2:]]
+    found = None if low_res is None else list(low_res.shape)
+    if channels and (found != wanted or level is None):
+        raise ValueError(
+            f"this model is an upsampler: give low_res {wanted}, not {found}, and its noise_level."
         )

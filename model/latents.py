@@ -32,6 +32,13 @@ def to_raw(pixels: Tensor) -> Tensor:
     return scaled.round().to(torch.uint8).permute(0, 2, 3, 4, 1)
 
 
+def twice(clips: Tensor, mode: str) -> Tensor:
+    """[B, C, T, h, w] at twice the height and width."""
+    frames = clips.transpose(1, 2).flatten(0, 1)
+    larger = F.interpolate(frames, scale_factor=2, mode=mode)
+    return larger.unflatten(0, (len(clips), -1)).transpose(1, 2)
+
+
 class Codec(Protocol):
     """What training and sampling need of a codec: C, f and the two directions."""
 
@@ -43,6 +50,9 @@ class Codec(Protocol):
 
     def decode(self, latents: Tensor) -> Tensor:
         """Latents [B, C, T, h, w] to pixels [B, 3, T, h f, w f], about -1..1."""
+
+    def enlarge(self, latents: Tensor) -> Tensor:
+        """Latents [B, C, T, h, w] to [B, C, T, 2h, 2w] of the same picture, nothing added."""
 
 
 def check_pixels(pixels: Tensor, factor: int) -> None:
@@ -79,6 +89,10 @@ class SpaceToDepth:
 
     def decode(self, latents: Tensor) -> Tensor:
         return F.pixel_shuffle(latents.transpose(1, 2) / self.scale, self.factor).transpose(1, 2)
+
+    def enlarge(self, latents: Tensor) -> Tensor:
+        """Bilinear, between the pixels themselves."""
+        return self.encode(twice(self.decode(latents), "bilinear"))
 
 
 class StableDiffusionLatents:
@@ -135,6 +149,10 @@ class StableDiffusionLatents:
         scaled = latents / self.vae.config.scaling_factor
         frames = torch.cat([self.vae.decode(x).sample for x in self._chunks(scaled)])
         return frames.unflatten(0, (len(latents), -1)).transpose(1, 2)
+
+    def enlarge(self, latents: Tensor) -> Tensor:
+        """Each latent four times: a mean of two would be the code of neither patch."""
+        return twice(latents, "nearest")
 
     def _chunks(self, clips: Tensor) -> tuple[Tensor, ...]:
         frames = clips.transpose(1, 2).flatten(0, 1).to(self.device, self.dtype)

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,10 @@ from torch import Tensor
 
 from model.diffusion import SAMPLERS, Sampler, guide
 from model.latents import Codec, SpaceToDepth, StableDiffusionLatents, to_raw
+from model.mp4 import write_mp4
 from model.texts import OpenCLIPText, TextEncoder, TinyText, TransformersText
 from model.unet import SpaceTimeUNet
+from model.upsampling import FACTOR, low_res_input
 
 # What rebuilds each codec and text encoder. Large ones are saved as a reference to their weights.
 CODECS: dict[type, tuple[str, ...]] = {
@@ -42,14 +43,19 @@ class Settings:
     fps: float = 8.0
     num_inference_steps: int = 50
     guidance_scale: float = 9.0
+    noise_level: int = 20  # of an upsampler; Stable Diffusion's x4 upscaler has this one
 
 
 @dataclass(frozen=True)
 class VideoOutput:
-    """Sampled clips: raw pixels uint8 [B, T, H, W, 3] on the CPU, shown at fps."""
+    """Sampled clips: raw pixels uint8 [B, T, H, W, 3] on the CPU, shown at fps.
+
+    latents: [B, C, T, h, w] that the frames were decoded from, for an upsampler.
+    """
 
     frames: Tensor
     fps: float
+    latents: Tensor
 
     def save(self, path: str | Path, index: int = 0) -> Path:
         """Write one clip as an mp4 (H.264) and return its path."""
@@ -96,6 +102,8 @@ class VideoFactoryPipeline:
         fps: float | None = None,
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
+        low_res: Tensor | None = None,
+        noise_level: int | None = None,
         guidance_rescale: float = 0.0,
         negative_prompt: str = "",
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
@@ -106,6 +114,9 @@ class VideoFactoryPipeline:
 
         height, width: pixels, multiples of the codec's factor.
         fps: of the mp4, and told to the U-Net where it has `fps_conditioning`.
+        low_res: for an upsampler, the latents [B, C, T, h, w] that the base made; the clip then has
+            their frames and twice their size. noise_level: the step of the schedule whose noise
+            they get, so that the upsampler makes up what it may: more hides more of them.
         guidance_scale: 1 is no guidance, and half the work; 9 is the usual one of ModelScope
             T2V. guidance_rescale: 0.7 with zero terminal SNR (`guide`).
         negative_prompt: what to steer away from; "" is the empty prompt of training.
@@ -113,16 +124,21 @@ class VideoFactoryPipeline:
             is drawn from in order.
         sampler: dpm (DPM-Solver++ 2M) or ddim.
 
-        Raises ValueError for a size the codec cannot make and for a wrong number of generators.
+        Raises ValueError for a size the codec cannot make, for a wrong number of generators, and
+        for an upsampler without low_res.
         """
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         named: dict[str, Any] = {
             **{"num_frames": num_frames, "height": height, "width": width, "fps": fps},
             **{"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale},
+            "noise_level": noise_level,
         }
+        if low_res is not None:
+            named |= self._sizes_of(low_res)
         use = replace(self.settings, **{k: v for k, v in named.items() if v is not None})
         scale = use.guidance_scale
         self._check(prompts, use.height, use.width, generator, sampler)
+        self._check_low_res(low_res, len(prompts), use)
         f, unet = self.codec.factor, self.unet
         shape = (self.codec.channels, use.num_frames, use.height // f, use.width // f)
         noise = draw_noise(shape, len(prompts), generator).to(unet.device)
@@ -131,13 +147,18 @@ class VideoFactoryPipeline:
             wanted = self.text.encode(prompts).to(unet.device, unet.dtype)
             unwanted = self.text.encode([negative_prompt]).to(wanted).expand_as(wanted)
         rate = {"fps": use.fps} if unet.config["fps_conditioning"] else {}
+        once: dict[str, Any] = {}
+        if low_res is not None:
+            seen = self._seen(low_res.to(unet.device), use.noise_level, generator)
+            once = {"low_res": seen, "noise_level": use.noise_level}
+        twice = once and {**once, "low_res": once["low_res"].repeat(2, 1, 1, 1, 1)}
 
         def denoise(x: Tensor, steps: Tensor) -> Tensor:
             x = x.to(unet.dtype)
             if scale == 1:
-                return unet(x, steps, wanted, **rate).sample.float()
+                return unet(x, steps, wanted, **rate, **once).sample.float()
             both = unet(x.repeat(2, 1, 1, 1, 1), steps.repeat(2), torch.cat([wanted, unwanted]),
-                        **rate)  # fmt: skip
+                        **rate, **twice)  # fmt: skip
             conditional, unconditional = both.sample.float().chunk(2)
             return guide(conditional, unconditional, scale, guidance_rescale)
 
@@ -151,7 +172,24 @@ class VideoFactoryPipeline:
         unet.train(was_training)
         with torch.autocast(unet.device.type, enabled=False):
             pixels = self.codec.decode(latents)
-        return VideoOutput(to_raw(pixels).cpu(), use.fps)
+        return VideoOutput(to_raw(pixels).cpu(), use.fps, latents.float().cpu())
+
+    def _sizes_of(self, low_res: Tensor) -> dict[str, int]:
+        """The clip that an upsampler makes of latents [B, C, T, h, w]."""
+        _, _, T, h, w = low_res.shape
+        side = FACTOR * self.codec.factor
+        return {"num_frames": T, "height": h * side, "width": w * side}
+
+    def _seen(
+        self,
+        low_res: Tensor,
+        level: int,
+        generator: torch.Generator | Sequence[torch.Generator] | None,
+    ) -> Tensor:
+        """What the U-Net sees of low_res, each clip's noise drawn on its own."""
+        noise = draw_noise(tuple(low_res.shape[1:]), len(low_res), generator).to(low_res)
+        levels = torch.full((len(low_res),), level, device=low_res.device)
+        return low_res_input(self.codec, self.schedule, low_res, noise, levels)
 
     def save_pretrained(self, folder: str | Path, about: Mapping[str, Any] | None = None) -> None:
         """Write model_index.json, unet/, scheduler/, codec/ and text/, as diffusers lays them out.
@@ -228,6 +266,22 @@ class VideoFactoryPipeline:
         if sampler not in SAMPLERS:
             raise ValueError(f"sampler={sampler!r}: choose one of {', '.join(SAMPLERS)}.")
 
+    def _check_low_res(self, low_res: Tensor | None, clips: int, use: Settings) -> None:
+        channels = self.unet.config["low_res_channels"]
+        if not channels and low_res is not None:
+            raise ValueError("this model is no upsampler: leave out low_res.")
+        if channels and low_res is None:
+            raise ValueError(
+                "this model is an upsampler: give low_res, the `latents` of what the base made."
+            )
+        if low_res is not None and low_res.shape[:2] != (clips, channels):
+            raise ValueError(
+                f"low_res has shape {list(low_res.shape)}: give latents [{clips}, {channels}, T, "
+                "h, w], one clip for each prompt, of the codec that this model was trained with."
+            )
+        if low_res is not None and not 0 <= use.noise_level < len(self.schedule.alphas_cumprod):
+            raise ValueError(f"noise_level={use.noise_level}: give a step of the schedule, from 0.")
+
 
 def is_export(folder: Path) -> bool:
     """Whether a folder was written by `VideoFactoryPipeline.save_pretrained`."""
@@ -289,30 +343,3 @@ def draw_noise(
             for source in sources
         ]
     )
-
-
-def write_mp4(frames: Tensor, path: Path, fps: float) -> None:
-    """Write frames uint8 [T, H, W, 3] as H.264, yuv420p, crf 18; folders are made.
-
-    ffmpeg's guide to H.264 calls 17 to 18 visually lossless: what is seen is the sampler's.
-
-    Colours are BT.709 and marked so: unmarked, players take 768 rows for BT.709 and 192 for BT.601.
-
-    Raises ValueError for odd sides, which yuv420p does not have.
-    """
-    import av
-
-    _, height, width, _ = frames.shape
-    if height % 2 or width % 2:
-        raise ValueError(f"{width}x{height} frames: an mp4 needs even sides. Crop or resize.")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
-        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        bt709 = "colorprim=bt709:transfer=bt709:colormatrix=bt709"
-        stream.options = {"crf": "18", "x264-params": bt709}
-        for picture in frames.numpy():
-            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
-            frame = frame.reformat(format="yuv420p", dst_colorspace="ITU709")
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())

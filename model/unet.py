@@ -45,13 +45,17 @@ class SpaceTimeUNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
         temporal stream, or `off`; for ablations.
     fps_conditioning: adds an embedding of the frame rate to that of time, zero at the start so
         that the model begins equal to its source; `forward` then needs fps.
+    low_res_channels: of the low-resolution latents that an upsampler sees beside the noisy ones;
+        adds an embedding of their noise level likewise. 0: no upsampler (`upsampling`).
 
     Raises ValueError for a config that names an unknown choice or does not fit together.
     """
 
     _supports_gradient_checkpointing = True
     _gradient_checkpointing_func: Any
-    _skip_layerwise_casting_patterns = ["norm", "time_embedding", "fps_embedding"]  # type: ignore[assignment]  # noqa: RUF012
+    _skip_layerwise_casting_patterns = [  # type: ignore[assignment]  # noqa: RUF012
+        *("norm", "time_embedding", "fps_embedding", "level_embedding")
+    ]
 
     @register_to_config
     def __init__(
@@ -76,17 +80,18 @@ class SpaceTimeUNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
         ),
         swap_attention: Literal["window", "global", "self", "off"] = "window",
         fps_conditioning: bool = False,
+        low_res_channels: int = 0,
     ) -> None:
         super().__init__()
         check_config(self.config)
         first, time_channels = block_out_channels[0], 4 * block_out_channels[0]
-        self.conv_in = nn.Conv2d(in_channels, first, kernel_size=3, padding=1)
+        self.conv_in = nn.Conv2d(in_channels + low_res_channels, first, kernel_size=3, padding=1)
         self.time_proj = Timesteps(first, flip_sin_to_cos=True, downscale_freq_shift=0)
         self.time_embedding = TimestepEmbedding(first, time_channels)
         if fps_conditioning:
-            self.fps_embedding = TimestepEmbedding(first, time_channels)
-            nn.init.zeros_(self.fps_embedding.linear_2.weight)
-            nn.init.zeros_(self.fps_embedding.linear_2.bias)
+            self.fps_embedding = silent_embedding(first, time_channels)
+        if low_res_channels:
+            self.level_embedding = silent_embedding(first, time_channels)
         self.transformer_in = TransformerTemporalModel(
             num_attention_heads=8,  # as ModelScope T2V, whatever the width
             attention_head_dim=attention_head_dim,
@@ -138,6 +143,8 @@ class SpaceTimeUNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
         timestep: Tensor | float | int,
         encoder_hidden_states: Tensor,
         fps: Tensor | float | None = None,
+        low_res: Tensor | None = None,
+        noise_level: Tensor | float | int | None = None,
         return_dict: bool = True,
     ) -> UNet3DConditionOutput | tuple[Tensor]:
         """One prediction for a batch of noisy clips.
@@ -147,15 +154,18 @@ class SpaceTimeUNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
         encoder_hidden_states: text states [B, L, cross_attention_dim]; all L are attended to.
         fps: displayed frames per second, one for all or [B]; 0 for still images. Only with
             `fps_conditioning`.
+        low_res, noise_level: [B, low_res_channels, T, H, W] and the step of the schedule that its
+            noise is of, one for all or [B]. Only with `low_res_channels`.
         Returns an object whose `sample` has the shape of the input (`out_channels` channels),
         or with return_dict=False a tuple of that.
         """
-        check_inputs(self.config, sample, encoder_hidden_states, fps)
+        check_inputs(self.config, sample, encoder_hidden_states, fps, low_res, noise_level)
         B, _, T, _, _ = sample.shape
-        time = self._embed_time(timestep, fps, sample).repeat_interleave(T, dim=0)
+        time = self._embed_time(timestep, fps, noise_level, sample).repeat_interleave(T, dim=0)
         text = encoder_hidden_states.repeat_interleave(T, dim=0)
 
-        h = self.conv_in(sample.transpose(1, 2).flatten(0, 1))
+        seen = sample if low_res is None else torch.cat([sample, low_res.to(sample)], dim=1)
+        h = self.conv_in(seen.transpose(1, 2).flatten(0, 1))
         h = self.transformer_in(h, num_frames=T, return_dict=False)[0]
         skips = [h]
         for down in self.down_blocks:
@@ -173,14 +183,20 @@ class SpaceTimeUNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
         return UNet3DConditionOutput(sample=out) if return_dict else (out,)
 
     def _embed_time(
-        self, timestep: Tensor | float | int, fps: Tensor | float | None, sample: Tensor
+        self,
+        timestep: Tensor | float | int,
+        fps: Tensor | float | None,
+        level: Tensor | float | int | None,
+        sample: Tensor,
     ) -> Tensor:
         def wave(value: Tensor | float | int) -> Tensor:
             each = torch.as_tensor(value, device=sample.device).expand(sample.shape[0])
             return self.time_proj(each).to(sample.dtype)
 
         time = self.time_embedding(wave(timestep))
-        return time if fps is None else time + self.fps_embedding(wave(fps))
+        if fps is not None:
+            time = time + self.fps_embedding(wave(fps))
+        return time if level is None else time + self.level_embedding(wave(level))
 
     @classmethod
     def from_preset(cls, name: str, **changes: Any) -> "SpaceTimeUNet":
@@ -207,6 +223,14 @@ class SpaceTimeUNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
         from model.starts import from_stable_diffusion
 
         return from_stable_diffusion(path_or_id, **changes)
+
+
+def silent_embedding(waves: int, channels: int) -> TimestepEmbedding:
+    """An embedding that says nothing until it is trained."""
+    embedding = TimestepEmbedding(waves, channels)
+    nn.init.zeros_(embedding.linear_2.weight)
+    nn.init.zeros_(embedding.linear_2.bias)
+    return embedding
 
 
 def part_of(key: str) -> str:

@@ -9,6 +9,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -61,3 +62,10 @@ def stop_on_signals() -> Iterator[threading.Event]:
 
     with handled(ask):
         yield stop
+
+
+def how_to_sample(model: Path, stage: str) -> str:
+    """What to do with a trained or exported model."""
+    if stage == "upsampler":
+        return f'use it: vf-sample BASE --upsampler {model} --prompt "..." --output out.mp4'
+    return f'sample it: vf-sample {model} --prompt "..." --output out.mp4'

@@ -79,10 +79,25 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
+# What the upsampler changes of a preset: twice the sides, so four times the latents of a clip.
+UPSAMPLER: dict[str, dict[str, Any]] = {
+    "tiny": {"width": 224, "height": 128, "batch_size": 1},
+    "small": {"width": 448, "height": 256, "micro_batch_size": 2, "activation_checkpointing": True},
+    "videofactory": {"width": 688, "height": 384, "micro_batch_size": 1},
+}
+
+
 class Config(BaseModel):
     """Everything that a run depends on besides its data and its start."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    # By --stage: the model itself, or the U-Net that doubles the sides of what it makes.
+    stage: Literal["base", "upsampler"] = "base"
+    # The upsampler sees low-resolution latents with the noise of a step drawn from 0 to this one,
+    # and is told which; samples take the step noise_level. Stable Diffusion's x4 upscaler's.
+    max_noise_level: int = Field(350, ge=0, lt=1000)
+    noise_level: int = Field(20, ge=0, lt=1000)
 
     # What is trained. `unet` changes keys of the model's preset, such as unet.swap_window.
     model: Literal["tiny", "small", "videofactory"]
@@ -188,7 +203,16 @@ class Config(BaseModel):
             raise ValueError("fps_choices needs raw clips read by fps: no stride, no precomputed")
         if self.zero_terminal_snr and self.prediction_type == "epsilon":
             raise ValueError("zero_terminal_snr needs prediction_type=v_prediction; change one")
+        if self.stage == "upsampler" and self.precomputed:
+            raise ValueError("stage=upsampler needs raw clips, of two sizes: leave out precomputed")
+        if self.stage == "upsampler" and self.trainable != "all":
+            raise ValueError(
+                "stage=upsampler trains conv_in, which sees the low resolution: leave out trainable"
+            )
+        if "low_res_channels" in self.unet:
+            raise ValueError("unet.low_res_channels is the upsampler's: use --stage upsampler")
         factor = 8 if self.latents == "stable_diffusion" else 4
+        factor *= 2 if self.stage == "upsampler" else 1
         sizes = [("height", self.height), ("width", self.width)]
         for bucket in self.buckets:
             if min(bucket) < 1 or self.buckets.count(bucket) > 1:
@@ -213,15 +237,17 @@ FREE_KEYS = (
     *("checkpoint_every_s", "milestone_every"),
     *("timestep_bins", "sample_every", "sample_prompts", "num_samples", "sample_steps"),
     "max_skipped_steps",
-    *("guidance", "parallel"),  # ddp and fsdp agree as two numbers of workers do
+    *("guidance", "noise_level", "parallel"),  # ddp and fsdp agree as two numbers of workers do
 )
 
 
-def load_config(preset: str, overrides: list[str]) -> Config:
+def load_config(preset: str, overrides: list[str], stage: str = "base") -> Config:
     """A preset with `path=value` overrides; ConfigError for what is unknown or out of range."""
     if preset not in PRESETS:
         raise ConfigError(f"unknown preset {preset!r}{nearest(preset, PRESETS)}")
-    tree = dict(PRESETS[preset])
+    tree = {**PRESETS[preset], "stage": stage}
+    if stage == "upsampler":
+        tree |= UPSAMPLER[preset]
     for override in overrides:
         set_path(tree, override)
     return validated(tree, f"preset {preset}")

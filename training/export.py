@@ -43,11 +43,12 @@ def export(
 def write_export(console: Console, run: Path, output: Path, weights: str) -> None:
     """Write a checkpoint as a folder: under another name, then renamed."""
     from training.checkpoints import sync
+    from training.commands import how_to_sample
     from training.sample import check_checkpoint, load_pipeline
 
     checkpoint = check_checkpoint(run, weights)
     check_output(output)
-    _, pipe = load_pipeline(checkpoint, weights)
+    config, pipe = load_pipeline(checkpoint, weights)
     about = {
         "checkpoint": checkpoint.name,
         "weights": weights,
@@ -62,8 +63,7 @@ def write_export(console: Console, run: Path, output: Path, weights: str) -> Non
     sync(output.parent)
     say(
         console,
-        f"{output}: {checkpoint.name}, {weights} weights; sample it: "
-        f'vf-sample {output} --prompt "..." --output out.mp4',
+        f"{output}: {checkpoint.name}, {weights} weights; {how_to_sample(output, config.stage)}",
     )
 
 

@@ -10,11 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from model import VideoFactoryPipeline
-from model.pipelines import VideoOutput
+from training import samples
 from training.commands import StoppedError
 from training.config import Config
 from training.data.batches import Batch, Batches, Sample, TooManyBadError, held_out_samples
@@ -68,7 +66,7 @@ def train(run: Run, stop: Callable[[], bool]) -> None:
         if done or state.step % config.evaluate_every == 0:
             evaluate(run, held_out)
         if config.num_samples and (done or state.step % config.sample_every == 0):
-            sample(run, held_out)
+            samples.make(run, held_out)
 
         # Keep it.
         if done or stopping or due or state.step % config.checkpoint_every == 0:
@@ -175,44 +173,3 @@ def evaluate(run: Run, held_out: list[Sample]) -> None:
             ema = held_out_losses(run.objective, state.unet, held_out, bins, state.team)
     if run.reports:
         run.reports.held_out(state.step, raw, ema)
-
-
-def sample(run: Run, held_out: list[Sample]) -> None:
-    """Samples of the EMA weights as mp4 files and a contact sheet; each rank makes its part."""
-    config, state, objective, team = run.config, run.state, run.objective, run.state.team
-    prompts = config.sample_prompts or captions(run, held_out)
-    prompts = prompts[: config.num_samples]
-    wanted = list(enumerate(prompts))
-    mine = team.share(wanted) or wanted[:1]  # with FSDP a rank without a prompt computes along
-    pipe = VideoFactoryPipeline(state.unet, objective.codec, objective.text, objective.schedule)
-    autocast = torch.autocast(
-        objective.device.type, torch.bfloat16, enabled=config.precision == "bf16"
-    )
-    try:
-        with state.ema.swapped(state.unet), autocast, uncompiled(config):
-            clips = pipe(
-                [prompt for _, prompt in mine],
-                num_frames=config.num_frames,
-                height=config.height,
-                width=config.width,
-                fps=config.fps,
-                num_inference_steps=config.sample_steps,
-                guidance_scale=config.guidance,
-                generator=[torch.Generator().manual_seed(config.seed + n) for n, _ in mine],
-                progress=False,
-            )
-    except FileNotFoundError as error:  # precomputed, training itself needs no such weights
-        if run.reports:
-            run.reports.display.say(
-                f"step {state.step}: no samples (--set num_samples=0 asks for none): {error}"
-            )
-        return
-    frames = team.join(list(clips.frames) if team.share(wanted) else [])
-    if run.reports:
-        run.reports.samples(state.step, prompts, VideoOutput(torch.stack(frames), config.fps))
-
-
-def captions(run: Run, held_out: list[Sample]) -> list[str]:
-    """Captions to sample by when none are given: of trained clips, then of held-out ones."""
-    first = run.batches.first_captions(run.config.num_samples)
-    return list(dict.fromkeys([*first, *run.state.team.join([s.caption for s in held_out])]))

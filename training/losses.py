@@ -23,6 +23,7 @@ from model.diffusion import (
 )
 from model.latents import Codec, to_pixels
 from model.texts import TextEncoder
+from model.upsampling import halved, low_res_input
 from training.config import Config
 from training.data.batches import Sample, most_at_once
 from training.data.orders import draw
@@ -75,13 +76,15 @@ class Objective:
         states = self.states_of(samples)
         text = drop_captions(states, self.empty, self.moved(dropped)).to(latents)
         steps = self.moved(steps)
-        rate: dict[str, Any] = {}
+        told: dict[str, Any] = {}
         if unet.config["fps_conditioning"]:
-            rate["fps"] = self.moved(torch.tensor([float(sample.fps) for sample in samples]))
+            told["fps"] = self.moved(torch.tensor([float(sample.fps) for sample in samples]))
+        if self.config.stage == "upsampler":
+            told |= self.low_res_of(samples)
         x = add_noise(self.schedule, latents, noise, steps).to(self.dtype)
         bf16 = self.config.precision == "bf16"
         with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
-            prediction = unet(x, steps, text, **rate).sample
+            prediction = unet(x, steps, text, **told).sample
         target = training_target(self.schedule, latents, noise, steps)
         return diffusion_loss(prediction, target, weight)
 
@@ -93,6 +96,24 @@ class Objective:
         raw = self.here([sample.raw for sample in samples if sample.raw is not None])
         return self.codec.encode(to_pixels(raw))  # bytes travel, floats are made on the device
 
+    def low_res_of(self, samples: list[Sample]) -> dict[str, Tensor]:
+        """What an upsampler is told: low_res [B, C, T, h, w] as it sees them, and their level."""
+        low_res = self.small_latents_of(samples).to(self.device, self.dtype)
+        shape = tuple(low_res.shape[1:])
+        noise = self.here([s.draws.level_noise(shape) for s in samples]).to(low_res)
+        drawn = [int(s.draws.level * (self.config.max_noise_level + 1)) for s in samples]
+        levels = self.moved(torch.tensor(drawn))
+        seen = low_res_input(self.codec, self.schedule, low_res, noise, levels)
+        return {"low_res": seen.to(self.dtype), "noise_level": levels}
+
+    def small_latents_of(self, samples: list[Sample]) -> Tensor:
+        """Latents of clips at half the sides [B, C, T, h/2, w/2], as stored or from the pixels."""
+        stored = [sample.low_res for sample in samples if sample.low_res is not None]
+        if stored:
+            return self.here(stored)
+        raw = self.here([sample.raw for sample in samples if sample.raw is not None])
+        return self.codec.encode(halved(to_pixels(raw)))
+
     def states_of(self, samples: list[Sample]) -> Tensor:
         """Text states [B, L, D], as stored or of the captions."""
         stored = [sample.states for sample in samples if sample.states is not None]
@@ -102,8 +123,11 @@ class Objective:
 
     def encoded(self, sample: Sample) -> Sample:
         """The sample with its latents and text states, so that neither is made again."""
-        latents, states = self.latents_of([sample])[0], self.states_of([sample])[0]
-        return replace(sample, raw=None, latents=latents.cpu(), states=states.cpu())
+        latents, states = self.latents_of([sample])[0].cpu(), self.states_of([sample])[0].cpu()
+        low_res = None
+        if self.config.stage == "upsampler":
+            low_res = self.small_latents_of([sample])[0].cpu()
+        return replace(sample, raw=None, latents=latents, states=states, low_res=low_res)
 
     def moved(self, tensor: Tensor) -> Tensor:
         """On the device; from pinned memory, as a copy from any other waits for the device."""
@@ -122,8 +146,9 @@ class Objective:
         )
         f = self.codec.factor
         latents = torch.zeros(self.codec.channels, T, H // f, W // f)
+        low_res = latents[:, :, : H // f // 2, : W // f // 2]
         draws = draw(self.config.seed, "", "blank", "")
-        return Sample("", "", 0, "", None, draws, 0, latents, self.empty[0])
+        return Sample("", "", 0, "", None, draws, 0, latents, self.empty[0], low_res)
 
     def timesteps(self, uniform: list[float]) -> Tensor:
         return torch.tensor([int(each * self.num_timesteps) for each in uniform])

@@ -19,7 +19,7 @@ from torch import Tensor
 from torchvision.utils import make_grid
 
 from curation.commands import say
-from model.pipelines import VideoOutput
+from model.mp4 import write_mp4
 
 SHEET_FRAMES = 8  # columns of a contact sheet
 LINE_EVERY_S = 10.0  # between lines of a log, where there is no terminal
@@ -204,13 +204,18 @@ class Reports:
             f"({raw['clips']} clips; by timestep {bin_text})"
         )
 
-    def samples(self, step: int, prompts: list[str], clips: VideoOutput) -> None:
-        """Sampled clips as mp4 files, a contact sheet and moving pictures."""
+    def samples(
+        self, step: int, prompts: list[str], frames: Tensor, sheet: Tensor, fps: float
+    ) -> None:
+        """Sampled clips uint8 [B, T, H, W, 3] as mp4 files and moving pictures; a contact sheet of
+        them, or of what stands beside them."""
         folder = self.folder / "samples" / f"step-{step:08d}"
         folder.mkdir(parents=True, exist_ok=True)
-        files = [clips.save(folder / f"{n}-{slug(p)}.mp4", n) for n, p in enumerate(prompts)]
-        contact_sheet(clips.frames, folder / "sheet.png")
-        self.board.clips(step, prompts, clips.frames, clips.fps)
+        files = [folder / f"{n}-{slug(p)}.mp4" for n, p in enumerate(prompts)]
+        for clip, file in zip(frames, files, strict=True):
+            write_mp4(clip, file, fps)
+        contact_sheet(sheet, folder / "sheet.png")
+        self.board.clips(step, prompts, frames, fps)
         named = [str(file.relative_to(self.folder)) for file in files]
         self.metrics.write(step=step, samples=named, prompts=prompts)
         self.display.say(f"step {step}: {len(files)} samples in {folder}")

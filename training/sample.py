@@ -3,7 +3,7 @@
 
 vf-sample runs/tiny --prompt "a rabbit in a meadow" --output out.mp4
 vf-sample exported --prompt "a rabbit" --negative "text" --seed 7 --steps 30 --output other.mp4
-vf-sample runs/tiny --prompt "a rabbit" --output large.mp4 --upscale bicubic
+vf-sample runs/tiny --prompt "a rabbit" --output large.mp4 --upsampler runs/larger --upscale bicubic
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:  # a command line that is wrong, or --help, needs no torch
     from rich.console import Console
 
     from model import VideoFactoryPipeline
-    from model.pipelines import Settings
+    from model.pipelines import Settings, VideoOutput
     from training.config import Config
 
 app = command_app()
@@ -43,6 +43,12 @@ def sample(
         float | None, typer.Option(help="1 is no guidance. Default: the run's.")
     ] = None,
     weights: Annotated[str, typer.Option(help="ema, or raw as the last step left them.")] = "ema",
+    upsampler: Annotated[
+        Path | None, typer.Option(help="A vf-train --stage upsampler: doubles the sides.")
+    ] = None,
+    noise_level: Annotated[
+        int | None, typer.Option(min=0, help="Of the upsampler: more makes more up.")
+    ] = None,
     upscale: Annotated[str | None, typer.Option(help=f"Enlarge it. {WEIGHTS_HELP}")] = None,
     size: Annotated[str, typer.Option(help="WIDTHxHEIGHT to enlarge to.")] = "1376x768",
     negative: Annotated[str, typer.Option(help="What to steer away from.")] = "",
@@ -59,7 +65,7 @@ def sample(
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is imported
     from training.commands import guarded
 
-    wanted = (upscale, size) if upscale else None
+    enlarge = Enlarge(upsampler, noise_level, upscale, size)
     asked = {
         "prompt": prompt,
         "negative_prompt": negative,
@@ -72,7 +78,7 @@ def sample(
         "height": height,
         "fps": fps,
     }
-    guarded(lambda console: write_sample(console, run, output, weights, seed, asked, wanted))
+    guarded(lambda console: write_sample(console, run, output, weights, seed, asked, enlarge))
 
 
 def write_sample(
@@ -82,12 +88,9 @@ def write_sample(
     weights: str,
     seed: int,
     asked: dict[str, Any],
-    upscale: tuple[str, str] | None,
+    enlarge: Enlarge,
 ) -> None:
-    """Sample as asked of the pipeline, and write the clip and its contact sheet.
-
-    `upscale`: the weights and the size, WIDTHxHEIGHT, that the clip is enlarged with and to.
-    """
+    """Sample as asked of the pipeline, and write the clip and its contact sheet."""
     import torch
 
     from training.reports import contact_sheet
@@ -95,30 +98,84 @@ def write_sample(
 
     started = time.monotonic()
     check_mp4(output)
-    upscaler, size = (ready(upscale[0]), size_of(upscale[1])) if upscale else (None, (0, 0))
+    upscaler = ready(enlarge.weights) if enlarge.weights else None
+    size = size_of(enlarge.size)
     origin, config, pipe = load(run, weights)
-    bf16 = config.precision == "bf16"
+    if config.stage == "upsampler":
+        raise ConfigError(
+            f"{run} is an upsampler: give it as --upsampler, and the run whose clips it enlarges"
+        )
     generator = torch.Generator().manual_seed(seed)
-    try:
-        with torch.autocast(pipe.unet.device.type, torch.bfloat16, enabled=bf16):
-            clips = pipe(**asked, generator=generator, progress=console.is_terminal)
-    except ValueError as error:
-        raise ConfigError(str(error)) from None
+    shown = console.is_terminal
+    clips = drawn(pipe, config, {**asked, "generator": generator, "progress": shown})
+    larger = ""
+    if enlarge.upsampler:
+        begun = clips.frames.shape[2:4]
+        clips, larger = doubled(clips, enlarge, weights, seed, asked, shown)
+        larger = f" from {begun[1]}x{begun[0]}{larger}"
     contact_sheet(clips.frames, output.with_suffix(".png"))
     _, num_frames, height, width, _ = clips.frames.shape
     enlarged = ""
-    if upscale and upscaler:
+    if upscaler:
         frames = told(upscaler(iter(clips.frames[0]), size), num_frames, console)
         clips = replace(clips, frames=torch.stack(list(frames))[None])
-        enlarged = f", enlarged to {upscale[1]} by {upscaler.label}"
+        enlarged = f", enlarged to {enlarge.size} by {upscaler.label}"
     clips.save(output)
     count = asked["num_inference_steps"] or config.sample_steps
     say(
         console,
-        f"{output}: {num_frames} frames of {width}x{height} from "
+        f"{output}: {num_frames} frames of {width}x{height}{larger}, "
         f"{origin.name}, {weights} weights, {count} steps{enlarged} "
         f"({time.monotonic() - started:.0f} s); {output.with_suffix('.png')} shows them",
     )
+
+
+@dataclass(frozen=True)
+class Enlarge:
+    """How a sampled clip is made larger: by an upsampler's run, then by super-resolution."""
+
+    upsampler: Path | None
+    noise_level: int | None
+    weights: str | None  # of super-resolution
+    size: str  # WIDTHxHEIGHT that it enlarges to
+
+
+def drawn(pipe: VideoFactoryPipeline, config: Config, asked: dict[str, Any]) -> VideoOutput:
+    """What a pipeline makes, in the precision it was trained in; raises ConfigError."""
+    import torch
+
+    bf16 = config.precision == "bf16"
+    try:
+        with torch.autocast(pipe.unet.device.type, torch.bfloat16, enabled=bf16):
+            return pipe(**asked)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+
+
+def doubled(
+    clips: VideoOutput,
+    enlarge: Enlarge,
+    weights: str,
+    seed: int,
+    asked: dict[str, Any],
+    shown: bool,
+) -> tuple[VideoOutput, str]:
+    """A clip at twice its sides, with the upsampler's own steps and guidance; and by what."""
+    import torch
+
+    assert enlarge.upsampler
+    origin, config, pipe = load(enlarge.upsampler, weights)
+    if config.stage != "upsampler":
+        raise ConfigError(
+            f"--upsampler {enlarge.upsampler} is a {config.stage} run: give the --output of a "
+            "vf-train --stage upsampler"
+        )
+    same = {key: asked[key] for key in ("prompt", "negative_prompt", "guidance_rescale", "sampler")}
+    made = drawn(pipe, config, {
+        **same, "low_res": clips.latents, "noise_level": enlarge.noise_level, "fps": clips.fps,
+        "generator": torch.Generator().manual_seed(seed), "progress": shown,
+    })  # fmt: skip
+    return made, f" by {enlarge.upsampler.name}, {origin.name}"
 
 
 # -- how a run or an export becomes a pipeline
@@ -190,6 +247,7 @@ def settings_of(config: Config) -> Settings:
         fps=config.fps,
         num_inference_steps=config.sample_steps,
         guidance_scale=config.guidance,
+        noise_level=config.noise_level,
     )
 
 

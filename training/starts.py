@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from model.diffusion import noise_schedule
 from model.latents import Codec, SpaceToDepth, StableDiffusionLatents
 from model.texts import OpenCLIPText, TextEncoder, TinyText, TransformersText
 from model.unet import part_of
+from model.upsampling import as_upsampler
 from training.checkpoints import latest
 from training.config import Config
 from training.data.orders import digest
@@ -123,6 +124,8 @@ def make_start(config: Config, init: str | None) -> Start:
             start = start_from_source(config, *init.split(":", 1))
         else:
             start = start_from_run(config, Path(init))
+        if config.stage == "upsampler" and not start.unet.config["low_res_channels"]:
+            start = upsampler_from(start, config.seed)
     except (ValueError, OSError) as error:
         if isinstance(error, ConfigError):
             raise
@@ -173,6 +176,15 @@ def pass_through(unet: SpaceTimeUNet) -> None:
         layer.bias.zero_()  # type: ignore[union-attr]
 
 
+def upsampler_from(start: Start, seed: int) -> Start:
+    """An upsampler that begins equal to a base model."""
+    torch.manual_seed(seed)  # for what is new
+    unet, new, zero = as_upsampler(start.unet)
+    report = start.report
+    told = {**report, "new": [*report["new"], *new], "zero": [*report["zero"], *zero]}
+    return replace(start, unet=unet, report=told)
+
+
 def start_from_source(config: Config, kind: str, path: str) -> Start:
     """ModelScope T2V or Stable Diffusion 2.x; the prediction type is the source's."""
     load = {"sd": SpaceTimeUNet.from_stable_diffusion, "modelscope": SpaceTimeUNet.from_modelscope}
@@ -199,6 +211,8 @@ def start_from_run(config: Config, run: Path) -> Start:
         )
     card = json.loads((checkpoint / "card.json").read_text())
     earlier = card["config"]
+    if earlier.get("stage", "base") == "upsampler" != config.stage:
+        raise ConfigError(f"--init {run} is an upsampler: give a base run, or --stage upsampler")
     for key in ("model", "unet", "latents", "text"):
         if getattr(config, key) != earlier[key]:
             raise ConfigError(

@@ -4,6 +4,7 @@
 vf-train --preset tiny --data runs/demo --output runs/tiny
 vf-train --preset videofactory --data hd:0.7 --data webvid:0.3 --output RUN
 vf-train --preset small --data clean --output tuned --init RUN
+vf-train --stage upsampler --preset small --data clean --output larger --init RUN
 """
 
 from __future__ import annotations
@@ -52,6 +53,9 @@ def train(
         str | None,
         typer.Option(help="Ray cluster to join; default: RAY_ADDRESS, else a new one here."),
     ] = None,
+    stage: Annotated[
+        str, typer.Option(help="base, or upsampler: doubles the sides of what the base makes.")
+    ] = "base",
     dry_run: Annotated[
         bool,
         typer.Option(
@@ -68,7 +72,7 @@ def train(
     from training.starts import with_weights_of
 
     def body(console: Console) -> None:
-        config = with_weights_of(load_config(preset, set_ or []), init)
+        config = with_weights_of(load_config(preset, set_ or [], stage), init)
         job = Job(config, data, output, init, allow_change or [])
         do(job, console, workers, ray_address, dry_run)
 
@@ -80,7 +84,7 @@ def do(
 ) -> None:
     """Check a job, then tell what it would be or do it, here or in workers."""
     from training import jobs
-    from training.commands import interrupt_on_signals
+    from training.commands import how_to_sample, interrupt_on_signals
 
     jobs.check_workers(job, workers)
     if dry_run:
@@ -94,9 +98,7 @@ def do(
         else:
             jobs.work(job, console)
     say(
-        console,
-        f"{job.config.max_steps} steps done; sample it: "
-        f'vf-sample {job.output} --prompt "..." --output out.mp4',
+        console, f"{job.config.max_steps} steps done; {how_to_sample(job.output, job.config.stage)}"
     )
 
 

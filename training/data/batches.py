@@ -35,8 +35,8 @@ class TooManyBadError(RunError):
 class Sample:
     """One clip as it is trained on in one epoch.
 
-    It has raw, uint8 [T, H, W, 3], or what was computed from it before: latents [C, T, h, w] and
-    the text states [L, D] of its caption.
+    It has raw, uint8 [T, H, W, 3], or what was computed from it before: latents [C, T, h, w], for
+    an upsampler those of half the sides too, and the text states [L, D] of its caption.
     """
 
     dataset: str
@@ -48,6 +48,7 @@ class Sample:
     fps: float = 0  # frames a second; 0 for an image
     latents: Tensor | None = None
     states: Tensor | None = None
+    low_res: Tensor | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:

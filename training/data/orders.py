@@ -34,11 +34,19 @@ class Draws:
     timestep: float
     caption: float
     noise_seed: int
+    level: float  # and level_seed: of the noise on an upsampler's low-resolution latents
+    level_seed: int
 
     def noise(self, shape: tuple[int, ...]) -> Tensor:
         """Noise fp32, drawn on the CPU so that every device trains on the same."""
-        generator = torch.Generator().manual_seed(self.noise_seed)
-        return torch.randn(shape, generator=generator)
+        return randn(shape, self.noise_seed)
+
+    def level_noise(self, shape: tuple[int, ...]) -> Tensor:
+        return randn(shape, self.level_seed)
+
+
+def randn(shape: tuple[int, ...], seed: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 def draw(seed: int, dataset: str, epoch: int | str, sample_id: str) -> Draws:
@@ -46,7 +54,12 @@ def draw(seed: int, dataset: str, epoch: int | str, sample_id: str) -> Draws:
     words = np.frombuffer(digest(seed, dataset, epoch, sample_id), dtype="<u8")
     start, timestep, caption = (float(word >> np.uint64(11)) / 2**53 for word in words[:3])
     rate = int.from_bytes(digest(seed, dataset, epoch, sample_id, "rate")[:6]) / 2**48
-    return Draws(rate, start, timestep, caption, int(words[3] >> np.uint64(1)))
+    low_res = digest(seed, dataset, epoch, sample_id, "low_res")
+    return Draws(
+        *(rate, start, timestep, caption, int(words[3] >> np.uint64(1))),
+        level=int.from_bytes(low_res[:6]) / 2**48,
+        level_seed=int.from_bytes(low_res[8:16]) >> 1,
+    )
 
 
 def pick_caption(

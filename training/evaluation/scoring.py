@@ -128,7 +128,7 @@ class Measurer:
 
     def keep(self, items: list[Item], made: Tensor) -> None:
         """Write generated clips to look at, and the prompts they are of."""
-        from model.pipelines import write_mp4
+        from model.mp4 import write_mp4
 
         folder = self.asked.output / "clips"
         for item, clip in zip(items, made, strict=True):
@@ -165,6 +165,8 @@ def load_run(asked: Asked) -> tuple[Any, VideoFactoryPipeline, dict[str, Any]]:
         folder = check_checkpoint(asked.run, asked.weights)
         subfolder = {"ema": "unet_ema", "raw": "unet"}[asked.weights]
         config, pipe = load_pipeline(folder, asked.weights)
+    if config.stage != "base":
+        raise ConfigError(f"--run {asked.run} is an {config.stage}, which no prompt alone samples")
     sums = [hashlib.sha256(p.read_bytes()).hexdigest()
             for p in sorted((folder / subfolder).glob("*.safetensors"))]  # fmt: skip
     told = {"path": str(asked.run), "checkpoint": folder.name, "weights": asked.weights,
