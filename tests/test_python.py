@@ -25,7 +25,7 @@ def told(tmp_path_factory: pytest.TempPathFactory, local_ray: None) -> dict[str,
     folder = tmp_path_factory.mktemp("python")
     (folder / "examples").symlink_to(ROOT / "examples")
     blocks = BLOCK.findall((ROOT / "docs" / "python.md").read_text())
-    assert len(blocks) == 4
+    assert len(blocks) == 5
     names: dict[str, object] = {"folder": folder}
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -43,6 +43,7 @@ def test_a_run_returns_what_it_did(told: dict[str, object]) -> None:
     assert again.column_names == ["clip", "clip_id"] and again.num_rows == done.clips().num_rows
     assert set(done.ledger(["level"])["level"].to_pylist()) == {"video", "clip"}
     assert len(told["table"]) == done.funnel.clips.kept  # type: ignore[arg-type]
+    assert told["batch"]["pixels"].shape[1:] == (8, 64, 112, 3)  # type: ignore[index]
 
 
 def test_datasets_reads_a_folder_without_a_card(told: dict[str, object]) -> None:
