@@ -206,7 +206,8 @@ def test_clips_that_were_trained_on_are_refused(tiny_run: tuple[Path, Path]) -> 
     done = invoke(evaluate.app, "--protocol", "dataset", "--reference", data, "--run", run,
                   "--output", run.parent / "e", "--set", "num_samples=6", "--set",
                   "num_frames=10", "--clip", "none", "--i3d", "untrained")  # fmt: skip
-    assert done.exit_code == 2 and "has 5 clips of videos that" in done.output
+    assert done.exit_code == 2 and "has 5 clips of held-out videos" in done.output
+    assert "--set num_samples=5" in done.output
 
 
 def result(path: Path, **changes: Any) -> Path:

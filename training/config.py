@@ -167,6 +167,11 @@ class Config(BaseModel):
     num_samples: int = Field(4, ge=0)
     sample_steps: int = Field(50, ge=1)
     guidance: float = 9.0
+    # FVD of the EMA weights by vf-eval's protocol `dataset` every so many steps; None: never.
+    protocol_every: int | None = Field(None, gt=0)
+    protocol_samples: int = Field(128, ge=4)  # held-out clips, and as many generated ones
+    protocol_set: list[str] = []  # other key=value settings of the protocol
+    protocol_i3d: str | None = None  # I3D's weights: a file, or untrained. None: as fetched
 
     @property
     def num_windows(self) -> int | None:
@@ -213,6 +218,7 @@ FREE_KEYS = (
     *("checkpoint_every_s", "milestone_every"),
     *("timestep_bins", "sample_every", "sample_prompts", "num_samples", "sample_steps"),
     "max_skipped_steps",
+    *("protocol_every", "protocol_samples", "protocol_set", "protocol_i3d"),
     *("guidance", "parallel"),  # ddp and fsdp agree as two numbers of workers do
 )
 

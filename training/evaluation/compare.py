@@ -1,4 +1,4 @@
-"""Two results beside each other, if they may be compared at all."""
+"""A result in words, and two of them beside each other if they may be compared at all."""
 
 from __future__ import annotations
 
@@ -41,6 +41,22 @@ def compare(first: Path, second: Path) -> list[str]:
     lines = [a["name"], f"A {first}", f"B {second}"]
     for name, left in a["scores"].items():
         lines.append(line(name, left, b["scores"][name]))
+    return lines
+
+
+def lines_of(result: dict[str, Any]) -> list[str]:
+    """A line for each score of a result, with its interval; FVD's with N and the covariance."""
+    lines = []
+    for name, score in result["scores"].items():
+        low, high = score["interval"]
+        text = f"{shown(name, score)} {score['value']:.4g}, 95% [{low:.4g}, {high:.4g}]"
+        if name == "fvd":
+            by_n = ", ".join(f"{n}: {value:.4g}" for n, value in score["by_n"].items())
+            text += f", N {result['n']}, covariance {score['covariance']}"
+            text += f"; by N {by_n}; at infinity {score['at_infinity']:.4g}"
+        elif "of_real_clips" in score:
+            text += f"; real clips {score['of_real_clips']:.4g}"
+        lines.append(text)
     return lines
 
 

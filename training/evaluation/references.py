@@ -24,7 +24,7 @@ from curation.settings import ConfigError
 from training.data.orders import digest, draw
 from training.data.rows import Rows
 from training.data.videos import BadVideoError, SampleShape, fits
-from training.evaluation.protocols import Protocol
+from training.evaluation.protocols import MIN_SAMPLES, Protocol
 
 
 @dataclass(frozen=True)
@@ -59,12 +59,30 @@ class Reference:
     too_short: int
 
 
+class TooFewError(ConfigError):
+    """A reference with fewer clips than a protocol takes. count: how many it has."""
+
+    def __init__(self, told: str, count: int) -> None:
+        self.told, self.count = told, count
+        super().__init__(f"{told}: {enough('num_samples', count)}")
+
+
+def enough(key: str, count: int) -> str:
+    """What to do where a reference has `count` clips for what `key` asks."""
+    if count < MIN_SAMPLES:
+        return f"no fewer than {MIN_SAMPLES} will do; give more clips"
+    return f"give more clips, or --set {key}={count} (another hash)"
+
+
 def sampling_of(protocol: Protocol) -> SampleShape:
     return SampleShape(protocol.num_frames, protocol.height, protocol.width, protocol.fps)
 
 
 def reference(
-    protocol: Protocol, folder: Path, held_out: Rows | None = None, ids: list[str] | None = None
+    protocol: Protocol,
+    folder: str | Path,
+    held_out: Rows | None = None,
+    ids: list[str] | None = None,
 ) -> Reference:
     """The first `num_samples` videos, in the protocol's order, that are long enough.
 
@@ -89,20 +107,21 @@ def reference(
         too_short += not long
         chosen += [each] * long
     if len(chosen) < protocol.num_samples:
-        raise ConfigError(
+        raise TooFewError(
             f"--reference {folder}: {len(found)} clips of which {too_short} are too short for "
             f"{protocol.num_frames} frames at {protocol.fps:g} a second, and {protocol} takes "
-            f"{protocol.num_samples}; complete it, or --set num_samples={len(chosen)} (another "
-            "hash)"
+            f"{protocol.num_samples}",
+            len(chosen),
         )
     return Reference([item_of(each, protocol) for each in chosen], too_short)
 
 
-def candidates(protocol: Protocol, folder: Path, held_out: Rows | None) -> list[Found]:
+def candidates(protocol: Protocol, place: str | Path, held_out: Rows | None) -> list[Found]:
     """Every video of a reference in the protocol's order."""
     if protocol.name == "dataset":
         assert held_out is not None
         return from_rows(held_out)
+    folder = Path(place)
     if not folder.is_dir():
         raise ConfigError(f"--reference {folder} is no folder; {layout(protocol)}")
     return READERS[protocol.name](folder, protocol)
@@ -191,7 +210,7 @@ def from_webvid(folder: Path, protocol: Protocol) -> list[Found]:
 
 
 def from_rows(rows: Rows) -> list[Found]:
-    """The clips that a run held out, in the order of their hashes."""
+    """The clips that a run held out, in the order of rows: each row group is read once."""
 
     def media_of(row: int) -> bytes:
         return bytes(rows.fetch(row).media)
@@ -200,7 +219,7 @@ def from_rows(rows: Rows) -> list[Found]:
     for number in rows.held_out:
         row = rows.fetch(number)
         found.append(Found(row.clip_id, [row.caption], partial(media_of, number)))
-    return sorted(found, key=lambda each: digest("held-out", each.id))
+    return found
 
 
 READERS: dict[str, Callable[[Path, Protocol], list[Found]]] = {
