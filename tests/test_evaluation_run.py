@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from collections.abc import Iterator
+from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,13 +15,15 @@ import av
 import numpy as np
 import pytest
 import torch
+from conftest import ffmpeg
 from test_evaluation_clipsim import write_model
-from training_media import TINY, clip, mp4, write_dataset
+from training_media import TINY, clip, level, mp4, write_dataset
 from typer.testing import CliRunner
 
 from curation.settings import ConfigError
 from curation.shards import is_held_out
 from training import evaluate, sample, train
+from training.data.videos import REFERENCES, SampleShape, fits, read_frames
 from training.evaluation import clipsim, protocols, scoring
 from training.evaluation.i3d import Features
 from training.evaluation.protocols import PROTOCOLS, load_protocol
@@ -90,6 +94,35 @@ def test_ucf101_is_balanced_and_says_words(tmp_path: Path) -> None:
         reference(protocol, tmp_path)
     (tmp_path / "prompts.json").write_text('{"YoYo": "a yo-yo", "ApplyEyeMakeup": "paint"}')
     assert {i.prompt for i in reference(protocol, tmp_path).items} == {"a yo-yo", "paint"}
+
+
+@pytest.mark.parametrize("b_frames", [0, 2])
+def test_avi_is_read_with_b_frames_too(b_frames: int) -> None:
+    """Levels of frames 3 to 12, from a file as UCF-101's are: MPEG-4 in AVI."""
+    sink = io.BytesIO()
+    with av.open(sink, "w", "avi") as container:
+        stream = container.add_stream("mpeg4", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 32, 16, "yuv420p"
+        stream.options = {"bf": str(b_frames)}
+        for n in range(16):
+            grey = np.full((16, 32, 3), level(n), np.uint8)
+            frame = av.VideoFrame.from_ndarray(grey, format="rgb24")
+            frame.pts, frame.time_base = n, Fraction(1, 25)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    sampling = SampleShape(10, 16, 32, 25)
+    assert fits(sink.getvalue(), sampling)
+    read = read_frames(sink.getvalue(), sampling, 0.5, REFERENCES)
+    assert read.mean((1, 2, 3)) == pytest.approx([level(n) for n in range(3, 13)], abs=5.9)
+
+
+def test_frames_that_an_edit_list_hides_are_not_taken(tmp_path: Path) -> None:
+    """A release's file that was cut without encoding: its first frames are there, not shown."""
+    write(tmp_path / "whole.mp4", mp4(24))  # a keyframe every six
+    ffmpeg("-ss", 0.5, "-i", tmp_path / "whole.mp4", "-c", "copy", tmp_path / "cut.mp4")
+    sampling = SampleShape(10, 16, 32, 8)
+    read = read_frames((tmp_path / "cut.mp4").read_bytes(), sampling, 0.0)
+    assert read.mean((1, 2, 3)) == pytest.approx([level(n) for n in range(4, 14)], abs=4)
 
 
 def test_msrvtt_draws_one_caption_of_each_video(tmp_path: Path) -> None:
