@@ -89,6 +89,16 @@ def test_ucf101_is_balanced_and_says_words(tmp_path: Path) -> None:
     assert [(i.id, i.start, i.seed) for i in again.items] == [
         (i.id, i.start, i.seed) for i in found.items
     ]
+    for text in ("{", "[1]"):
+        (tmp_path / "prompts.json").write_text(text)
+        with pytest.raises(ConfigError, match=r"prompts\.json is not as released"):
+            reference(protocol, tmp_path)
+    with pytest.raises(ConfigError, match="2 classes, of 101"):
+        reference(load_protocol("ucf101", []), tmp_path)
+    (tmp_path / "UCF-101/Bare").mkdir()
+    with pytest.raises(ConfigError, match="no videos in Bare"):
+        reference(protocol, tmp_path)
+    (tmp_path / "UCF-101/Bare").rmdir()
     (tmp_path / "prompts.json").write_text('{"YoYo": "a yo-yo"}')
     with pytest.raises(ConfigError, match="1 classes of 2"):
         reference(protocol, tmp_path)
@@ -128,8 +138,13 @@ def test_frames_that_an_edit_list_hides_are_not_taken(tmp_path: Path) -> None:
 def test_msrvtt_draws_one_caption_of_each_video(tmp_path: Path) -> None:
     sentences = [{"video_id": f"video{v}", "caption": f"v{v} c{c}", "sen_id": 10 * v + c}
                  for v in range(5) for c in range(20)]  # fmt: skip
-    (tmp_path / "test_videodatainfo.json").write_text(json.dumps({"sentences": sentences}))
     protocol = load_protocol("msrvtt", ["num_samples=5", *SMALL])
+    with pytest.raises(ConfigError, match=r"missing \(test_videodatainfo"):
+        reference(protocol, tmp_path)
+    (tmp_path / "test_videodatainfo.json").write_text('{"videos": []}')
+    with pytest.raises(ConfigError, match=r"not as released .KeyError: 'sentences'"):
+        reference(protocol, tmp_path)
+    (tmp_path / "test_videodatainfo.json").write_text(json.dumps({"sentences": sentences}))
     with pytest.raises(ConfigError, match=r"5 of 5 files are missing.*TestVideo/video7010"):
         reference(protocol, tmp_path)
     for v in range(5):
@@ -147,6 +162,9 @@ def test_webvid_is_read_from_its_list(tmp_path: Path) -> None:
     for n in range(5):
         rows.append(f'{n},http://x,PT1S,p{n % 2},"red, {n}"')
         write(tmp_path / f"videos/p{n % 2}/{n}.mp4", mp4(12 if n else 4))
+    (tmp_path / "results_2M_val.csv").write_text("id,name\n1,x")
+    with pytest.raises(ConfigError, match=r"not as released .KeyError: 'videoid'"):
+        reference(load_protocol("webvid-val", SMALL), tmp_path)
     (tmp_path / "results_2M_val.csv").write_text("\n".join(rows))
     found = reference(load_protocol("webvid-val", ["num_samples=4", *SMALL]), tmp_path)
     assert found.too_short <= 1
@@ -265,6 +283,9 @@ def test_unlike_results_are_not_compared(tmp_path: Path) -> None:
               "flicker": {"value": 10.5, "interval": [9.5, 11.5]}}  # fmt: skip
     done = invoke(evaluate.app, "--compare", a, result(tmp_path / "b.json", scores=better))
     assert "B is better" in done.output and "overlap" in done.output
+    no_clip = {"fvd": {**better["fvd"], "features": "x"}, "clipsim": better["flicker"]}
+    told = invoke(evaluate.app, "--compare", a, result(tmp_path / "b.json", scores=no_clip)).output
+    assert "clipsim: not measured in A" in told and "flicker: not measured in B" in told
     (tmp_path / "b.json").write_text("{}")
     assert invoke(evaluate.app, "--compare", a, tmp_path / "b.json").exit_code == 2
     assert "or --compare" in invoke(evaluate.app).output

@@ -33,14 +33,16 @@ def compare(first: Path, second: Path) -> list[str]:
         "hash of the protocol": (a["hash"], b["hash"]),
         "prompts and seeds": (a["items"], b["items"]),
         "real clips": (a["reference_sha256"], b["reference_sha256"]),
-        "networks": (told(a["networks"]), told(b["networks"])),
+        "networks": (told(a["networks"], b["networks"]), told(b["networks"], a["networks"])),
     }
     for name, (left, right) in checks.items():
         if left != right:
             raise ConfigError(f"not comparable: {name}: {left} against {right}")
     lines = [a["name"], f"A {first}", f"B {second}"]
-    for name, left in a["scores"].items():
-        lines.append(line(name, left, b["scores"][name]))
+    for name in dict.fromkeys([*a["scores"], *b["scores"]]):
+        left, right = a["scores"].get(name), b["scores"].get(name)
+        lines.append(line(name, left, right) if left and right
+                     else f"{name}: not measured in {'B' if left else 'A'}")  # fmt: skip
     return lines
 
 
@@ -60,9 +62,12 @@ def lines_of(result: dict[str, Any]) -> list[str]:
     return lines
 
 
-def told(networks: dict[str, Any]) -> str:
+def told(networks: dict[str, Any], others: dict[str, Any]) -> str:
+    """The networks that the other result has too: what one alone measured is not compared."""
     return ", ".join(
-        f"{name} {each['label']} {each['sha256'][:12]}" for name, each in networks.items()
+        f"{name} {each['label']} {each['sha256'][:12]}"
+        for name, each in networks.items()
+        if name in others
     )
 
 

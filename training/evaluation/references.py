@@ -26,6 +26,8 @@ from training.data.rows import Rows
 from training.data.videos import BadVideoError, SampleShape, fits
 from training.evaluation.protocols import MIN_SAMPLES, Protocol
 
+UCF_CLASSES = 101
+
 
 @dataclass(frozen=True)
 class Item:
@@ -157,13 +159,30 @@ def needed(paths: list[Path], folder: Path, protocol: Protocol) -> None:
         )
 
 
+def parsed(path: Path, read: Callable[[Path], Any], protocol: Protocol) -> Any:
+    """What a list of a release says; ConfigError for another or a damaged file."""
+    try:
+        return read(path)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(
+            f"{path} is not as released ({type(error).__name__}: {error}); {layout(protocol)}"
+        ) from None
+
+
 def from_ucf101(folder: Path, protocol: Protocol) -> list[Found]:
     """Videos of every class by turns, so that any number of them is balanced to one."""
     classes = sorted(p for p in (folder / "UCF-101").glob("*") if p.is_dir())
-    if not classes:
-        raise ConfigError(f"--reference {folder}: no classes; {layout(protocol)}")
+    bare = [p.name for p in classes if not any(p.glob("*.avi"))]
+    few = protocol.num_samples >= UCF_CLASSES > len(classes)  # fewer samples are a trial
+    if not classes or bare or few:
+        told = f"no videos in {', '.join(bare[:3])}" if bare else f"{len(classes)} classes"
+        raise ConfigError(
+            f"--reference {folder}: {told}, of {UCF_CLASSES} classes; {layout(protocol)}"
+        )
     given = folder / "prompts.json"
-    prompts = json.loads(given.read_text()) if given.exists() else {}
+    prompts = {}
+    if given.exists():
+        prompts = parsed(given, lambda path: dict(json.loads(path.read_text())), protocol)
     unknown = set(prompts) - {p.name for p in classes}
     if prompts and (unknown or len(prompts) < len(classes)):
         raise ConfigError(f"{given} has sentences for {len(prompts)} classes of {len(classes)}")
@@ -182,9 +201,13 @@ def from_msrvtt(folder: Path, protocol: Protocol) -> list[Found]:
     listed = folder / "test_videodatainfo.json"
     needed([listed], folder, protocol)
     captions: dict[str, list[tuple[int, str]]] = {}
-    for sentence in json.loads(listed.read_text())["sentences"]:
-        told = (int(sentence["sen_id"]), sentence["caption"])
-        captions.setdefault(sentence["video_id"], []).append(told)
+
+    def sentences(path: Path) -> list[tuple[str, int, str]]:
+        every = json.loads(path.read_text())["sentences"]
+        return [(each["video_id"], int(each["sen_id"]), each["caption"]) for each in every]
+
+    for video, number, caption in parsed(listed, sentences, protocol):
+        captions.setdefault(video, []).append((number, caption))
     paths = {name: folder / "TestVideo" / f"{name}.mp4" for name in sorted(captions)}
     needed(list(paths.values()), folder, protocol)
     return in_random_order(
@@ -198,13 +221,17 @@ def from_webvid(folder: Path, protocol: Protocol) -> list[Found]:
     """The videos of the validation list with their captions."""
     listed = folder / "results_2M_val.csv"
     needed([listed], folder, protocol)
-    with listed.open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    paths = [folder / "videos" / row["page_dir"] / f"{row['videoid']}.mp4" for row in rows]
+
+    def rows(path: Path) -> list[tuple[str, str, str]]:
+        with path.open(newline="") as file:
+            return [(r["videoid"], r["page_dir"], r["name"]) for r in csv.DictReader(file)]
+
+    every = parsed(listed, rows, protocol)
+    paths = [folder / "videos" / page / f"{video}.mp4" for video, page, _ in every]
     needed(paths, folder, protocol)
     return in_random_order(
-        (Found(row["videoid"], [row["name"]], path.read_bytes)
-         for row, path in zip(rows, paths, strict=True)),
+        (Found(video, [caption], path.read_bytes)
+         for (video, _, caption), path in zip(every, paths, strict=True)),
         protocol.seed,
     )  # fmt: skip
 
