@@ -11,13 +11,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_evaluation_run import IDS, cheap_network, invoke
 from training_media import TINY, clip, mp4, write_dataset
 
 from curation.shards import is_held_out
-from training import evaluate, loop, train
+from training import evaluate, jobs, loop, train
 from training.checkpoints import latest
+from training.commands import StoppedError
+from training.config import load_config
 from training.evaluation import scoring
 from training.evaluation.i3d import Features
 
@@ -132,6 +135,26 @@ def test_the_run_is_the_same_with_and_without(
     again = trained(data, tmp_path / "without", *WATCH, "max_steps=6")
     assert again.exit_code == 0, again.output
     assert [line["step"] for line in lines(tmp_path / "without", "protocol")] == [6]
+
+
+def test_a_stop_does_not_wait_for_all_clips(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[int] = []
+    generated = scoring.Measurer.generated
+
+    def noted(measurer: scoring.Measurer, part: int) -> dict[str, np.ndarray]:
+        begun.append(part)
+        return generated(measurer, part)
+
+    monkeypatch.setattr(scoring.Measurer, "generated", noted)
+    job = jobs.Job(load_config("tiny", [*RUN, *WATCH]), [str(data)], tmp_path, None, [])
+    with pytest.raises(StoppedError, match="at step 3"):
+        jobs.work(job, Console(quiet=True), stop=lambda: bool(begun))
+    assert begun == [0] and not lines(tmp_path, "protocol")  # the first of two parts, of step 2
+    begun.clear()
+    jobs.work(job, Console(quiet=True), stop=lambda: False)
+    assert begun == [0, 1] and [each["step"] for each in lines(tmp_path, "protocol")] == [4]
 
 
 @pytest.mark.parametrize("more", [(), ("--dry-run",)])

@@ -44,12 +44,12 @@ def train(run: Run, stop: Callable[[], bool]) -> None:
     """Train to max_steps. Raises StoppedError when asked, DivergedError, TooManyBadError."""
     config, state, team = run.config, run.state, run.state.team
     held_out = read_held_out(run)
+    if run.watch and state.step < config.max_steps:
+        run.watch.measure_real(state, run.objective, stop)
     if team.any(stop()):
         raise StoppedError(f"stopped before step {state.step + 1}")
     if state.step >= config.max_steps:
         return
-    if run.watch:
-        run.watch.measure_real(state, run.objective)
     if state.step == 0:
         evaluate(run, held_out)  # what training has to beat
     saved_at = time.monotonic()
@@ -74,8 +74,8 @@ def train(run: Run, stop: Callable[[], bool]) -> None:
         if config.num_samples and (done or state.step % config.sample_every == 0):
             sample(run, held_out)
         if run.watch and (done or state.step % run.watch.every == 0):
-            result = run.watch.measure(state, run.objective)
-            if run.reports:
+            result = run.watch.measure(state, run.objective, stop)
+            if run.reports and result:
                 run.reports.protocol(state.step, result)
 
         # Keep it.

@@ -7,6 +7,7 @@ seeds, in the same parts.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,7 +33,7 @@ from training.evaluation.scoring import (
     of_dataset,
     score,
 )
-from training.parallel import uncompiled
+from training.parallel import Team, uncompiled
 from training.sample import settings_of
 
 if TYPE_CHECKING:
@@ -57,33 +58,36 @@ class Watch:
             f"features {self.i3d.label}"
         )
 
-    def measure_real(self, state: State, objective: Objective) -> None:
+    def measure_real(self, state: State, objective: Objective, stop: Callable[[], bool]) -> None:
         """Measure this rank's real clips; ConfigError on all ranks for one that does not decode."""
         measurer, problem = self.measurer(state, objective), ""
-        try:
-            self.real = {part: measurer.real(part) for part in self.own_parts(state)}
-        except ConfigError as error:
-            problem = f"protocol_every: {error}"
+        for part in self.own_parts(state.team, stop):
+            try:
+                if part is not None and not problem:
+                    self.real[part] = measurer.real(part)
+            except ConfigError as error:
+                problem = f"protocol_every: {error}"
         for told in filter(None, state.team.gather(problem)):
             raise ConfigError(told)
 
-    def measure(self, state: State, objective: Objective) -> dict[str, Any]:
-        """A result as vf-eval writes it, on the first rank; the others return {}.
+    def measure(
+        self, state: State, objective: Objective, stop: Callable[[], bool]
+    ) -> dict[str, Any]:
+        """A result as vf-eval writes it, on the first rank; {} on others, and after a stop.
 
         Each rank generates its share. With FSDP those who are through compute along, since blocks
         are gathered by all.
         """
-        measurer, own = self.measurer(state, objective), self.own_parts(state)
-        rounds = -(-self.num_parts // state.team.world)
-        sharded = state.team.world > 1 and objective.config.parallel == "fsdp"
-        made = []
+        measurer, team, made = self.measurer(state, objective), state.team, []
+        sharded = team.world > 1 and objective.config.parallel == "fsdp"
         with state.ema.swapped(state.unet), uncompiled(objective.config):
-            for part in own:
-                made.append(self.real[part] | measurer.generated(part))
-            if sharded and len(own) < rounds:
-                measurer.generate(measurer.items(0))
-        parts = state.team.join(made)
-        if not state.team.first:
+            for part in self.own_parts(team, stop):
+                if part is not None:
+                    made.append(self.real[part] | measurer.generated(part))
+                elif sharded:
+                    measurer.generate(measurer.items(0))
+        parts = team.join(made)
+        if not team.first or len(parts) < self.num_parts:
             return {}
         result = score(self.asked.protocol, measurer.facts(), parts)
         return {**result, "code": code_version()}
@@ -92,8 +96,13 @@ class Watch:
     def num_parts(self) -> int:
         return -(-len(self.reference.items) // PART)
 
-    def own_parts(self, state: State) -> list[int]:
-        return state.team.share(range(self.num_parts))
+    def own_parts(self, team: Team, stop: Callable[[], bool]) -> Iterator[int | None]:
+        """This rank's parts, then None while others have some; ends where a rank is to stop."""
+        for first in range(0, self.num_parts, team.world):
+            if team.any(stop()):
+                return
+            part = first + team.rank
+            yield part if part < self.num_parts else None
 
     def measurer(self, state: State, objective: Objective) -> Measurer:
         """What measures the U-Net as it is now."""
