@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Does FVD see what people see? Real clips against themselves and against others, spoilt.
 
-    python benchmarks/fvd.py VIDEO... [--clips 80] [--i3d FILE] [--json]
+    python benchmarks/fvd.py VIDEO... [--clips 24] [--i3d FILE] [--json]
 
 Videos are cut into windows of 16 frames at 8 a second that do not overlap; of these, drawn at
 random, `--clips` are A and as many others B. B is put under noise, blurred, its frames are put in
@@ -139,7 +139,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("videos", nargs="+", type=Path)
-    parser.add_argument("--clips", type=int, default=80, help="in each of the two sets")
+    parser.add_argument("--clips", type=int, default=24, help="in each of the two sets")
     parser.add_argument("--i3d", type=Path)
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
