@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from collections.abc import Iterator
+from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,13 +15,15 @@ import av
 import numpy as np
 import pytest
 import torch
+from conftest import ffmpeg
 from test_evaluation_clipsim import write_model
-from training_media import TINY, clip, mp4, write_dataset
+from training_media import TINY, clip, level, mp4, write_dataset
 from typer.testing import CliRunner
 
 from curation.settings import ConfigError
 from curation.shards import is_held_out
 from training import evaluate, sample, train
+from training.data.videos import REFERENCES, SampleShape, fits, read_frames
 from training.evaluation import clipsim, protocols, scoring
 from training.evaluation.i3d import Features
 from training.evaluation.protocols import PROTOCOLS, load_protocol
@@ -85,6 +89,16 @@ def test_ucf101_is_balanced_and_says_words(tmp_path: Path) -> None:
     assert [(i.id, i.start, i.seed) for i in again.items] == [
         (i.id, i.start, i.seed) for i in found.items
     ]
+    for text in ("{", "[1]"):
+        (tmp_path / "prompts.json").write_text(text)
+        with pytest.raises(ConfigError, match=r"prompts\.json is not as released"):
+            reference(protocol, tmp_path)
+    with pytest.raises(ConfigError, match="2 classes, of 101"):
+        reference(load_protocol("ucf101", []), tmp_path)
+    (tmp_path / "UCF-101/Bare").mkdir()
+    with pytest.raises(ConfigError, match="no videos in Bare"):
+        reference(protocol, tmp_path)
+    (tmp_path / "UCF-101/Bare").rmdir()
     (tmp_path / "prompts.json").write_text('{"YoYo": "a yo-yo"}')
     with pytest.raises(ConfigError, match="1 classes of 2"):
         reference(protocol, tmp_path)
@@ -92,11 +106,45 @@ def test_ucf101_is_balanced_and_says_words(tmp_path: Path) -> None:
     assert {i.prompt for i in reference(protocol, tmp_path).items} == {"a yo-yo", "paint"}
 
 
+@pytest.mark.parametrize("b_frames", [0, 2])
+def test_avi_is_read_with_b_frames_too(b_frames: int) -> None:
+    """Levels of frames 3 to 12, from a file as UCF-101's are: MPEG-4 in AVI."""
+    sink = io.BytesIO()
+    with av.open(sink, "w", "avi") as container:
+        stream = container.add_stream("mpeg4", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 32, 16, "yuv420p"
+        stream.options = {"bf": str(b_frames)}
+        for n in range(16):
+            grey = np.full((16, 32, 3), level(n), np.uint8)
+            frame = av.VideoFrame.from_ndarray(grey, format="rgb24")
+            frame.pts, frame.time_base = n, Fraction(1, 25)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    sampling = SampleShape(10, 16, 32, 25)
+    assert fits(sink.getvalue(), sampling)
+    read = read_frames(sink.getvalue(), sampling, 0.5, REFERENCES)
+    assert read.mean((1, 2, 3)) == pytest.approx([level(n) for n in range(3, 13)], abs=5.9)
+
+
+def test_frames_that_an_edit_list_hides_are_not_taken(tmp_path: Path) -> None:
+    """A release's file that was cut without encoding: its first frames are there, not shown."""
+    write(tmp_path / "whole.mp4", mp4(24))  # a keyframe every six
+    ffmpeg("-ss", 0.5, "-i", tmp_path / "whole.mp4", "-c", "copy", tmp_path / "cut.mp4")
+    sampling = SampleShape(10, 16, 32, 8)
+    read = read_frames((tmp_path / "cut.mp4").read_bytes(), sampling, 0.0)
+    assert read.mean((1, 2, 3)) == pytest.approx([level(n) for n in range(4, 14)], abs=4)
+
+
 def test_msrvtt_draws_one_caption_of_each_video(tmp_path: Path) -> None:
     sentences = [{"video_id": f"video{v}", "caption": f"v{v} c{c}", "sen_id": 10 * v + c}
                  for v in range(5) for c in range(20)]  # fmt: skip
-    (tmp_path / "test_videodatainfo.json").write_text(json.dumps({"sentences": sentences}))
     protocol = load_protocol("msrvtt", ["num_samples=5", *SMALL])
+    with pytest.raises(ConfigError, match=r"missing \(test_videodatainfo"):
+        reference(protocol, tmp_path)
+    (tmp_path / "test_videodatainfo.json").write_text('{"videos": []}')
+    with pytest.raises(ConfigError, match=r"not as released .KeyError: 'sentences'"):
+        reference(protocol, tmp_path)
+    (tmp_path / "test_videodatainfo.json").write_text(json.dumps({"sentences": sentences}))
     with pytest.raises(ConfigError, match=r"5 of 5 files are missing.*TestVideo/video7010"):
         reference(protocol, tmp_path)
     for v in range(5):
@@ -114,6 +162,9 @@ def test_webvid_is_read_from_its_list(tmp_path: Path) -> None:
     for n in range(5):
         rows.append(f'{n},http://x,PT1S,p{n % 2},"red, {n}"')
         write(tmp_path / f"videos/p{n % 2}/{n}.mp4", mp4(12 if n else 4))
+    (tmp_path / "results_2M_val.csv").write_text("id,name\n1,x")
+    with pytest.raises(ConfigError, match=r"not as released .KeyError: 'videoid'"):
+        reference(load_protocol("webvid-val", SMALL), tmp_path)
     (tmp_path / "results_2M_val.csv").write_text("\n".join(rows))
     found = reference(load_protocol("webvid-val", ["num_samples=4", *SMALL]), tmp_path)
     assert found.too_short <= 1
@@ -206,7 +257,8 @@ def test_clips_that_were_trained_on_are_refused(tiny_run: tuple[Path, Path]) -> 
     done = invoke(evaluate.app, "--protocol", "dataset", "--reference", data, "--run", run,
                   "--output", run.parent / "e", "--set", "num_samples=6", "--set",
                   "num_frames=10", "--clip", "none", "--i3d", "untrained")  # fmt: skip
-    assert done.exit_code == 2 and "has 5 clips of videos that" in done.output
+    assert done.exit_code == 2 and "has 5 clips of held-out videos" in done.output
+    assert "--set num_samples=5" in done.output
 
 
 def result(path: Path, **changes: Any) -> Path:
@@ -231,6 +283,9 @@ def test_unlike_results_are_not_compared(tmp_path: Path) -> None:
               "flicker": {"value": 10.5, "interval": [9.5, 11.5]}}  # fmt: skip
     done = invoke(evaluate.app, "--compare", a, result(tmp_path / "b.json", scores=better))
     assert "B is better" in done.output and "overlap" in done.output
+    no_clip = {"fvd": {**better["fvd"], "features": "x"}, "clipsim": better["flicker"]}
+    told = invoke(evaluate.app, "--compare", a, result(tmp_path / "b.json", scores=no_clip)).output
+    assert "clipsim: not measured in A" in told and "flicker: not measured in B" in told
     (tmp_path / "b.json").write_text("{}")
     assert invoke(evaluate.app, "--compare", a, tmp_path / "b.json").exit_code == 2
     assert "or --compare" in invoke(evaluate.app).output

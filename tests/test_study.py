@@ -31,12 +31,18 @@ addEventListener("load", () => {
     press(seen.length % 2 ? "ArrowLeft" : "ArrowDown");
     if (seen.length === 3) { press("Backspace"); seen.pop(); press("ArrowRight"); seen.push(0); }
   }
+  const saved = {};
+  URL.createObjectURL = (blob) => { saved.type = blob.type; blob.text().then(told); return "#x"; };
+  HTMLAnchorElement.prototype.click = function () { saved.name = this.download; };
+  $("save").click();
   const out = document.createElement("pre");
   out.id = "out";
   const others = [...Array(20).keys()].map((n) => shuffled("r" + n));
   const orders = others.map((places) => places.map((place) => [place.pair.name, place.left]));
-  out.textContent = JSON.stringify({result: result(), seen, orders});
-  document.body.append(out);
+  function told(text) {
+    out.textContent = JSON.stringify({saved, file: text, seen, orders});
+    document.body.append(out);
+  }
 });
 </script>
 """
@@ -65,7 +71,9 @@ def test_a_rater_in_a_browser(tmp_path: Path) -> None:
     page.write_text(text.replace("</html>", RATER + "</html>"))
     dom = in_browser(page)
     found = json.loads(html.unescape(re.search(r'<pre id="out">(.*?)</pre>', dom, re.S)[1]))
-    answers = found["result"]["answers"]
+    assert found["saved"] == {"type": "application/json", "name": "study-r1.json"}
+    file = json.loads(found["file"])
+    answers = file["answers"]
     assert len(answers) == 8 and found["seen"][0][2].startswith("data:video/mp4;base64")
     assert {tuple(sorted((x["pair"], x["question"]) for x in answers))} == {
         tuple((f"c{n}", q) for n in range(4) for q in ("quality", "relevance"))
@@ -82,7 +90,7 @@ def test_a_rater_in_a_browser(tmp_path: Path) -> None:
     assert len({tuple(name for name, _ in order) for order in orders}) > 8
     assert 20 < sum(left == "a" for order in orders for _, left in order) < 60  # of 80
     assert [[x["pair"], x["left"]] for x in answers[::2]] == orders[1]
-    (tmp_path / "r1.json").write_text(json.dumps(found["result"]))
+    (tmp_path / "r1.json").write_text(found["file"])
     scored = invoke("--score", tmp_path / "r1.json")
     assert scored.exit_code == 0 and "4 of 4 no difference" in scored.output
 

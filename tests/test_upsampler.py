@@ -223,6 +223,7 @@ def test_what_is_lost_depends_on_the_low_resolution_and_its_noise(data: Path) ->
     [
         (["precomputed=true"], "needs raw clips, of two sizes: leave out precomputed"),
         (["trainable=swap"], "leave out trainable"),
+        (["protocol_every=5"], "not with stage=upsampler"),
         (["height=36"], "give a multiple of 8, such as 32"),
         (["unet.low_res_channels=48"], "use --stage upsampler"),
     ],

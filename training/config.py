@@ -182,6 +182,11 @@ class Config(BaseModel):
     num_samples: int = Field(4, ge=0)
     sample_steps: int = Field(50, ge=1)
     guidance: float = 9.0
+    # FVD of the EMA weights by vf-eval's protocol `dataset` every so many steps; None: never.
+    protocol_every: int | None = Field(None, gt=0)
+    protocol_samples: int = Field(128, ge=4)  # held-out clips, and as many generated ones
+    protocol_set: list[str] = []  # other key=value settings of the protocol
+    protocol_i3d: str | None = None  # I3D's weights: a file, or untrained. None: as fetched
 
     @property
     def num_windows(self) -> int | None:
@@ -209,6 +214,8 @@ class Config(BaseModel):
             raise ValueError(
                 "stage=upsampler trains conv_in, which sees the low resolution: leave out trainable"
             )
+        if self.stage == "upsampler" and self.protocol_every:
+            raise ValueError("protocol_every measures what prompts give: not with stage=upsampler")
         if "low_res_channels" in self.unet:
             raise ValueError("unet.low_res_channels is the upsampler's: use --stage upsampler")
         factor = 8 if self.latents == "stable_diffusion" else 4
@@ -237,6 +244,7 @@ FREE_KEYS = (
     *("checkpoint_every_s", "milestone_every"),
     *("timestep_bins", "sample_every", "sample_prompts", "num_samples", "sample_steps"),
     "max_skipped_steps",
+    *("protocol_every", "protocol_samples", "protocol_set", "protocol_i3d"),
     *("guidance", "noise_level", "parallel"),  # ddp and fsdp agree as two numbers of workers do
 )
 

@@ -30,7 +30,7 @@ def evaluate(
         str | None, typer.Option(help="ucf101, msrvtt, webvid-val or dataset.")
     ] = None,
     reference: Annotated[
-        Path | None, typer.Option(help="The real clips: a release's folder, or a dataset.")
+        str | None, typer.Option(help="The real clips: a release's folder, or a dataset.")
     ] = None,
     run: Annotated[Path | None, typer.Option(help="What vf-train or vf-export wrote.")] = None,
     output: Annotated[
@@ -106,17 +106,9 @@ def shown(parts: Iterator[int], total: int, console: Console) -> Iterator[int]:
 
 def tell(result: dict, output: Path, console: Console) -> None:
     """The scores with intervals, as lines."""
-    from training.evaluation.compare import shown as named
+    from training.evaluation.compare import lines_of
 
-    for name, score in result["scores"].items():
-        low, high = score["interval"]
-        text = f"{named(name, score)} {score['value']:.4g}, 95% [{low:.4g}, {high:.4g}]"
-        if name == "fvd":
-            by_n = ", ".join(f"{n}: {value:.4g}" for n, value in score["by_n"].items())
-            text += f", N {result['n']}, covariance {score['covariance']}"
-            text += f"; by N {by_n}; at infinity {score['at_infinity']:.4g}"
-        elif "of_real_clips" in score:
-            text += f"; real clips {score['of_real_clips']:.4g}"
+    for text in lines_of(result):
         say(console, text)
     say(console, f"{output / 'result.json'}")
 

@@ -26,6 +26,7 @@ from training.config import Config
 from training.data.batches import Batches, bucket_table
 from training.data.rows import Rows, open_rows, parse_data
 from training.data.shapes import shapes_of
+from training.evaluation.in_training import Watch, watch
 from training.latents.files import open_latents
 from training.losses import Objective
 from training.parallel import ALONE, Team
@@ -166,6 +167,7 @@ class Parts:
     codec: Codec
     text: TextEncoder
     checkpoint: Path | None
+    watch: Watch | None
 
 
 def check(
@@ -183,10 +185,13 @@ def check(
         before = json.loads((checkpoint / "card.json").read_text())
         for change in compare(before, card, job.allowed):
             say(console, f"changed: {change}", "yellow")
-    lazy = bool(config.precomputed)
+    watched = watch(config, datasets[0], folder, device)
+    if watched:
+        say(console, str(watched))
+    lazy = bool(config.precomputed) and not watched
     codec, text = make_codec(config, device, lazy), make_text(config, device, lazy)
     check_fit(start.unet, config, codec, text)
-    return Parts(start, card, codec, text, checkpoint)
+    return Parts(start, card, codec, text, checkpoint, watched)
 
 
 def prepare(
@@ -222,6 +227,7 @@ def prepare(
         )
         if team.first
         else None,
+        watch=parts.watch,
     )
 
 

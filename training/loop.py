@@ -17,6 +17,7 @@ from training.commands import StoppedError
 from training.config import Config
 from training.data.batches import Batch, Batches, Sample, TooManyBadError, held_out_samples
 from training.data.orders import digest
+from training.evaluation.in_training import Watch
 from training.losses import Objective, held_out_losses
 from training.parallel import uncompiled
 from training.reports import Reports
@@ -34,12 +35,15 @@ class Run:
     objective: Objective
     batches: Batches
     reports: Reports | None  # of the first rank
+    watch: Watch | None = None  # with protocol_every
 
 
 def train(run: Run, stop: Callable[[], bool]) -> None:
     """Train to max_steps. Raises StoppedError when asked, DivergedError, TooManyBadError."""
     config, state, team = run.config, run.state, run.state.team
     held_out = read_held_out(run)
+    if run.watch and state.step < config.max_steps:
+        run.watch.measure_real(state, run.objective, stop)
     if team.any(stop()):
         raise StoppedError(f"stopped before step {state.step + 1}")
     if state.step >= config.max_steps:
@@ -62,11 +66,15 @@ def train(run: Run, stop: Callable[[], bool]) -> None:
         late = time.monotonic() - saved_at >= (config.checkpoint_every_s or math.inf)
         stopping, due = map(any, zip(*team.gather((stop(), late)), strict=True))
 
-        # Look at it: held-out loss, samples.
+        # Look at it: held-out loss, samples, FVD.
         if done or state.step % config.evaluate_every == 0:
             evaluate(run, held_out)
         if config.num_samples and (done or state.step % config.sample_every == 0):
             samples.make(run, held_out)
+        if run.watch and (done or state.step % run.watch.every == 0):
+            result = run.watch.measure(state, run.objective, stop)
+            if run.reports and result:
+                run.reports.protocol(state.step, result)
 
         # Keep it.
         if done or stopping or due or state.step % config.checkpoint_every == 0:

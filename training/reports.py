@@ -20,6 +20,8 @@ from torchvision.utils import make_grid
 
 from curation.commands import say
 from model.mp4 import write_mp4
+from training.checkpoints import write_whole
+from training.evaluation.compare import lines_of, shown
 
 SHEET_FRAMES = 8  # columns of a contact sheet
 LINE_EVERY_S = 10.0  # between lines of a log, where there is no terminal
@@ -203,6 +205,24 @@ class Reports:
             f"step {step}: held-out loss {raw['all']:.4f}, EMA {ema['all']:.4f} "
             f"({raw['clips']} clips; by timestep {bin_text})"
         )
+
+    def protocol(self, step: int, result: dict[str, Any]) -> None:
+        """What a protocol measured; its file is one that vf-eval --compare takes."""
+        path = self.folder / "protocol" / f"step-{step:08d}.json"
+        path.parent.mkdir(exist_ok=True)
+        write_whole(path, json.dumps(result, indent=1))
+        told = {f"protocol_{key}": result[key] for key in ("hash", "n", "scores")}
+        file = str(path.relative_to(self.folder))
+        self.metrics.write(step=step, protocol=result["name"], **told, protocol_file=file)
+        scalars: dict[str, float] = {}
+        for name, score in result["scores"].items():
+            tag = (
+                f"{result['protocol']['name']}-{result['n']}-{result['hash']}/{shown(name, score)}"
+            )
+            low, high = score["interval"]
+            scalars |= {tag: score["value"], f"{tag} low": low, f"{tag} high": high}
+        self.board.scalars(step, scalars)
+        self.display.say(f"step {step}: {result['name']}: {lines_of(result)[0]}")
 
     def samples(
         self, step: int, prompts: list[str], frames: Tensor, sheet: Tensor, fps: float

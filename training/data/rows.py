@@ -169,7 +169,7 @@ def open_rows(
         raise ConfigError(f"--data {location}: {error}") from None
     index = open_index(dataset, commits, fingerprint(commits), run, team)
     fits, num_enlarged = shapes_of_rows(index, shapes)
-    out = index.video < np.uint64(min(held_out * 2**64, 2**64 - 1))
+    out = of_held_out_videos(index, held_out)
     rows = np.arange(index.num_rows, dtype=np.uint32)
     trained, kept = rows[~out & (fits >= 0)], rows[out & (fits >= 0)]
     if not len(trained):
@@ -182,6 +182,27 @@ def open_rows(
     window = window_of(index, commits, memory_bytes)
     return Rows(name, dataset, weight, fingerprint(commits), index, trained, evaluated, len(kept),
                 shapes, fits, num_enlarged, window)  # fmt: skip
+
+
+def of_held_out_videos(index: Index, share: float) -> np.ndarray:
+    """Which rows are never trained on when this share of videos is held out."""
+    return index.video < np.uint64(min(share * 2**64, 2**64 - 1))
+
+
+def held_out_long(
+    rows: Rows, share: float, sampling: SampleShape, most: int
+) -> tuple[list[int], int, int]:
+    """Rows of held-out videos that are long enough for a sample, whatever the run trains on.
+
+    Returns at most so many of them, spread over videos and in the order of rows; how many there
+    are; and how many are too short. An image is.
+    """
+    index = rows.index
+    out = np.flatnonzero(of_held_out_videos(index, share))
+    facts = index.num_frames[out], index.duration_s[out]
+    long = out[sampling.fits(*facts) & (facts[0] > 1)]
+    chosen = sorted(long[spread_over_videos(index.video[long], most)].tolist())
+    return chosen, len(long), len(out) - len(long)
 
 
 def window_of(index: Index, commits: list[dict[str, Any]], memory_bytes: float) -> int:

@@ -110,8 +110,12 @@ def read_frames(
 
 
 def display_times(container: av.container.InputContainer) -> list[int]:
-    """PTS of every frame in display order, from the packets alone."""
-    times = [packet.pts for packet in container.demux(video=0) if packet.size]
+    """PTS of every frame in display order, from the packets alone.
+
+    Those that an edit list hides, as of a file cut without encoding, are not displayed.
+    """
+    packets = container.demux(video=0)
+    times = [packet.pts for packet in packets if packet.size and not packet.is_discard]
     if not times or any(pts is None for pts in times):
         raise BadVideoError("no frames, or frames without a time")
     return sorted(pts for pts in times if pts is not None)
@@ -144,10 +148,13 @@ def wanted_times(
 
 
 def decode(container: av.container.InputContainer, wanted: list[int]) -> dict[int, VideoFrame]:
-    """The wanted frames by PTS, decoding from the last keyframe before the first of them."""
+    """The wanted frames by PTS, decoding from the last keyframe before the first of them, or all
+    of an AVI."""
     stream = container.streams.video[0]
     stream.thread_type, stream.codec_context.thread_count = "NONE", 1  # clips run side by side
-    container.seek(min(wanted), stream=stream, backward=True)
+    # AVI seeks by decoding times, which with B-frames lie past the frame that is wanted.
+    first = 0 if container.format.name == "avi" else min(wanted)
+    container.seek(first, stream=stream, backward=True)
     left, frames = set(wanted), {}
     for frame in container.decode(stream):
         if frame.pts in left:

@@ -1,4 +1,4 @@
-"""Two results beside each other, if they may be compared at all."""
+"""A result in words, and two of them beside each other if they may be compared at all."""
 
 from __future__ import annotations
 
@@ -33,20 +33,41 @@ def compare(first: Path, second: Path) -> list[str]:
         "hash of the protocol": (a["hash"], b["hash"]),
         "prompts and seeds": (a["items"], b["items"]),
         "real clips": (a["reference_sha256"], b["reference_sha256"]),
-        "networks": (told(a["networks"]), told(b["networks"])),
+        "networks": (told(a["networks"], b["networks"]), told(b["networks"], a["networks"])),
     }
     for name, (left, right) in checks.items():
         if left != right:
             raise ConfigError(f"not comparable: {name}: {left} against {right}")
     lines = [a["name"], f"A {first}", f"B {second}"]
-    for name, left in a["scores"].items():
-        lines.append(line(name, left, b["scores"][name]))
+    for name in dict.fromkeys([*a["scores"], *b["scores"]]):
+        left, right = a["scores"].get(name), b["scores"].get(name)
+        lines.append(line(name, left, right) if left and right
+                     else f"{name}: not measured in {'B' if left else 'A'}")  # fmt: skip
     return lines
 
 
-def told(networks: dict[str, Any]) -> str:
+def lines_of(result: dict[str, Any]) -> list[str]:
+    """A line for each score of a result, with its interval; FVD's with N and the covariance."""
+    lines = []
+    for name, score in result["scores"].items():
+        low, high = score["interval"]
+        text = f"{shown(name, score)} {score['value']:.4g}, 95% [{low:.4g}, {high:.4g}]"
+        if name == "fvd":
+            by_n = ", ".join(f"{n}: {value:.4g}" for n, value in score["by_n"].items())
+            text += f", N {result['n']}, covariance {score['covariance']}"
+            text += f"; by N {by_n}; at infinity {score['at_infinity']:.4g}"
+        elif "of_real_clips" in score:
+            text += f"; real clips {score['of_real_clips']:.4g}"
+        lines.append(text)
+    return lines
+
+
+def told(networks: dict[str, Any], others: dict[str, Any]) -> str:
+    """The networks that the other result has too: what one alone measured is not compared."""
     return ", ".join(
-        f"{name} {each['label']} {each['sha256'][:12]}" for name, each in networks.items()
+        f"{name} {each['label']} {each['sha256'][:12]}"
+        for name, each in networks.items()
+        if name in others
     )
 
 

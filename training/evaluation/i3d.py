@@ -189,9 +189,10 @@ def load_i3d(path: Path | None, device: torch.device | str = "cpu") -> Features:
         )
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     if path.suffix == ".safetensors":
-        network = I3D()
+        with torch.device("meta"):  # every weight comes from the file; nothing is drawn
+            network = I3D()
         try:
-            network.load_state_dict(load_file(path))
+            network.load_state_dict(load_file(path), assign=True)
         except RuntimeError as error:
             raise ConfigError(f"{path} holds no I3D: {str(error).splitlines()[1]}") from None
         return Features(frozen(network.to(device)), "i3d-kinetics-400", sha256)

@@ -19,6 +19,8 @@ from training.evaluation.clipsim import MODEL, Frames
 from training.evaluation.fvd import Covariance
 from training.evaluation.i3d import MIN_FRAMES, Resize
 
+MIN_SAMPLES = 4  # fewer fit no line over 1/N
+
 # What no setting changes and every number depends on; a change of it changes every hash.
 FIXED = {
     "features": "Kinetics-400 logits of I3D, before the softmax, mean over time",
@@ -42,7 +44,7 @@ class Protocol(BaseModel):
 
     name: Literal["ucf101", "msrvtt", "webvid-val", "dataset"]
     prompts: str
-    num_samples: int = Field(ge=4)  # fewer fit no line over 1/N
+    num_samples: int = Field(ge=MIN_SAMPLES)
     num_frames: int = Field(16, ge=MIN_FRAMES)
     fps: float = Field(8, gt=0)
     height: int = Field(ge=16)

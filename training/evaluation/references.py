@@ -24,7 +24,9 @@ from curation.settings import ConfigError
 from training.data.orders import digest, draw
 from training.data.rows import Rows
 from training.data.videos import BadVideoError, SampleShape, fits
-from training.evaluation.protocols import Protocol
+from training.evaluation.protocols import MIN_SAMPLES, Protocol
+
+UCF_CLASSES = 101
 
 
 @dataclass(frozen=True)
@@ -59,12 +61,30 @@ class Reference:
     too_short: int
 
 
+class TooFewError(ConfigError):
+    """A reference with fewer clips than a protocol takes. count: how many it has."""
+
+    def __init__(self, told: str, count: int) -> None:
+        self.told, self.count = told, count
+        super().__init__(f"{told}: {enough('num_samples', count)}")
+
+
+def enough(key: str, count: int) -> str:
+    """What to do where a reference has `count` clips for what `key` asks."""
+    if count < MIN_SAMPLES:
+        return f"no fewer than {MIN_SAMPLES} will do; give more clips"
+    return f"give more clips, or --set {key}={count} (another hash)"
+
+
 def sampling_of(protocol: Protocol) -> SampleShape:
     return SampleShape(protocol.num_frames, protocol.height, protocol.width, protocol.fps)
 
 
 def reference(
-    protocol: Protocol, folder: Path, held_out: Rows | None = None, ids: list[str] | None = None
+    protocol: Protocol,
+    folder: str | Path,
+    held_out: Rows | None = None,
+    ids: list[str] | None = None,
 ) -> Reference:
     """The first `num_samples` videos, in the protocol's order, that are long enough.
 
@@ -89,20 +109,21 @@ def reference(
         too_short += not long
         chosen += [each] * long
     if len(chosen) < protocol.num_samples:
-        raise ConfigError(
+        raise TooFewError(
             f"--reference {folder}: {len(found)} clips of which {too_short} are too short for "
             f"{protocol.num_frames} frames at {protocol.fps:g} a second, and {protocol} takes "
-            f"{protocol.num_samples}; complete it, or --set num_samples={len(chosen)} (another "
-            "hash)"
+            f"{protocol.num_samples}",
+            len(chosen),
         )
     return Reference([item_of(each, protocol) for each in chosen], too_short)
 
 
-def candidates(protocol: Protocol, folder: Path, held_out: Rows | None) -> list[Found]:
+def candidates(protocol: Protocol, place: str | Path, held_out: Rows | None) -> list[Found]:
     """Every video of a reference in the protocol's order."""
     if protocol.name == "dataset":
         assert held_out is not None
         return from_rows(held_out)
+    folder = Path(place)
     if not folder.is_dir():
         raise ConfigError(f"--reference {folder} is no folder; {layout(protocol)}")
     return READERS[protocol.name](folder, protocol)
@@ -138,13 +159,30 @@ def needed(paths: list[Path], folder: Path, protocol: Protocol) -> None:
         )
 
 
+def parsed(path: Path, read: Callable[[Path], Any], protocol: Protocol) -> Any:
+    """What a list of a release says; ConfigError for another or a damaged file."""
+    try:
+        return read(path)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(
+            f"{path} is not as released ({type(error).__name__}: {error}); {layout(protocol)}"
+        ) from None
+
+
 def from_ucf101(folder: Path, protocol: Protocol) -> list[Found]:
     """Videos of every class by turns, so that any number of them is balanced to one."""
     classes = sorted(p for p in (folder / "UCF-101").glob("*") if p.is_dir())
-    if not classes:
-        raise ConfigError(f"--reference {folder}: no classes; {layout(protocol)}")
+    bare = [p.name for p in classes if not any(p.glob("*.avi"))]
+    few = protocol.num_samples >= UCF_CLASSES > len(classes)  # fewer samples are a trial
+    if not classes or bare or few:
+        told = f"no videos in {', '.join(bare[:3])}" if bare else f"{len(classes)} classes"
+        raise ConfigError(
+            f"--reference {folder}: {told}, of {UCF_CLASSES} classes; {layout(protocol)}"
+        )
     given = folder / "prompts.json"
-    prompts = json.loads(given.read_text()) if given.exists() else {}
+    prompts = {}
+    if given.exists():
+        prompts = parsed(given, lambda path: dict(json.loads(path.read_text())), protocol)
     unknown = set(prompts) - {p.name for p in classes}
     if prompts and (unknown or len(prompts) < len(classes)):
         raise ConfigError(f"{given} has sentences for {len(prompts)} classes of {len(classes)}")
@@ -163,9 +201,13 @@ def from_msrvtt(folder: Path, protocol: Protocol) -> list[Found]:
     listed = folder / "test_videodatainfo.json"
     needed([listed], folder, protocol)
     captions: dict[str, list[tuple[int, str]]] = {}
-    for sentence in json.loads(listed.read_text())["sentences"]:
-        told = (int(sentence["sen_id"]), sentence["caption"])
-        captions.setdefault(sentence["video_id"], []).append(told)
+
+    def sentences(path: Path) -> list[tuple[str, int, str]]:
+        every = json.loads(path.read_text())["sentences"]
+        return [(each["video_id"], int(each["sen_id"]), each["caption"]) for each in every]
+
+    for video, number, caption in parsed(listed, sentences, protocol):
+        captions.setdefault(video, []).append((number, caption))
     paths = {name: folder / "TestVideo" / f"{name}.mp4" for name in sorted(captions)}
     needed(list(paths.values()), folder, protocol)
     return in_random_order(
@@ -179,19 +221,23 @@ def from_webvid(folder: Path, protocol: Protocol) -> list[Found]:
     """The videos of the validation list with their captions."""
     listed = folder / "results_2M_val.csv"
     needed([listed], folder, protocol)
-    with listed.open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    paths = [folder / "videos" / row["page_dir"] / f"{row['videoid']}.mp4" for row in rows]
+
+    def rows(path: Path) -> list[tuple[str, str, str]]:
+        with path.open(newline="") as file:
+            return [(r["videoid"], r["page_dir"], r["name"]) for r in csv.DictReader(file)]
+
+    every = parsed(listed, rows, protocol)
+    paths = [folder / "videos" / page / f"{video}.mp4" for video, page, _ in every]
     needed(paths, folder, protocol)
     return in_random_order(
-        (Found(row["videoid"], [row["name"]], path.read_bytes)
-         for row, path in zip(rows, paths, strict=True)),
+        (Found(video, [caption], path.read_bytes)
+         for (video, _, caption), path in zip(every, paths, strict=True)),
         protocol.seed,
     )  # fmt: skip
 
 
 def from_rows(rows: Rows) -> list[Found]:
-    """The clips that a run held out, in the order of their hashes."""
+    """The clips that a run held out, in the order of rows: each row group is read once."""
 
     def media_of(row: int) -> bytes:
         return bytes(rows.fetch(row).media)
@@ -200,7 +246,7 @@ def from_rows(rows: Rows) -> list[Found]:
     for number in rows.held_out:
         row = rows.fetch(number)
         found.append(Found(row.clip_id, [row.caption], partial(media_of, number)))
-    return sorted(found, key=lambda each: digest("held-out", each.id))
+    return found
 
 
 READERS: dict[str, Callable[[Path, Protocol], list[Found]]] = {

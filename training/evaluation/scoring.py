@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,22 @@ from torch import Tensor
 from curation.settings import ConfigError
 from model import VideoFactoryPipeline
 from training.checkpoints import code_version
+from training.config import Config
+from training.data.rows import Rows, held_out_long, open_rows
+from training.data.shapes import shapes_of
 from training.data.videos import REFERENCES, BadVideoError, brought_to, read_frames
 from training.evaluation.clipsim import Clip, load_clip, similarity
 from training.evaluation.fvd import bootstrap, extrapolate, fvd, mean_interval
 from training.evaluation.i3d import Features, load_i3d, to_i3d, untrained_i3d
 from training.evaluation.protocols import Protocol
-from training.evaluation.references import Item, checksum, reference, sampling_of
+from training.evaluation.references import (
+    Item,
+    Reference,
+    TooFewError,
+    checksum,
+    reference,
+    sampling_of,
+)
 from training.evaluation.temporal import measures
 
 # Clips that are generated together and kept together. Ours: what a killed run loses at most.
@@ -34,12 +44,13 @@ UNTRAINED, NONE = "untrained", "none"
 class Asked:
     """What a vf-eval was asked for; every worker is given the same.
 
+    reference: a release's folder; of `dataset` a folder or URI.
     i3d: a weights file, None where the fetched one lies, or `untrained`.
     clip: a weights file, `openai`, `untrained`, or `none` for no CLIPSIM.
     """
 
     protocol: Protocol
-    reference: Path
+    reference: str
     run: Path
     output: Path
     weights: str = "ema"
@@ -50,52 +61,56 @@ class Asked:
     keep_clips: bool = False
 
 
+@dataclass
 class Measurer:
-    """Everything loaded that measures a part."""
+    """Everything loaded that measures a part. model: what a result tells of the weights."""
 
-    def __init__(self, asked: Asked, ids: list[str] | None = None) -> None:
-        self.asked, protocol = asked, asked.protocol
-        self.config, self.pipe, self.model = load_run(asked)
-        if self.config.fps != protocol.fps:
-            raise ConfigError(
-                f"{asked.run} makes {self.config.fps:g} frames a second and {protocol} takes "
-                f"{protocol.fps:g}: --set fps={self.config.fps:g} (another hash)"
-            )
-        device = self.pipe.unet.device
-        untrained = asked.i3d == UNTRAINED
-        path = Path(asked.i3d) if asked.i3d else None
-        self.i3d: Features = untrained_i3d(device=device) if untrained else load_i3d(path, device)
-        weights = None if asked.clip == UNTRAINED else asked.clip
-        self.clip: Clip | None = None
+    asked: Asked
+    config: Config
+    pipe: VideoFactoryPipeline
+    model: dict[str, Any]
+    i3d: Features
+    clip: Clip | None
+    reference: Reference
+
+    @staticmethod
+    def load(asked: Asked, ids: list[str] | None = None) -> Measurer:
+        """Of a run or export. ids: of the clips, where another process chose them."""
+        config, pipe, model = load_run(asked)
+        check_rate(asked.protocol, config, str(asked.run))
+        device = pipe.unet.device
+        i3d = load_features(asked.i3d, device)
+        clip = None
         if asked.clip != NONE:
-            self.clip = load_clip(weights, frames=protocol.clip_frames, device=device)
-        rows = held_out_rows(asked, self.config) if protocol.name == "dataset" else None
-        self.reference = reference(protocol, asked.reference, rows, ids)
+            weights = None if asked.clip == UNTRAINED else asked.clip
+            clip = load_clip(weights, frames=asked.protocol.clip_frames, device=device)
+        return Measurer(asked, config, pipe, model, i3d, clip, chosen(asked, config, ids))
 
     def items(self, part: int) -> list[Item]:
         return self.reference.items[part * PART : (part + 1) * PART]
 
     def measure(self, part: int) -> dict[str, np.ndarray]:
         """Features and measures of the real and the generated clips of a part, in its order."""
-        protocol, items = self.asked.protocol, self.items(part)
-        sampling = sampling_of(protocol)
+        return self.real(part) | self.generated(part)
+
+    def real(self, part: int) -> dict[str, np.ndarray]:
+        items, sampling = self.items(part), sampling_of(self.asked.protocol)
         media = [item.read() for item in items]
         try:
-            real = [read_frames(data, sampling, item.start, REFERENCES)
-                    for data, item in zip(media, items, strict=True)]  # fmt: skip
+            clips = [read_frames(data, sampling, item.start, REFERENCES)
+                     for data, item in zip(media, items, strict=True)]  # fmt: skip
         except BadVideoError as error:
             raise ConfigError(f"a clip of {self.asked.reference} {error}") from None
+        told = {"media": np.array([hashlib.sha256(data).hexdigest() for data in media])}
+        return told | self.of_clips("real", torch.from_numpy(np.stack(clips)), items)
+
+    def generated(self, part: int) -> dict[str, np.ndarray]:
+        items, sampling = self.items(part), sampling_of(self.asked.protocol)
         made = self.generate(items)
         if self.asked.keep_clips:
             self.keep(items, made)
-        both = {"real": torch.from_numpy(np.stack(real)),
-                "generated": torch.from_numpy(
-                    np.stack([brought_to(clip.numpy(), sampling) for clip in made]))}  # fmt: skip
-        out = {"media": np.array([hashlib.sha256(data).hexdigest() for data in media])}
-        prompts = self.clip.of_texts([item.prompt for item in items]) if self.clip else None
-        for side, clips in both.items():
-            out |= {f"{side}_{name}": values for name, values in self.of_clips(clips, prompts)}
-        return out
+        clips = np.stack([brought_to(clip.numpy(), sampling) for clip in made])
+        return self.of_clips("generated", torch.from_numpy(clips), items)
 
     def generate(self, items: list[Item]) -> Tensor:
         """Clips uint8 [B, T, H, W, 3], each from its own seed; nothing is encoded in between."""
@@ -110,21 +125,19 @@ class Measurer:
                 progress=False,
             ).frames
 
-    def of_clips(self, clips: Tensor, prompts: Tensor | None) -> Iterator[tuple[str, np.ndarray]]:
-        """(name, values) of clips [B, T, H, W, 3]: logits, similarities, temporal measures."""
-        logits = [
-            self.i3d.network(to_i3d(clip[None], self.asked.protocol.resize).to(
-                self.pipe.unet.device)).float().cpu()
-            for clip in clips
-        ]  # fmt: skip
-        yield "logits", torch.cat(logits).numpy()
-        if self.clip and prompts is not None:
+    def of_clips(self, side: str, clips: Tensor, items: list[Item]) -> dict[str, np.ndarray]:
+        """Of clips [B, T, H, W, 3], real or generated: logits, similarities, temporal measures."""
+        resize, device = self.asked.protocol.resize, self.pipe.unet.device
+        logits = [self.i3d.network(to_i3d(clip[None], resize).to(device)) for clip in clips]
+        out = {f"{side}_logits": torch.cat([each.float().cpu() for each in logits]).numpy()}
+        if self.clip:
+            prompts = self.clip.of_texts([item.prompt for item in items])
             values = [similarity(self.clip.of_frames(clip), prompt)
                       for clip, prompt in zip(clips, prompts, strict=True)]  # fmt: skip
-            yield "similarity", np.array(values)
+            out[f"{side}_similarity"] = np.array(values)
         found = [measures(clip) for clip in clips]
-        for name in found[0]:
-            yield name, np.array([each[name] for each in found])
+        return out | {f"{side}_{name}": np.array([each[name] for each in found])
+                      for name in found[0]}  # fmt: skip
 
     def keep(self, items: list[Item], made: Tensor) -> None:
         """Write generated clips to look at, and the prompts they are of."""
@@ -153,7 +166,7 @@ class Measurer:
         }  # fmt: skip
 
 
-def load_run(asked: Asked) -> tuple[Any, VideoFactoryPipeline, dict[str, Any]]:
+def load_run(asked: Asked) -> tuple[Config, VideoFactoryPipeline, dict[str, Any]]:
     """The config of a run or export, its pipeline, and what says which weights these are."""
     from model.pipelines import is_export
     from training.sample import check_checkpoint, load_export, load_pipeline
@@ -174,21 +187,45 @@ def load_run(asked: Asked) -> tuple[Any, VideoFactoryPipeline, dict[str, Any]]:
     return config, pipe, told
 
 
-def held_out_rows(asked: Asked, config: Any) -> Any:
-    """The rows of `--reference` that the run held out; ConfigError where it holds too few."""
-    from training.data.rows import open_rows
-    from training.data.shapes import shapes_of
+def load_features(weights: str | None, device: torch.device) -> Features:
+    """The I3D of a weights file, of the fetched one, or by name an untrained one."""
+    if weights == UNTRAINED:
+        return untrained_i3d(device=device)
+    return load_i3d(Path(weights) if weights else None, device)
 
-    wanted = asked.protocol.num_samples
-    place, shapes = str(asked.reference), shapes_of(config)
-    rows = open_rows(place, "reference", 1.0, shapes, MEMORY_BYTES, config.held_out, wanted)
-    if rows.num_held_out < wanted:
+
+def check_rate(protocol: Protocol, config: Config, run: str) -> None:
+    if config.fps != protocol.fps:
         raise ConfigError(
-            f"{place} has {rows.num_held_out} clips of videos that {asked.run} held out and "
-            f"{asked.protocol} takes {wanted}, of which it would have trained on some: "
-            f"--set num_samples={rows.num_held_out} (another hash)"
+            f"{run} makes {config.fps:g} frames a second and {protocol} takes "
+            f"{protocol.fps:g}: --set fps={config.fps:g} (another hash)"
         )
-    return rows
+
+
+def chosen(asked: Asked, config: Config, ids: list[str] | None) -> Reference:
+    """The real clips and prompts of what was asked for."""
+    if asked.protocol.name != "dataset":
+        return reference(asked.protocol, asked.reference, ids=ids)
+    rows = open_rows(
+        asked.reference, "reference", 1.0, shapes_of(config), MEMORY_BYTES, config.held_out
+    )
+    return of_dataset(asked.protocol, rows, config.held_out, asked.reference, ids)
+
+
+def of_dataset(
+    protocol: Protocol, rows: Rows, share: float, place: str, ids: list[str] | None = None
+) -> Reference:
+    """Clips of the videos that a run holds out, and how many of these are too short."""
+    wanted = protocol.num_samples
+    out, count, too_short = held_out_long(rows, share, sampling_of(protocol), wanted)
+    if count < wanted:
+        raise TooFewError(
+            f"{place} has {count} clips of held-out videos that are long enough ({too_short} are "
+            f"too short) and {protocol} takes {wanted}, of which some would have been trained on",
+            count,
+        )
+    found = reference(protocol, place, replace(rows, held_out=out, latents=None), ids)
+    return replace(found, too_short=found.too_short + too_short)
 
 
 def part_path(output: Path, part: int) -> Path:
@@ -210,7 +247,7 @@ class Worker:
     """A process of Ray's that measures parts."""
 
     def __init__(self, asked: Asked, ids: list[str]) -> None:
-        self.measurer = Measurer(asked, ids)
+        self.measurer = Measurer.load(asked, ids)
 
     def measure(self, part: int) -> int:
         return next(measure_missing(self.measurer, [part]))
@@ -239,7 +276,7 @@ def evaluate(
 
     Raises ConfigError where the folder holds parts of another evaluation.
     """
-    measurer = Measurer(asked)
+    measurer = Measurer.load(asked)
     facts = measurer.facts()
     (asked.output / "parts").mkdir(parents=True, exist_ok=True)
     begun = asked.output / "asked.json"
