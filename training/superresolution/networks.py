@@ -1,0 +1,172 @@
+"""Generators in Real-ESRGAN's official layouts, and the discriminator that they are trained with.
+
+The generators are spandrel's own classes, so that what a run writes is read by whatever reads the
+official files.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+from spandrel import ModelLoader
+from spandrel.architectures.Compact import Compact
+from spandrel.architectures.ESRGAN import ESRGAN
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
+
+from curation.settings import ConfigError
+from training.superresolution.config import Config
+
+WEIGHTS = "weights.safetensors"  # of a run: the EMA, in the official layout
+
+
+def make_generator(config: Config) -> nn.Module:
+    """Pixels [n, 3, h, w] in 0..1 to [n, 3, h s, w s], its weights drawn from the seed.
+
+    srvgg: SRVGGNetCompact, which learns the difference from nearest neighbours. rrdb: RRDBNet,
+    whose x2 sees four pixels as one (pixel-unshuffle), as RealESRGAN_x2plus.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        if config.network == "srvgg":
+            generator: nn.Module = Compact(
+                num_feat=config.num_features, num_conv=config.num_blocks, upscale=config.scale
+            )
+            start_evenly(generator)
+            return generator
+        unshuffled = 4 // config.scale
+        generator = ESRGAN(
+            in_nc=3 * unshuffled**2,
+            num_filters=config.num_features,
+            num_blocks=config.num_blocks,
+            scale=4,
+            shuffle_factor=unshuffled if unshuffled > 1 else None,
+        )
+        shrink_blocks(generator)
+        return generator
+
+
+def start_evenly(generator: nn.Module) -> None:
+    """Kaiming's weights for PReLU, no bias, and a last layer of zeros: nearest neighbours.
+
+    Ours: torch's own shrink the signal to a third in every layer, and a tiny run had learned
+    nothing after 100 steps; the published networks had a million.
+    """
+    layers = [module for module in generator.modules() if isinstance(module, nn.Conv2d)]
+    for layer in layers:
+        nn.init.kaiming_normal_(layer.weight, a=0.25)  # PReLU's slope at the start
+        nn.init.zeros_(cast(Tensor, layer.bias))
+    nn.init.zeros_(layers[-1].weight)
+
+
+def shrink_blocks(generator: nn.Module) -> None:
+    """A tenth of Kaiming's weights in dense blocks, and no bias: ESRGAN (Wang et al. 2018,
+    section 3.1, "smaller initialization"); deep networks without norms do not start otherwise."""
+    for name, module in generator.named_modules():
+        if ".RDB" in name and isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight)
+            module.weight.data *= 0.1
+            nn.init.zeros_(cast(Tensor, module.bias))
+
+
+def official(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A generator's weights under the names of the official files.
+
+    spandrel's RRDBNet has ESRGAN's older names (model.0, model.1.sub...), which it also reads.
+    """
+    if "model.0.weight" not in state:
+        return dict(state)
+    num_blocks = 1 + max(int(m[1]) for k in state if (m := re.match(r"model\.1\.sub\.(\d+)\.R", k)))
+    names = {"0": "conv_first", f"1.sub.{num_blocks}": "conv_body", "3": "conv_up1",
+             "6": "conv_up2", "8": "conv_hr", "10": "conv_last"}  # fmt: skip
+    out = {}
+    for key, value in state.items():
+        stem, kind = key.removeprefix("model.").rsplit(".", 1)
+        if inner := re.fullmatch(r"1\.sub\.(\d+)\.RDB(\d)\.conv(\d)\.0", stem):
+            out["body.{}.rdb{}.conv{}.{}".format(*inner.groups(), kind)] = value
+        else:
+            out[f"{names[stem]}.{kind}"] = value
+    return out
+
+
+def start_from(generator: nn.Module, init: str) -> None:
+    """Fill a generator from official weights or from an earlier run; ConfigError if it is another.
+
+    init: a .pth or .safetensors, or a folder of an earlier run: its EMA weights.
+    """
+    path = Path(init)
+    path = path / WEIGHTS if path.is_dir() else path
+    if not path.is_file():
+        raise ConfigError(
+            f"--init {init}: no file {path}; give official weights (.pth, .safetensors) or an "
+            "earlier run of --stage sr"
+        )
+    try:
+        found = ModelLoader(device="cpu").load_from_file(path).model.state_dict()
+    except Exception as error:  # spandrel's loader raises what the file makes torch raise
+        told = str(error).partition("\n")[0] or type(error).__name__
+        raise ConfigError(f"--init {init}: no network that spandrel knows: {told}") from None
+    own = generator.state_dict()
+    unlike = [k for k in own.keys() | found.keys() if shape_of(own, k) != shape_of(found, k)]
+    if unlike:
+        first = min(unlike)
+        raise ConfigError(
+            f"--init {init} is another network: {len(unlike)} of its weights differ, {first} is "
+            f"{shape_of(found, first)} and not {shape_of(own, first)}; use --set network=, "
+            "num_features=, num_blocks= or scale= (x2plus: rrdb, 64, 23, 2)"
+        )
+    generator.load_state_dict(found)
+
+
+def shape_of(state: dict[str, Tensor], key: str) -> tuple[int, ...] | None:
+    return tuple(state[key].shape) if key in state else None
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    return load_file(path)
+
+
+class Discriminator(nn.Module):
+    """Pictures [n, 3, H, W] in 0..1 to a logit for every pixel, [n, 1, H, W]; sides divide by 8.
+
+    A U-Net with spectral norm (Real-ESRGAN, section 3.3 and figure 6; Schönfeld et al. 2020):
+    three halvings, three doublings with what was there before added, three last convolutions.
+    """
+
+    def __init__(self, features: int = 64) -> None:
+        super().__init__()
+        n = features
+        self.first = nn.Conv2d(3, n, 3, padding=1)
+        self.down = nn.ModuleList(
+            [normed(n * 2**k, n * 2 ** (k + 1), kernel=4, stride=2) for k in range(3)]
+        )
+        self.up = nn.ModuleList([normed(n * 2 ** (k + 1), n * 2**k) for k in reversed(range(3))])
+        self.last = nn.ModuleList([normed(n, n), normed(n, n)])
+        self.logits = nn.Conv2d(n, 1, 3, padding=1)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        seen = [F.leaky_relu(self.first(pixels), 0.2)]
+        for layer in self.down:
+            seen.append(F.leaky_relu(layer(seen[-1]), 0.2))
+        x = seen.pop()
+        for layer in self.up:
+            x = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
+            x = F.leaky_relu(layer(x), 0.2) + seen.pop()
+        for layer in self.last:
+            x = F.leaky_relu(layer(x), 0.2)
+        return self.logits(x)
+
+
+def normed(inside: int, outside: int, kernel: int = 3, stride: int = 1) -> nn.Module:
+    return spectral_norm(nn.Conv2d(inside, outside, kernel, stride, padding=1, bias=False))
+
+
+def make_discriminator(config: Config) -> Discriminator:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed + 1)
+        return Discriminator(config.discriminator_features)
