@@ -142,6 +142,14 @@ def test_what_is_written_is_an_official_file(tmp_path: Path, sets, scale, name) 
         start_from(make_generator(load_config("tiny", ["num_features=12"])), str(tmp_path))
 
 
+@pytest.mark.parametrize("scale", [2, 4])
+def test_the_small_network_begins_as_bicubic(scale: int) -> None:
+    generator, pixels = make_generator(load_config("tiny", [f"scale={scale}"])), noise(2, 3, 12, 16)
+    aim = F.interpolate(pixels, scale_factor=scale, mode="bicubic", align_corners=False)
+    inside = (..., slice(2 * scale, -2 * scale), slice(2 * scale, -2 * scale))
+    torch.testing.assert_close(generator(pixels)[inside], aim[inside], rtol=0, atol=1e-5)
+
+
 def test_the_discriminator_judges_every_pixel_and_is_bounded() -> None:
     torch.manual_seed(0)
     net = Discriminator(4)
@@ -228,7 +236,7 @@ def test_vgg_is_read_from_a_file_and_its_absence_told(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("preset", "sets", "told"), [
     ("tinny", [], "did you mean 'tiny'"),
-    ("tiny", ["crop=50"], "crop is 50: give a multiple of 4"),
+    ("tiny", ["crop=50"], "crop is 50: give a multiple of 8"),
     ("tiny", ["degradation.first.jpg=[1,2]"], "did you mean 'jpeg'"),
     ("tiny", ["networks=srvgg"], "did you mean 'network'"),
 ])  # fmt: skip

@@ -24,11 +24,11 @@ from training.train import app
 from training.upscale import app as upscale
 
 SMALL = [
-    *("num_features=4", "num_blocks=1", "discriminator_features=2", "crop=32", "held_out_crop=32"),
+    *("num_features=4", "num_blocks=1", "discriminator_features=2", "crop=64", "held_out_crop=64"),
     *("num_frames=2", "crops=2", "held_out_draws=1", "num_threads=1", "held_out=0.4"),
     *("max_steps=4", "pretrain_steps=1", "checkpoint_every=2", "evaluate_every=4"),
 ]
-SIZE = {"width": 48, "height": 36}
+SIZE = {"width": 96, "height": 72}
 
 
 def rows(count: int = 6, **changes: Any) -> list[dict[str, Any]]:
@@ -107,7 +107,7 @@ def test_what_a_run_writes_is_used(dataset: Path, tmp_path: Path, make_video: Ma
     )
     assert done.exit_code == 0 and "by weights.safetensors (RealESRGAN Compact x2)" in done.output
     with pytest.raises(ValueError, match=r"not the run that was started: .*crop"):
-        train(job(dataset, tmp_path / "run", "crop=36"))
+        train(job(dataset, tmp_path / "run", "crop=72"))
     (tmp_path / "run/card.json").write_text("{}")
     with pytest.raises(ValueError, match="run of another stage"):
         train(job(dataset, tmp_path / "run"))
@@ -124,7 +124,7 @@ def test_pairs_are_drawn_by_seed_epoch_and_clip_alone(dataset: Path) -> None:
     assert isinstance(one, list) and isinstance(again, list) and isinstance(other, list)
     assert all(torch.equal(a.small, b.small) for a, b in zip(one, again, strict=True))
     assert not all(torch.equal(a.small, b.small) for a, b in zip(one, other, strict=True))
-    assert [(p.small.shape, p.true.shape) for p in one] == [((2, 3, 16, 16), (2, 3, 32, 32))] * 2
+    assert [(p.small.shape, p.true.shape) for p in one] == [((2, 3, 32, 32), (2, 3, 64, 64))] * 2
     first = next(Pairs([found], config).start_at(1)).pairs
     ahead = Pairs([found], config).start_at(0)
     next(ahead)
@@ -141,15 +141,15 @@ def test_bad_rows_are_named_and_small_ones_counted(tmp_path: Path) -> None:
     assert "skipped data/s5: does not decode" in told
     bad = [line["bad_row"] for line in trace(tmp_path / "run") if "bad_row" in line]
     assert bad == ["s5"]
-    with pytest.raises(ValueError, match="no clip to train on has sides of 64 px"):
-        train(job(data, tmp_path / "new", "crop=64"))
+    with pytest.raises(ValueError, match="no clip to train on has sides of 96 px"):
+        train(job(data, tmp_path / "new", "crop=96"))
 
 
 @pytest.mark.parametrize(("arguments", "told"), [
     (["--stage", "sir"], "did you mean 'sr'"),
     (["--stage", "sr", "--workers", "2"], "has one process"),
     (["--stage", "sr", "--init", "nowhere.pth"], "no file nowhere.pth"),
-    (["--stage", "sr", "--set", "crop=30"], "multiple of 4"),
+    (["--stage", "sr", "--set", "crop=70"], "multiple of 8"),
 ])  # fmt: skip
 def test_mistakes_are_told(dataset: Path, tmp_path: Path, arguments, told) -> None:
     sets = [word for each in SMALL for word in ("--set", each)] if "sr" in arguments else []

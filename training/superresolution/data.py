@@ -21,6 +21,11 @@ from training.superresolution.config import Config
 from training.superresolution.degradations import degrade
 from training.superresolution.kernels import Dice
 
+# Px of the small picture along its edges that are neither trained on nor judged: networks see black
+# beyond an edge, and a cut has four where its picture has none. Ours: what bicubic sees on both
+# sides. With it a tiny run lost 0.9 dB in 15 steps of unlearning what it does inside.
+BORDER_PX = 4
+
 
 @dataclass(frozen=True)
 class Pair:
@@ -172,6 +177,12 @@ def held_out_pairs(datasets: list[Rows], config: Config) -> Iterator[list[Pair] 
 def stacked(clips: list[Tensor], device: torch.device) -> Tensor:
     """The frames of clips uint8 [T, 3, h, w] of one size as pixels [n, 3, h, w] in 0..1."""
     return torch.cat(clips).to(device, torch.float32) / 255
+
+
+def inner(pixels: Tensor, scale: int) -> Tensor:
+    """Large pictures [n, 3, H, W] without their borders."""
+    border = BORDER_PX * scale
+    return pixels[:, :, border:-border, border:-border]
 
 
 def psnr(made: Tensor, true: Tensor) -> Tensor:

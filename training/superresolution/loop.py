@@ -19,7 +19,15 @@ from training.data.rows import Rows
 from training.evaluation.lpips import Lpips
 from training.reports import Display, Metrics, contact_sheet
 from training.superresolution.config import Config
-from training.superresolution.data import Pair, PairBatch, Pairs, held_out_pairs, psnr, stacked
+from training.superresolution.data import (
+    Pair,
+    PairBatch,
+    Pairs,
+    held_out_pairs,
+    inner,
+    psnr,
+    stacked,
+)
 from training.superresolution.state import State, save, train_step
 
 SHEET_CLIPS = 6
@@ -117,8 +125,9 @@ def enlarged(generator: nn.Module, small: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def scores(made: Tensor, true: Tensor, measure: Lpips | None) -> dict[str, float]:
+def scores(made: Tensor, true: Tensor, scale: int, measure: Lpips | None) -> dict[str, float]:
     """Means over pictures: l1 in 0..1, psnr in dB, lpips where there is a measure."""
+    made, true = inner(made, scale), inner(true, scale)
     found = {"l1": F.l1_loss(made, true).item(), "psnr": psnr(made, true).mean().item()}
     return found | ({"lpips": measure(made, true).mean().item()} if measure else {})
 
@@ -136,7 +145,7 @@ def evaluate(run: Run, held_out: list[Pair]) -> None:
             made = {"ours": enlarged(state.generator, small),
                     "bicubic": bicubic(small, run.config.scale)}  # fmt: skip
             for name, pixels in made.items():
-                for key, value in scores(pixels, true, run.measure).items():
+                for key, value in scores(pixels, true, run.config.scale, run.measure).items():
                     sums[f"{name}_{key}"] = sums.get(f"{name}_{key}", 0.0) + value
             if n % max(1, len(held_out) // SHEET_CLIPS) == 0 and len(rows) < SHEET_CLIPS:
                 plain = F.interpolate(small, scale_factor=run.config.scale, mode="nearest")

@@ -24,6 +24,7 @@ from curation.settings import RunError
 from training.checkpoints import Ema, steps_of, sweep, sync
 from training.data.batches import BadRows
 from training.superresolution.config import Config
+from training.superresolution.data import inner
 from training.superresolution.losses import Perceptual, adversarial
 from training.superresolution.networks import WEIGHTS, make_discriminator, official
 
@@ -67,7 +68,7 @@ def train_step(state: State, small: Tensor, true: Tensor, config: Config) -> dic
     state.discriminator.requires_grad_(False)
     with autocast:
         made = state.generator(small)
-    made = made.float()
+    made, true = inner(made.float(), config.scale), inner(true, config.scale)
     losses = {"l1": config.l1_weight * F.l1_loss(made, true)}
     if adversary:
         with autocast:
