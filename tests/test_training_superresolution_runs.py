@@ -136,11 +136,15 @@ def test_bad_rows_are_named_and_small_ones_counted(tmp_path: Path) -> None:
     given[5]["clip"] = {"bytes": b"no mp4", "path": None}
     small = [clip("low", mp4(4), 4)]
     data = write_dataset(tmp_path / "data", [*given, *small])
-    told = train(job(data, tmp_path / "run", "held_out=0", "max_steps=3"))
+    told = train(job(data, tmp_path / "run", "held_out=0", "max_steps=6"))
     assert "1 smaller than a crop" in told and "nothing is evaluated" in told
     assert "skipped data/s5: does not decode" in told
     bad = [line["bad_row"] for line in trace(tmp_path / "run") if "bad_row" in line]
     assert bad == ["s5"]
+    assert len([line for line in trace(tmp_path / "run") if "loss" in line]) == 5
+    bad_alone = write_dataset(tmp_path / "bad", given[5:])
+    with pytest.raises(RuntimeError, match="none of the 1 rows so far"):
+        train(job(bad_alone, tmp_path / "gone", "held_out=0"))
     with pytest.raises(ValueError, match="no clip to train on has sides of 96 px"):
         train(job(data, tmp_path / "new", "crop=96"))
 

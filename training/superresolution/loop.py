@@ -67,10 +67,13 @@ def train(run: Run, stop: Callable[[], bool]) -> None:
             batch = next(batches)
             waited = time.monotonic() - started
             note_bad_rows(run, batch, pairs.num_seen(batch.step))
-            small = stacked([pair.small for pair in batch.pairs], state.device)
-            true = stacked([pair.true for pair in batch.pairs], state.device)
-            losses = train_step(state, small, true, config)
-            report(run, losses, len(batch.pairs), waited, time.monotonic() - started)
+            if batch.pairs:
+                small = stacked([pair.small for pair in batch.pairs], state.device)
+                true = stacked([pair.true for pair in batch.pairs], state.device)
+                losses = train_step(state, small, true, config)
+                report(run, losses, len(batch.pairs), waited, time.monotonic() - started)
+            else:  # a batch may be one clip, and that one bad
+                state.step += 1
             done, stopping = state.step == config.max_steps, stop()
             if done or state.step % config.evaluate_every == 0:
                 evaluate(run, held_out)
@@ -86,8 +89,10 @@ def note_bad_rows(run: Run, batch: PairBatch, seen: int) -> None:
         if run.state.bad.add(bad):
             tell_bad(run, bad, "skipped", batch.step + 1)
     run.state.bad.check(seen)
-    if not batch.pairs:
-        raise TooManyBadError(f"step {batch.step + 1}: no row of the whole batch could be read")
+    if len(run.state.bad.reasons) == seen:
+        raise TooManyBadError(
+            f"step {batch.step + 1}: none of the {seen} rows so far could be read"
+        )
 
 
 def tell_bad(run: Run, bad: BadRow, what: str, step: int) -> None:

@@ -25,9 +25,9 @@ class VggFeatures(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        from torchvision.models import vgg19
+        from torchvision.models.vgg import cfgs, make_layers
 
-        self.features = vgg19(weights=None).features[: max(VGG_LAYERS) + 1]
+        self.features = make_layers(cfgs["E"])[: max(VGG_LAYERS) + 1]  # E: vgg19
         self.register_buffer("mean", torch.tensor(MEAN).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(STD).view(3, 1, 1), persistent=False)
         self.eval().requires_grad_(False)
