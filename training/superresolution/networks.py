@@ -12,7 +12,6 @@ from typing import cast
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
 from spandrel import ModelLoader
 from spandrel.architectures.Compact import Compact
 from spandrel.architectures.ESRGAN import ESRGAN
@@ -152,10 +151,6 @@ def start_from(generator: nn.Module, init: str) -> None:
 
 def shape_of(state: dict[str, Tensor], key: str) -> tuple[int, ...] | None:
     return tuple(state[key].shape) if key in state else None
-
-
-def read_weights(path: Path) -> dict[str, Tensor]:
-    return load_file(path)
 
 
 class Discriminator(nn.Module):
