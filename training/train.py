@@ -5,6 +5,7 @@ vf-train --preset tiny --data runs/demo --output runs/tiny
 vf-train --preset videofactory --data hd:0.7 --data webvid:0.3 --output RUN
 vf-train --preset small --data clean --output tuned --init RUN
 vf-train --stage upsampler --preset small --data clean --output larger --init RUN
+vf-train --stage sr --preset tiny --data runs/demo --output runs/sr
 """
 
 from __future__ import annotations
@@ -23,11 +24,12 @@ if TYPE_CHECKING:
     from training.jobs import Job
 
 app = command_app()
+STAGES = ("base", "upsampler", "sr")
 
 
 @app.command(cls=Command, epilog=examples(__doc__))
 def train(
-    preset: Annotated[str, typer.Option(help="tiny, small or videofactory.")],
+    preset: Annotated[str, typer.Option(help="tiny, small or videofactory; of sr: tiny, x2plus.")],
     data: Annotated[
         list[str],
         typer.Option(help="DATASET or DATASET:WEIGHT, a folder or URI; may be repeated."),
@@ -35,7 +37,9 @@ def train(
     output: Annotated[Path, typer.Option(help="The RUN folder; made, or gone on with.")],
     init: Annotated[
         str | None,
-        typer.Option(help="Start from an earlier RUN, sd:PATH or modelscope:PATH."),
+        typer.Option(
+            help="Start from an earlier RUN, sd:PATH or modelscope:PATH; of sr: RUN or a file."
+        ),
     ] = None,
     set_: Annotated[
         list[str] | None,
@@ -54,7 +58,11 @@ def train(
         typer.Option(help="Ray cluster to join; default: RAY_ADDRESS, else a new one here."),
     ] = None,
     stage: Annotated[
-        str, typer.Option(help="base, or upsampler: doubles the sides of what the base makes.")
+        str,
+        typer.Option(
+            help="base: the video model. upsampler: doubles the sides of what it makes. sr: "
+            "super-resolution (docs/cascade.md)."
+        ),
     ] = "base",
     dry_run: Annotated[
         bool,
@@ -72,11 +80,28 @@ def train(
     from training.starts import with_weights_of
 
     def body(console: Console) -> None:
+        check_stage(stage)
+        if stage == "sr":
+            from training.superresolution import jobs as sr
+            from training.superresolution.config import load_config as load_sr_config
+
+            settings = load_sr_config(preset, set_ or [])
+            sr.do(
+                sr.Job(settings, data, output, init, allow_change or []), console, workers, dry_run
+            )
+            return
         config = with_weights_of(load_config(preset, set_ or [], stage), init)
         job = Job(config, data, output, init, allow_change or [])
         do(job, console, workers, ray_address, dry_run)
 
     guarded(body)
+
+
+def check_stage(stage: str) -> None:
+    from curation.settings import ConfigError, nearest
+
+    if stage not in STAGES:
+        raise ConfigError(f"unknown --stage {stage!r}{nearest(stage, STAGES)}")
 
 
 def do(
