@@ -172,6 +172,7 @@ def load_vae(path_or_id: str | Path) -> Any:
             torch_dtype=torch.float32,
             variant=variant_of(root if own_folder else root / "vae"),
             output_loading_info=True,
+            low_cpu_mem_usage=False,  # else diffusers advises to install accelerate
         )
     except OSError as error:
         raise FileNotFoundError(

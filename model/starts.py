@@ -172,7 +172,12 @@ def read_source(
 
     def load() -> dict[str, torch.Tensor]:
         source, info = kind.from_pretrained(
-            name, **place, torch_dtype=torch.float32, variant=variant, output_loading_info=True
+            name,
+            **place,
+            torch_dtype=torch.float32,
+            variant=variant,
+            output_loading_info=True,
+            low_cpu_mem_usage=False,  # else diffusers advises to install accelerate
         )
         lacking = [*info["missing_keys"], *info["mismatched_keys"]]
         if lacking:

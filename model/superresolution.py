@@ -19,7 +19,7 @@ from torch import Tensor
 
 ENDINGS = (".safetensors", ".pth", ".pt", ".ckpt")
 # Of 255; input pixels that change by less count as still. Ours: noise and coding change less, and
-# what it does to flicker is measured in docs/evaluation.md.
+# what it does to flicker is measured in docs/cascade.md.
 STILL_LEVELS = 12
 # Px of the input around a pixel whose largest change counts. Ours: an edge that moves keeps what
 # it uncovers from being averaged.
@@ -36,7 +36,7 @@ class Upscaler:
     multiple_of: what the sides that the network takes must divide by.
     tile_px, margin_px: input pixels computed at once, and what a tile sees of its neighbours. A
         margin as wide as the network reaches makes tiles equal to the whole; what the default
-        leaves is in docs/evaluation.md.
+        leaves is in docs/cascade.md.
     frames_at_once: frames whose tiles are computed together; memory grows with it.
     steady: 0 to 1, how much of the frame before is kept where the input stands still.
     """

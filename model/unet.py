@@ -199,6 +199,11 @@ class SpaceTimeUNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
         return time if level is None else time + self.level_embedding(wave(level))
 
     @classmethod
+    def from_pretrained(cls, *args: Any, **options: Any) -> Any:
+        """As diffusers' own, without its advice to install accelerate."""
+        return super().from_pretrained(*args, **{"low_cpu_mem_usage": False, **options})
+
+    @classmethod
     def from_preset(cls, name: str, **changes: Any) -> "SpaceTimeUNet":
         """A model with random weights: a row of `PRESETS`, some of its keys changed."""
         if name not in PRESETS:

@@ -218,7 +218,7 @@ def ncnn_output(stem: str, pixels: np.ndarray) -> np.ndarray:
     ("realesrgan-x4plus", "RealESRGAN_x4plus", 2e-5),
 ])  # fmt: skip
 def test_real_weights_give_what_ncnn_gives(stem: str, name: str, bar: float) -> None:
-    """Relative L2 on a picture of 32x24; measured 4e-7 and 3e-6 (docs/evaluation.md)."""
+    """Relative L2 on a picture of 32x24; measured 4e-7 and 3e-6 (docs/cascade.md)."""
     path = weights_folder() / f"{name}.safetensors"
     if not path.exists():
         pytest.skip(f"no {path}: python benchmarks/package_weights.py realesrgan")

@@ -16,7 +16,7 @@ KERNELS = ("isotropic", "anisotropic", "generalized", "generalized_anisotropic",
 # "paper": Real-ESRGAN (Wang et al. 2021, https://arxiv.org/abs/2107.10833), section 4.1 and the
 # published options of its x2plus; what has no source is ours, for the reason beside it.
 PRESETS: dict[str, dict[str, Any]] = {
-    # Two CPU cores, minutes: a small SRVGGNetCompact. Measured: docs/evaluation.md.
+    # Two CPU cores, minutes: a small SRVGGNetCompact. Measured: docs/cascade.md.
     "tiny": {
         "network": "srvgg",
         "num_features": 36,  # from 27 on it begins as bicubic
@@ -151,6 +151,8 @@ class Config(BaseModel):
     batch_size: int = Field(gt=0)  # clips
     max_steps: int = Field(gt=0)
     learning_rate: float = Field(1e-4, gt=0)  # paper
+    # None: as the generator's (paper).
+    discriminator_learning_rate: float | None = Field(None, gt=0)
     betas: tuple[float, float] = (0.9, 0.99)  # the published options'
     ema_decay: float = Field(0.999, ge=0, lt=1)  # paper: EMA; the published options' decay
 

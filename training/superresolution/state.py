@@ -48,9 +48,14 @@ def make_state(
 ) -> State:
     discriminator = make_discriminator(config).to(device)
     generator.to(device)
+    rate = config.learning_rate
+    against = config.discriminator_learning_rate or rate
     optimizers = {
-        name: torch.optim.Adam(network.parameters(), config.learning_rate, config.betas)
-        for name, network in (("generator", generator), ("discriminator", discriminator))
+        name: torch.optim.Adam(network.parameters(), each, config.betas)
+        for name, network, each in (
+            ("generator", generator, rate),
+            ("discriminator", discriminator, against),
+        )
     }
     ema = Ema(generator, config.ema_decay)
     perceptual = perceptual.to(device) if perceptual else None
