@@ -27,9 +27,10 @@ PRESETS: dict[str, dict[str, Any]] = {
         "crops": 8,
         "held_out_crop": 192,
         "batch_size": 1,
-        "max_steps": 300,  # minutes
-        "pretrain_steps": 20,
-        "learning_rate": 5e-5,  # from bicubic on, 2e-4 lost 0.4 dB in 20 steps
+        "max_steps": 450,  # minutes
+        "pretrain_steps": 350,  # L1 takes the noise away; the rest is for the other losses
+        # In 400 steps of L1 LPIPS fell by 14%; with 5e-5 by 2% in 250, with 1e-3 not in 100.
+        "learning_rate": 5e-4,
         "ema_decay": 0.98,  # a mean over about 50 steps
         "perceptual": "none",  # needs no weights
         "discriminator_features": 8,
