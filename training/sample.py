@@ -46,6 +46,9 @@ def sample(
     upsampler: Annotated[
         Path | None, typer.Option(help="A vf-train --stage upsampler: doubles the sides.")
     ] = None,
+    upsampler_steps: Annotated[
+        int | None, typer.Option(min=1, help="Default: the upsampler's own.")
+    ] = None,
     noise_level: Annotated[
         int | None, typer.Option(min=0, help="Of the upsampler: more makes more up.")
     ] = None,
@@ -65,7 +68,7 @@ def sample(
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is imported
     from training.commands import guarded
 
-    enlarge = Enlarge(upsampler, noise_level, upscale, size)
+    enlarge = Enlarge(upsampler, upsampler_steps, noise_level, upscale, size)
     asked = {
         "prompt": prompt,
         "negative_prompt": negative,
@@ -135,6 +138,7 @@ class Enlarge:
     """How a sampled clip is made larger: by an upsampler's run, then by super-resolution."""
 
     upsampler: Path | None
+    steps: int | None  # of the upsampler
     noise_level: int | None
     weights: str | None  # of super-resolution
     size: str  # WIDTHxHEIGHT that it enlarges to
@@ -173,6 +177,7 @@ def doubled(
     same = {key: asked[key] for key in ("prompt", "negative_prompt", "guidance_rescale", "sampler")}
     made = drawn(pipe, config, {
         **same, "low_res": clips.latents, "noise_level": enlarge.noise_level, "fps": clips.fps,
+        "num_inference_steps": enlarge.steps,
         "generator": torch.Generator().manual_seed(seed), "progress": shown,
     })  # fmt: skip
     return made, f" by {enlarge.upsampler.name}, {origin.name}"
