@@ -16,10 +16,13 @@ from typer.testing import CliRunner
 
 from training.checkpoints import steps_of
 from training.commands import StoppedError
+from training.sample import app as sample
 from training.superresolution import jobs, loop
 from training.superresolution.config import load_config
 from training.superresolution.data import Pair, Pairs, open_datasets, read_pairs
 from training.superresolution.jobs import Job
+from training.superresolution.networks import make_generator
+from training.superresolution.state import make_state
 from training.train import app
 from training.upscale import app as upscale
 
@@ -108,9 +111,29 @@ def test_what_a_run_writes_is_used(dataset: Path, tmp_path: Path, make_video: Ma
     assert done.exit_code == 0 and "by weights.safetensors (RealESRGAN Compact x2)" in done.output
     with pytest.raises(ValueError, match=r"not the run that was started: .*crop"):
         train(job(dataset, tmp_path / "run", "crop=72"))
+    for command, arguments in (
+        (app, ["--preset", "tiny", "--data", str(dataset), "--output", str(written)]),
+        (app, ["--preset", "tiny", "--data", str(dataset), "--output", str(tmp_path / "x"),
+               "--init", str(written)]),
+        (sample, [str(written), "--prompt", "a ball", "--output", str(made)]),
+    ):  # fmt: skip
+        small = ["--set", "num_frames=2", "--set", "stride=1"] if command is app else []
+        refused = CliRunner().invoke(command, [*arguments, *small])
+        assert refused.exit_code == 2 and "is a run of --stage sr" in refused.output
     (tmp_path / "run/card.json").write_text("{}")
     with pytest.raises(ValueError, match="run of another stage"):
         train(job(dataset, tmp_path / "run"))
+
+
+def test_the_discriminator_may_have_a_rate_of_its_own() -> None:
+    def rates(*sets: str) -> list[float]:
+        config = load_config("tiny", [*SMALL, "learning_rate=1e-4", *sets])
+        state = make_state(make_generator(config), None, config, torch.device("cpu"))
+        return [state.optimizers[name].param_groups[0]["lr"]
+                for name in ("generator", "discriminator")]  # fmt: skip
+
+    assert rates() == [1e-4, 1e-4]
+    assert rates("discriminator_learning_rate=2e-3") == [1e-4, 2e-3]
 
 
 def test_pairs_are_drawn_by_seed_epoch_and_clip_alone(dataset: Path) -> None:

@@ -228,6 +228,18 @@ def make_card(
     }
 
 
+def card_of(checkpoint: Path) -> dict[str, Any]:
+    """The card of a U-Net's checkpoint; ConfigError for one of super-resolution."""
+    card = json.loads((checkpoint / "card.json").read_text())
+    if card.get("stage") == "sr":
+        run = checkpoint.parents[1]
+        raise ConfigError(
+            f"{run} is a run of --stage sr, which enlarges pictures: give it to vf-upscale "
+            "--weights or vf-sample --upscale, or name the run of a video model here"
+        )
+    return card
+
+
 def flat(tree: Any, path: str = "") -> dict[str, Any]:
     if not isinstance(tree, dict) or not tree:
         return {path: tree}

@@ -20,7 +20,7 @@ from model import SpaceTimeUNet
 from model.latents import Codec
 from model.texts import TextEncoder
 from training import loop
-from training.checkpoints import compare, latest, make_card, sweep, write_whole
+from training.checkpoints import card_of, compare, latest, make_card, sweep, write_whole
 from training.commands import stop_on_signals
 from training.config import Config
 from training.data.batches import Batches, bucket_table
@@ -182,8 +182,7 @@ def check(
     facts = facts_of(datasets)
     card = make_card(config, facts, job.init, start.noise, start.draw_seed, device, workers)
     if checkpoint:
-        before = json.loads((checkpoint / "card.json").read_text())
-        for change in compare(before, card, job.allowed):
+        for change in compare(card_of(checkpoint), card, job.allowed):
             say(console, f"changed: {change}", "yellow")
     watched = watch(config, datasets[0], folder, device)
     if watched:
@@ -257,7 +256,7 @@ def write_facts(folder: Path, config: Config, card: dict[str, Any], start: Start
 
 def resumed_start(checkpoint: Path, config: Config) -> Start:
     """The U-Net of a checkpoint; its weights come with its state."""
-    card = json.loads((checkpoint / "card.json").read_text())
+    card = card_of(checkpoint)
     unet = SpaceTimeUNet.from_config(SpaceTimeUNet.load_config(str(checkpoint / "unet")))
     report = json.loads((checkpoint.parents[1] / "start.json").read_text())
     as_precise(unet, config)

@@ -199,9 +199,10 @@ def load(run: Path, weights: str) -> tuple[Path, Config, VideoFactoryPipeline]:
 def load_pipeline(checkpoint: Path, weights: str) -> tuple[Config, VideoFactoryPipeline]:
     """The config of a run and the pipeline that samples one of its checkpoints."""
     from model import SpaceTimeUNet, VideoFactoryPipeline
+    from training.checkpoints import card_of
     from training.starts import make_codec, make_text, schedule_of
 
-    card = json.loads((checkpoint / "card.json").read_text())
+    card = card_of(checkpoint)
     config, device = trained_config(card, checkpoint)
     unet = SpaceTimeUNet.from_pretrained(
         str(checkpoint / {"ema": "unet_ema", "raw": "unet"}[weights])

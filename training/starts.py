@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from model.latents import Codec, SpaceToDepth, StableDiffusionLatents
 from model.texts import OpenCLIPText, TextEncoder, TinyText, TransformersText
 from model.unet import part_of
 from model.upsampling import as_upsampler
-from training.checkpoints import latest
+from training.checkpoints import card_of, latest
 from training.config import Config
 from training.data.orders import digest
 
@@ -209,7 +208,7 @@ def start_from_run(config: Config, run: Path) -> Start:
             f"--init {run}: no run with a checkpoint there; give the --output of an earlier "
             "vf-train, sd:PATH or modelscope:PATH"
         )
-    card = json.loads((checkpoint / "card.json").read_text())
+    card = card_of(checkpoint)
     earlier = card["config"]
     if earlier.get("stage", "base") == "upsampler" != config.stage:
         raise ConfigError(f"--init {run} is an upsampler: give a base run, or --stage upsampler")
