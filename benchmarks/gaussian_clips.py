@@ -12,7 +12,7 @@ from model.diffusion import alpha_sigma
 from training.config import Config
 from training.data.batches import Sample
 from training.data.orders import draw
-from training.losses import Objective
+from training.learning.losses import Objective
 
 
 class Scaled:

@@ -51,9 +51,9 @@ from training.data.batches import Batches, Sample
 from training.data.orders import draw
 from training.data.rows import open_rows
 from training.data.shapes import shapes_of
-from training.losses import Objective
-from training.reports import contact_sheet
-from training.starts import (
+from training.learning.losses import Objective
+from training.learning.reports import contact_sheet
+from training.learning.starts import (
     DTYPES,
     choose_trained,
     device_of,
@@ -62,7 +62,7 @@ from training.starts import (
     make_text,
     schedule_of,
 )
-from training.steps import State, make_state, train_step
+from training.learning.steps import State, make_state, train_step
 
 ROOT = Path(__file__).parents[1]
 JOBS = {"overfit": ("overfit",), "motion": ("motion", "shuffled"), "gaussian": ("gaussian",)}

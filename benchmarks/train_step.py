@@ -39,9 +39,9 @@ from training.config import PRESETS, Config, load_config
 from training.data.batches import Batches, Sample
 from training.data.rows import Rows
 from training.jobs import open_all
-from training.loop import timed
-from training.losses import Objective
-from training.starts import (
+from training.learning.loop import timed
+from training.learning.losses import Objective
+from training.learning.starts import (
     DTYPES,
     Start,
     choose_trained,
@@ -51,7 +51,7 @@ from training.starts import (
     make_text,
     schedule_of,
 )
-from training.steps import make_state, train_step
+from training.learning.steps import make_state, train_step
 
 DATA_WAIT_BAR = 0.02
 

@@ -22,7 +22,7 @@ from training.data.orders import Mixture
 from training.data.rows import open_rows
 from training.data.shapes import best_fit, shapes_of
 from training.data.videos import SampleShape, read_frames
-from training.losses import Objective, micro_batches
+from training.learning.losses import Objective, micro_batches
 from training.sample import sample as vf_sample
 from training.train import train as vf_train
 

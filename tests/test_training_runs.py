@@ -19,7 +19,7 @@ import torch
 from training_media import TINY, clip, mp4, small_dataset, write_dataset
 
 from training import jobs
-from training.checkpoints import latest, steps_of
+from training.learning.checkpoints import latest, steps_of
 from training.sample import sample as vf_sample
 from training.train import train as vf_train
 

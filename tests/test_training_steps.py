@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import re
 from collections.abc import Iterator
@@ -18,8 +19,10 @@ from training.config import PRESETS, Config, load_config
 from training.data.batches import Batches, Sample
 from training.data.rows import open_rows
 from training.data.shapes import shapes_of
-from training.losses import Objective, held_out_losses, micro_batches
-from training.starts import (
+from training.learning import checkpoints
+from training.learning.checkpoints import code_version
+from training.learning.losses import Objective, held_out_losses, micro_batches
+from training.learning.starts import (
     DTYPES,
     choose_trained,
     device_of,
@@ -28,7 +31,7 @@ from training.starts import (
     make_text,
     schedule_of,
 )
-from training.steps import DivergedError, State, learning_rate, make_state, train_step
+from training.learning.steps import DivergedError, State, learning_rate, make_state, train_step
 
 
 @pytest.fixture(scope="module")
@@ -289,6 +292,12 @@ def test_loss_falls_on_one_clip(data: Path) -> None:
     for _ in range(40):
         train_step(state, objective, samples, settings)
     assert held_out_losses(objective, state.unet, samples, 2)["all"] < 0.8 * before
+
+
+def test_the_code_that_a_loss_depends_on_is_found() -> None:
+    assert code_version() != hashlib.sha256(b"").hexdigest()[:12]
+    root = Path(checkpoints.__file__).parents[2]
+    assert (root / "model" / "unet.py").is_file() and (root / "training" / "train.py").is_file()
 
 
 @pytest.mark.parametrize("preset", PRESETS)

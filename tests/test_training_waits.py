@@ -14,8 +14,8 @@ from training_media import small_dataset
 from model.latents import SpaceToDepth
 from model.texts import TinyText
 from model.unet import part_of
-from training.starts import encoder_dtype
-from training.steps import train_step
+from training.learning.starts import encoder_dtype
+from training.learning.steps import train_step
 from training.train import train as vf_train
 
 

@@ -25,16 +25,17 @@ from ray import cloudpickle
 from torch import Tensor
 from training_media import TINY, clip, mp4, small_dataset, write_dataset
 
-from training import checkpoints, ray_workers
-from training.checkpoints import latest
+from training import ray_workers
 from training.config import Config, load_config
 from training.data.batches import Batches
 from training.data.orders import digest
 from training.data.rows import open_rows
 from training.data.shapes import shapes_of
-from training.losses import Objective, held_out_losses
-from training.parallel import ALONE, Team, whole
-from training.starts import (
+from training.learning import checkpoints
+from training.learning.checkpoints import latest
+from training.learning.losses import Objective, held_out_losses
+from training.learning.parallel import ALONE, Team, whole
+from training.learning.starts import (
     DTYPES,
     choose_trained,
     make_codec,
@@ -42,7 +43,7 @@ from training.starts import (
     make_text,
     schedule_of,
 )
-from training.steps import DivergedError, State, make_state, train_step
+from training.learning.steps import DivergedError, State, make_state, train_step
 from training.train import train as vf_train
 
 CPU = torch.device("cpu")

@@ -18,9 +18,9 @@ from model.diffusion import add_noise, noise_schedule
 from model.latents import SpaceToDepth, StableDiffusionLatents
 from model.texts import TinyText
 from model.upsampling import as_upsampler, halved, low_res_input
-from training.checkpoints import latest
 from training.config import load_config
-from training.losses import Objective
+from training.learning.checkpoints import latest
+from training.learning.losses import Objective
 from training.train import train as vf_train
 
 # Its own sides are twice those of a base run of TINY.
@@ -186,7 +186,7 @@ def test_what_is_lost_depends_on_the_low_resolution_and_its_noise(data: Path) ->
 
     from training.data.batches import Sample
     from training.data.orders import draw
-    from training.starts import make_codec, make_start, make_text, schedule_of
+    from training.learning.starts import make_codec, make_start, make_text, schedule_of
 
     config = load_config("tiny", [*TINY, *LARGE], "upsampler")
     start, device = make_start(config, None), torch.device("cpu")

@@ -42,8 +42,8 @@ def export(
 
 def write_export(console: Console, run: Path, output: Path, weights: str) -> None:
     """Write a checkpoint as a folder: under another name, then renamed."""
-    from training.checkpoints import sync
     from training.commands import how_to_sample
+    from training.learning.checkpoints import sync
     from training.sample import check_checkpoint, load_pipeline
 
     checkpoint = check_checkpoint(run, weights)

@@ -19,8 +19,6 @@ from curation.settings import ConfigError, counted
 from model import SpaceTimeUNet
 from model.latents import Codec
 from model.texts import TextEncoder
-from training import loop
-from training.checkpoints import card_of, compare, latest, make_card, sweep, write_whole
 from training.commands import stop_on_signals
 from training.config import Config
 from training.data.batches import Batches, bucket_table
@@ -28,10 +26,12 @@ from training.data.rows import Rows, open_rows, parse_data
 from training.data.shapes import shapes_of
 from training.evaluation.in_training import Watch, watch
 from training.latents.files import open_latents
-from training.losses import Objective
-from training.parallel import ALONE, Team
-from training.reports import Board, Display, Metrics, Reports
-from training.starts import (
+from training.learning import loop
+from training.learning.checkpoints import card_of, compare, latest, make_card, sweep, write_whole
+from training.learning.losses import Objective
+from training.learning.parallel import ALONE, Team
+from training.learning.reports import Board, Display, Metrics, Reports
+from training.learning.starts import (
     DTYPES,
     Start,
     as_precise,
@@ -42,7 +42,7 @@ from training.starts import (
     make_text,
     schedule_of,
 )
-from training.steps import State, make_state
+from training.learning.steps import State, make_state
 
 
 @dataclass(frozen=True)

@@ -96,7 +96,7 @@ def write_sample(
     """Sample as asked of the pipeline, and write the clip and its contact sheet."""
     import torch
 
-    from training.reports import contact_sheet
+    from training.learning.reports import contact_sheet
     from training.upscale import ready, size_of, told
 
     started = time.monotonic()
@@ -199,8 +199,8 @@ def load(run: Path, weights: str) -> tuple[Path, Config, VideoFactoryPipeline]:
 def load_pipeline(checkpoint: Path, weights: str) -> tuple[Config, VideoFactoryPipeline]:
     """The config of a run and the pipeline that samples one of its checkpoints."""
     from model import SpaceTimeUNet, VideoFactoryPipeline
-    from training.checkpoints import card_of
-    from training.starts import make_codec, make_text, schedule_of
+    from training.learning.checkpoints import card_of
+    from training.learning.starts import make_codec, make_text, schedule_of
 
     card = card_of(checkpoint)
     config, device = trained_config(card, checkpoint)
@@ -234,7 +234,7 @@ def trained_config(card: dict[str, Any], where: Path) -> tuple[Config, torch.dev
     import torch
 
     from training.config import validated
-    from training.starts import device_of
+    from training.learning.starts import device_of
 
     config = validated(card["config"], str(where))
     if config.num_threads:
@@ -262,7 +262,7 @@ def settings_of(config: Config) -> Settings:
 
 def check_checkpoint(run: Path, weights: str) -> Path:
     """The checkpoint to take; ConfigError where there is none."""
-    from training.checkpoints import latest
+    from training.learning.checkpoints import latest
 
     if weights not in ("ema", "raw"):
         raise ConfigError(f"--weights {weights}: choose ema or raw")

@@ -77,7 +77,7 @@ def train(
     from training.commands import guarded
     from training.config import load_config
     from training.jobs import Job
-    from training.starts import with_weights_of
+    from training.learning.starts import with_weights_of
 
     def body(console: Console) -> None:
         check_stage(stage)

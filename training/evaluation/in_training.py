@@ -17,7 +17,6 @@ import torch
 
 from curation.settings import ConfigError
 from model import VideoFactoryPipeline
-from training.checkpoints import code_version
 from training.config import Config
 from training.data.rows import Rows
 from training.evaluation.i3d import Features
@@ -33,12 +32,13 @@ from training.evaluation.scoring import (
     of_dataset,
     score,
 )
-from training.parallel import Team, uncompiled
+from training.learning.checkpoints import code_version
+from training.learning.parallel import Team, uncompiled
 from training.sample import settings_of
 
 if TYPE_CHECKING:
-    from training.losses import Objective
-    from training.steps import State
+    from training.learning.losses import Objective
+    from training.learning.steps import State
 
 
 @dataclass

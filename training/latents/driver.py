@@ -31,7 +31,7 @@ from training.latents.encoders import (
 )
 from training.latents.files import EMPTY, MADE_WITH, STATES, Stored, problems_of
 from training.latents.fingerprints import fingerprint_of, sources_of
-from training.starts import make_codec, make_text
+from training.learning.starts import make_codec, make_text
 
 
 def precompute(

@@ -36,7 +36,7 @@ from training.latents.files import (
     write_file,
 )
 from training.latents.fingerprints import facts_of
-from training.starts import device_of, make_codec, make_text
+from training.learning.starts import device_of, make_codec, make_text
 
 COLUMNS = ["clip_id", "caption", *FACTS, "clip"]
 TEXTS = 16  # captions encoded at once: their states are 5 MB in fp32

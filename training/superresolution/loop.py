@@ -17,7 +17,7 @@ from training.commands import StoppedError
 from training.data.batches import BadRow, TooManyBadError
 from training.data.rows import Rows
 from training.evaluation.lpips import Lpips
-from training.reports import Display, Metrics, contact_sheet
+from training.learning.reports import Display, Metrics, contact_sheet
 from training.superresolution.config import Config
 from training.superresolution.data import (
     Pair,

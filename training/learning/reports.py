@@ -20,8 +20,8 @@ from torchvision.utils import make_grid
 
 from curation.commands import say
 from model.mp4 import write_mp4
-from training.checkpoints import write_whole
 from training.evaluation.compare import lines_of, shown
+from training.learning.checkpoints import write_whole
 
 SHEET_FRAMES = 8  # columns of a contact sheet
 LINE_EVERY_S = 10.0  # between lines of a log, where there is no terminal

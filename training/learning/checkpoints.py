@@ -34,7 +34,7 @@ from torch.distributed.checkpoint.state_dict import (
 from curation.settings import ConfigError
 from model import SpaceTimeUNet
 from training.config import FREE_KEYS, Config
-from training.parallel import ALONE, Team
+from training.learning.parallel import ALONE, Team
 
 # Shards are put together on the first rank, in its main memory, and cut again by each rank.
 WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
@@ -198,7 +198,7 @@ def write_whole(path: Path, text: str) -> None:
 
 def code_version() -> str:
     """A hash of the source that a loss depends on."""
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     files = sorted([*(root / "model").rglob("*.py"), *(root / "training").rglob("*.py")])
     text = b"".join(path.name.encode() + path.read_bytes() for path in files)
     return hashlib.sha256(text).hexdigest()[:12]

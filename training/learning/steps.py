@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from curation.settings import RunError
 from model import SpaceTimeUNet
 from model.unet import part_of
-from training import checkpoints
-from training.checkpoints import Ema
 from training.config import Config
 from training.data.batches import BadRows, Sample
 from training.data.orders import digest
-from training.losses import Objective, micro_batches
-from training.parallel import ALONE, Team, accumulating, whole, wrap
+from training.learning import checkpoints
+from training.learning.checkpoints import Ema
+from training.learning.losses import Objective, micro_batches
+from training.learning.parallel import ALONE, Team, accumulating, whole, wrap
 
 
 class DivergedError(RunError):

@@ -11,10 +11,10 @@ from torch import Tensor
 from model import VideoFactoryPipeline
 from model.latents import to_raw
 from training.data.batches import Sample
-from training.parallel import uncompiled
+from training.learning.parallel import uncompiled
 
 if TYPE_CHECKING:
-    from training.loop import Run
+    from training.learning.loop import Run
 
 
 @dataclass(frozen=True)

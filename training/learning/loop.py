@@ -12,16 +12,16 @@ from typing import Any
 
 from torch import Tensor
 
-from training import samples
 from training.commands import StoppedError
 from training.config import Config
 from training.data.batches import Batch, Batches, Sample, TooManyBadError, held_out_samples
 from training.data.orders import digest
 from training.evaluation.in_training import Watch
-from training.losses import Objective, held_out_losses
-from training.parallel import uncompiled
-from training.reports import Reports
-from training.steps import DivergedError, State, key_of, learning_rate, train_step
+from training.learning import samples
+from training.learning.losses import Objective, held_out_losses
+from training.learning.parallel import uncompiled
+from training.learning.reports import Reports
+from training.learning.steps import DivergedError, State, key_of, learning_rate, train_step
 
 
 @dataclass
