@@ -133,6 +133,11 @@ def test_the_run_folder(data: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     for line in lines(run):
         keys = {"step", "loss", "epoch", "clips_per_s", "data_wait_share"}
         assert keys <= line.keys() and 0 <= line["data_wait_share"] <= 1 < 1e9 * line["clips_per_s"]
+        parts = [each for each in line["loss_by_bin"] if each is not None]
+        assert len(line["loss_by_bin"]) == 2 and sum(parts) / len(parts) == pytest.approx(
+            line["loss"]
+        )  # two clips: one in each bin, or both in one
+    assert {len([x for x in line["loss_by_bin"] if x]) for line in lines(run)} == {1, 2}
     assert [line["step"] for line in lines(run)] == [1, 2, 3]
     assert [line["epoch"] for line in lines(run)] == [0, 0, 0]
     held_out = lines(run, "held_out_loss")

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 app = command_app()
 WEIGHTS_HELP = (
-    "Real-ESRGAN's weights: a file, or a folder or hub id that holds one; or bicubic, which makes "
-    "no detail up."
+    "Real-ESRGAN's weights: a file, a vf-train --stage sr, a folder or hub id that holds one; or "
+    "bicubic, which makes no detail up."
 )
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from training.commands import StoppedError
@@ -149,25 +150,40 @@ def report_step(
 ) -> None:
     """One line of metrics.jsonl, its scalars, and the progress."""
     team, step = run.state.team, run.state.step
-    own = [(s.dataset, key_of(s), x) for s, x in zip(batch.samples, losses.tolist(), strict=True)]
+    own = [
+        (s.dataset, key_of(s), s.draws.timestep, x)
+        for s, x in zip(batch.samples, losses.tolist(), strict=True)
+    ]
     every = team.gather_lists(own)
     wait_s, step_s = map(max, zip(*team.gather((wait_s, step_s)), strict=True))
     if run.reports is None:
         return
+    bins = run.config.timestep_bins
     by_dataset: dict[str, list[float]] = defaultdict(list)
-    for dataset, _, loss in every:
+    by_bin: dict[int, list[float]] = defaultdict(list)
+    for dataset, _, timestep, loss in every:
         by_dataset[dataset].append(loss)
+        by_bin[int(timestep * bins)].append(loss)
     line = {
-        "loss": math.fsum(loss for _, _, loss in every) / len(every),
+        "loss": math.fsum(loss for *_, loss in every) / len(every),
         "epoch": min(batch.epochs.values()),
         "clips_per_s": len(every) / (wait_s + step_s),
         "data_wait_share": wait_s / (wait_s + step_s),
         "learning_rate": learning_rate(run.config, step - 1),
         "gradient_norm": norm,
     }
-    datasets = {name: sum(each) / len(each) for name, each in by_dataset.items()}
-    seen = digest(*sorted(key for _, key, _ in every)).hex()[:16]
-    run.reports.step(step, line, datasets, epochs=batch.epochs, clips_digest=seen)
+    if run.objective.device.type == "cuda":
+        line["gpu_memory_gb"] = torch.cuda.max_memory_allocated(run.objective.device) / 1e9
+    # The noisier a step the larger its loss, so the mean of a small batch says little.
+    by_timestep = [mean(by_bin[n]) if n in by_bin else None for n in range(bins)]
+    datasets = {name: mean(each) for name, each in by_dataset.items()}
+    seen = digest(*sorted(key for _, key, *_ in every)).hex()[:16]
+    told = {"epochs": batch.epochs, "clips_digest": seen, "loss_by_bin": by_timestep}
+    run.reports.step(step, line, datasets, **told)
+
+
+def mean(values: list[float]) -> float:
+    return math.fsum(values) / len(values)
 
 
 def evaluate(run: Run, held_out: list[Sample]) -> None:

@@ -190,7 +190,9 @@ class Reports:
     ) -> None:
         """An optimiser step: numbers of its line, loss by dataset, and what is no scalar."""
         self.metrics.write(step=step, **line, **more, loss_by_dataset=datasets)
-        self.board.scalars(step, {**line, **{f"loss/{name}": x for name, x in datasets.items()}})
+        by_bin = {f"loss_by_bin/{n}": x for n, x in enumerate(more["loss_by_bin"]) if x is not None}
+        by_dataset = {f"loss/{name}": x for name, x in datasets.items()}
+        self.board.scalars(step, {**line, **by_dataset, **by_bin})
         self.display.step(step, line["loss"], line["clips_per_s"], line["data_wait_share"])
 
     def held_out(self, step: int, raw: dict[str, Any], ema: dict[str, Any]) -> None:
