@@ -17,6 +17,7 @@ def card(plan: Plan, clips: dict[str, Any]) -> str:
     """The card of an export with these counts: where its clips are, and whose they are."""
     size = next((name for most, name in SIZES if clips["exported"] < most), "10M<n<100M")
     left_out = ", ".join(f"{number:,} {why}" for why, number in clips["dropped"].items())
+    files = "\n".join(f'    - "{each}"' for each in plan.layout.card_files)
     return f"""---
 license: other
 task_categories:
@@ -28,8 +29,7 @@ configs:
   data_files:
   - split: train
     path:
-    - metadata.jsonl
-    - data/**
+{files}
 ---
 
 # Video clips
@@ -39,8 +39,8 @@ configs:
 VideoFactory's curation and written by `vf-export-clips --to {plan.layout.name}`. \
 Left out: {left_out or "none"}.
 
-`datasets.load_dataset("FOLDER", split="train")` has a row for each clip: `video`, `caption`, and \
-what is known of it; `export.json` says how the clips were made.
+`datasets.load_dataset("FOLDER", split="train")` has a row for each clip: \
+{plan.layout.card_columns}; `export.json` says how the clips were made.
 
 The clips belong to their authors: `source_url`, `uploader` and `license` say whose they are where \
 the source did. Check that your use is allowed. If a clip shows you or your work and should \

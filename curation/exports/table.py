@@ -24,7 +24,8 @@ class Layout:
     captioned_only: the default of `--captioned-only`.
     plays_in_browsers: clips that browsers may not play are encoded to ones that they do.
     in_tars: its files are in tars of bounded size.
-    has_card: README.md tells hubs what it is.
+    card_files: README.md tells hubs, and `datasets`, that these files hold its rows.
+    card_columns: and what a row has.
     """
 
     name: str
@@ -34,7 +35,8 @@ class Layout:
     captioned_only: bool = False
     plays_in_browsers: bool = False
     in_tars: bool = False
-    has_card: bool = False
+    card_files: tuple[str, ...] = ()
+    card_columns: str = ""
 
 
 TABLE = (
@@ -46,13 +48,21 @@ TABLE = (
     # Its buckets have 8k+1 frames, and of a clip it takes the first ones.
     Layout("ltx", "ltx-trainer of LTX-2, LTX-Video-Trainer", layouts.ltx, frames="8k+1"),
     Layout("videox-fun", "VideoX-Fun", layouts.videox_fun),
-    Layout("webdataset", "webdataset, finetrainers", layouts.webdataset, in_tars=True),
+    Layout(
+        "webdataset",
+        "webdataset, datasets, finetrainers",
+        layouts.webdataset,
+        in_tars=True,
+        card_files=("*.tar",),
+        card_columns="`mp4`, `txt` (the caption) and `json` (what is known of it)",
+    ),
     Layout(
         "hf",
         "datasets, the Hugging Face hub, finetrainers",
         layouts.hugging_face,
         plays_in_browsers=True,
-        has_card=True,
+        card_files=("metadata.jsonl", "data/**"),
+        card_columns="`video`, `caption` and what is known of it",
     ),
 )
 

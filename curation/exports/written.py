@@ -253,7 +253,7 @@ def finish(plan: Plan, out: Dataset, sums: Part) -> None:
         with out.replacing(path) as sink:
             write_list(sink, path, (line for p in read_parts(out) for line in p.lines[path]))
     record = plan.begun | {"clips": sums.counts(), "code": code_version()}
-    if plan.layout.has_card:
+    if plan.layout.card_files:
         out.write_bytes(card(plan, record["clips"]).encode(), CARD)
     out.write_bytes(json.dumps(record, indent=1).encode(), DONE)
     tidy(out)
