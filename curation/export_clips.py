@@ -10,6 +10,8 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 import pyarrow as pa
@@ -120,32 +122,23 @@ def export_clips(
             typer.echo(json.dumps({"output": output, "layout": to, "clips": found}))
 
 
-class progress:  # noqa: N801
-    """How far it has come: a bar on a terminal, a line now and then in a log."""
+@contextmanager
+def progress(console: Console) -> Iterator[Callable[[int, int], None]]:
+    """Takes how far it has come: a bar on a terminal, a line now and then in a log."""
+    told_at = time.monotonic()
+    bar = Console(stderr=True)
+    with Progress(console=bar, transient=True, disable=console.quiet or not bar.is_terminal) as on:
+        task = on.add_task("exporting")
 
-    def __init__(self, console: Console) -> None:
-        self.console = console
-        bar = Console(stderr=True)
-        self.bar = Progress(
-            console=bar, transient=True, disable=console.quiet or not bar.is_terminal
-        )
-        self.is_terminal = bar.is_terminal
-        self.told_at = time.monotonic()
+        def told(done: int, total: int) -> None:
+            nonlocal told_at
+            on.update(task, completed=done, total=total)
+            now = time.monotonic()
+            if not bar.is_terminal and now - told_at >= LOG_EVERY_S:
+                told_at = now
+                say(console, f"{done:,} of {counted(total, 'clips')}")
 
-    def __enter__(self) -> Any:
-        self.bar.start()
-        self.task = self.bar.add_task("exporting")
-        return self.tell
-
-    def __exit__(self, *_: object) -> None:
-        self.bar.stop()
-
-    def tell(self, done: int, total: int) -> None:
-        self.bar.update(self.task, completed=done, total=total)
-        now = time.monotonic()
-        if not self.is_terminal and now - self.told_at >= LOG_EVERY_S:
-            self.told_at = now
-            say(self.console, f"{done:,} of {counted(total, 'clips')}")
+        yield told
 
 
 def tell(plan: Any, clips: dict[str, Any], console: Console, where: str) -> None:

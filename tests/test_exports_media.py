@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import tempfile
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from curation.exports.media import COPIED, ENCODED, JOINED, TRIMMED, Media, made
 from curation.media.files import MediaError
 
 NUM_FRAMES = 40
+TMP = tempfile.gettempdir()
 OPTIONS = {
     "no B-frames": ["-bf", 0],
     "B-frames": ["-bf", 3, "-b_strategy", 0],
@@ -54,7 +56,7 @@ def frames_of(media: Media, tmp: Path) -> list[Frame]:
 @example(count=1)
 def test_a_trimmed_clip_is_exactly_its_first_frames(clip: Path, count: int, tmp_path: Path) -> None:
     whole = read_frames(clip)
-    media = made(clip.read_bytes(), Fit(count, 96, 64), Demands())
+    media = made(clip.read_bytes(), Fit(count, 96, 64), Demands(), TMP)
     frames = frames_of(media, tmp_path)
     assert [f.time_s for f in frames] == pytest.approx([f.time_s for f in whole[:count]], abs=1e-4)
     assert media.duration_s == pytest.approx(count / 25, abs=1e-4)
@@ -71,7 +73,9 @@ def test_a_trimmed_clip_is_exactly_its_first_frames(clip: Path, count: int, tmp_
 
 def test_without_b_frames_nothing_is_encoded(make_video: MakeVideo) -> None:
     path = make_video("trim.mp4", shots=[Shot("test", 1.6)], size="96x64", options=["-bf", 0])
-    kinds = {made(path.read_bytes(), Fit(n, 96, 64), Demands()).made for n in range(1, NUM_FRAMES)}
+    kinds = {
+        made(path.read_bytes(), Fit(n, 96, 64), Demands(), TMP).made for n in range(1, NUM_FRAMES)
+    }
     assert kinds == {TRIMMED}
 
 
@@ -84,7 +88,7 @@ def test_frames_at_a_rate_are_those_shown_then(make_video: MakeVideo, tmp_path: 
         row = {"num_frames": NUM_FRAMES, "duration_s": 1.6, "fps": 25.0, "width": 96, "height": 64}
         found = fit(row, "", Demands(fps=fps))
         assert isinstance(found, Fit) and found.num_frames == math.ceil(Fraction("1.6") * fps)
-        media = made(clip.read_bytes(), found, Demands(fps=fps))
+        media = made(clip.read_bytes(), found, Demands(fps=fps), TMP)
         frames = frames_of(media, tmp_path)
         times = [k / fps for k in range(found.num_frames)]
         assert [f.time_s for f in frames] == pytest.approx([float(t) for t in times], abs=1e-4)
@@ -102,7 +106,7 @@ def test_times_that_vary_become_a_constant_rate(make_video: MakeVideo, tmp_path:
     starts = [Fraction(n + 3 * (n // 5), 25) for n in range(30)]
     frames = read_frames(clip)
     assert [f.time_s for f in frames] == pytest.approx([float(s) for s in starts], abs=1e-3)
-    media = made(clip.read_bytes(), Fit(20, 96, 64), Demands(fps=Fraction(12)))
+    media = made(clip.read_bytes(), Fit(20, 96, 64), Demands(fps=Fraction(12)), TMP)
     frames_of(media, tmp_path)
     shown = [max(n for n, s in enumerate(starts) if s <= Fraction(k, 12)) for k in range(20)]
     assert counted_frames(tmp_path / "made.mp4") == shown
@@ -110,7 +114,7 @@ def test_times_that_vary_become_a_constant_rate(make_video: MakeVideo, tmp_path:
 
 def test_the_middle_of_the_picture_is_kept(make_video: MakeVideo, tmp_path: Path) -> None:
     clip = make_video("crop.mp4", shots=[Shot("test", 0.4)], size="150x100", options=["-crf", 1])
-    media = made(clip.read_bytes(), Fit(9, 128, 96), Demands(multiple_of=32))
+    media = made(clip.read_bytes(), Fit(9, 128, 96), Demands(multiple_of=32), TMP)
     assert (media.width, media.height, media.made) == (128, 96, ENCODED)
     path = tmp_path / "made.mp4"
     path.write_bytes(media.data)
@@ -124,9 +128,9 @@ def test_the_middle_of_the_picture_is_kept(make_video: MakeVideo, tmp_path: Path
 def test_a_clip_that_is_broken_is_told(make_video: MakeVideo) -> None:
     data = make_video("crop.mp4", shots=[Shot("test", 0.4)], size="150x100", options=["-crf", 1])
     with pytest.raises(MediaError, match="its row says more"):
-        made(data.read_bytes(), Fit(11, 150, 100), Demands())
+        made(data.read_bytes(), Fit(11, 150, 100), Demands(), TMP)
     with pytest.raises(MediaError, match="not an mp4"):
-        made(b"no mp4", Fit(1, 150, 100), Demands())
+        made(b"no mp4", Fit(1, 150, 100), Demands(), TMP)
 
 
 @given(

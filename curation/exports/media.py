@@ -59,8 +59,10 @@ class Stored:
         return float(self.times[frame] * self.time_base)
 
 
-def made(data: bytes, fit: Fit, demands: Demands) -> Media:
+def made(data: bytes, fit: Fit, demands: Demands, scratch: str) -> Media:
     """The mp4 of what is wanted of a clip, proven to have its frames at their times.
+
+    `scratch` is a folder for files that are gone again afterwards.
 
     Raises MediaError where the clip is broken, or cannot be encoded.
     """
@@ -74,8 +76,8 @@ def made(data: bytes, fit: Fit, demands: Demands) -> Media:
             num_frames = len(stored.packets)
             if fit.num_frames == num_frames:
                 return Media(data, stored.time_s(num_frames), fit.width, fit.height, COPIED)
-            return trimmed(data, container, stored, fit)
-    return encoded(data, stored, fit, None if at_rate else demands.fps)
+            return trimmed(data, container, stored, fit, scratch)
+    return encoded(data, stored, fit, None if at_rate else demands.fps, scratch)
 
 
 def read(container: av.container.InputContainer) -> Stored:
@@ -100,7 +102,9 @@ def has_rate(stored: Stored, fps: Fraction) -> bool:
     return all(abs(stored.time_s(i) - float(i / fps)) < SAME_S for i in numbers)
 
 
-def trimmed(data: bytes, container: av.container.InputContainer, stored: Stored, fit: Fit) -> Media:
+def trimmed(
+    data: bytes, container: av.container.InputContainer, stored: Stored, fit: Fit, scratch: str
+) -> Media:
     """The first frames of a clip: its packets where that is exact, else most of them, or none."""
     count = fit.num_frames
     end = stored.times[count]
@@ -113,16 +117,16 @@ def trimmed(data: bytes, container: av.container.InputContainer, stored: Stored,
         cut = mux(video_stream(container), samples)
         check(cut, stored.times[:count], stored.time_base)
         return Media(cut, duration_s, fit.width, fit.height, TRIMMED)
-    joined = join(data, count)
+    joined = join(data, count, scratch)
     if joined is not None:
         check(joined, stored.times[:count], stored.time_base)
         return Media(joined, duration_s, fit.width, fit.height, JOINED)
-    return encoded(data, stored, fit, None)
+    return encoded(data, stored, fit, None, scratch)
 
 
-def join(data: bytes, count: int) -> bytes | None:
+def join(data: bytes, count: int, scratch: str) -> bytes | None:
     """The first frames of a clip as the curation joins them; None where it would encode them."""
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir=scratch) as folder:
         path = Path(folder) / "clip.mp4"
         path.write_bytes(data)
         found = probe(path)
@@ -138,7 +142,7 @@ def join(data: bytes, count: int) -> bytes | None:
         return clips[span].data if span in clips else None
 
 
-def encoded(data: bytes, stored: Stored, fit: Fit, fps: Fraction | None) -> Media:
+def encoded(data: bytes, stored: Stored, fit: Fit, fps: Fraction | None, scratch: str) -> Media:
     """An encode of the first frames and the middle of the picture, at a constant rate if asked.
 
     At a rate, frame k is what the clip shows at k / fps seconds.
@@ -148,7 +152,7 @@ def encoded(data: bytes, stored: Stored, fit: Fit, fps: Fraction | None) -> Medi
     count = fit.num_frames
     times: Sequence[int]
     time_base, times = (1 / fps, range(count)) if fps else (stored.time_base, stored.times[:count])
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir=scratch) as folder:
         source, target = str(Path(folder) / "source.mp4"), str(Path(folder) / "clip.mp4")
         Path(source).write_bytes(data)
         only = {"protocol_whitelist": "file", "format_whitelist": FORMATS}

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,8 @@ from curation.exports.media import made
 from curation.exports.parts import Outcome, Part, read_parts, write_part
 from curation.exports.rows import Names, rows_from
 from curation.media.files import MediaError
-from curation.places import held
+from curation.places import Scratch, held, sweep_scratch
+from curation.records import TRIED_AGAIN
 from curation.settings import RunError
 from curation.shards import Dataset
 
@@ -91,8 +93,10 @@ def export(plan: Plan, num_workers: int, told: Told) -> Part:
             out.write_bytes(json.dumps(plan.begun).encode(), WORK, BEGUN)
         names = Names(plan.dataset)
         told(sums.end, names.total)
-        with ThreadPoolExecutor(num_workers) as pool:
-            outcomes = in_order(plan, names, sums.end, pool, 2 * num_workers)
+        sweep_scratch()
+        with scratch_folder() as scratch, ThreadPoolExecutor(num_workers) as pool:
+            make = partial(outcome_of, plan, names, scratch)
+            outcomes = in_order(rows_from(plan.dataset, sums.end), make, pool, 2 * num_workers)
             write = tars if plan.layout.in_tars else stretches
             for part in write(plan, outcomes, sums):
                 write_part(out, parts, part)
@@ -129,14 +133,27 @@ def sweep(out: Dataset) -> None:
 # -- clips
 
 
+@contextmanager
+def scratch_folder() -> Iterator[str]:
+    """A folder of this run; one that a killed run leaves is swept by the next of our commands."""
+    scratch = Scratch()
+    try:
+        yield str(scratch.folder)
+    finally:
+        scratch.remove()
+
+
 def in_order(
-    plan: Plan, names: Names, first: int, pool: ThreadPoolExecutor, ahead: int
+    rows: Iterator[tuple[int, dict[str, Any]]],
+    make: Callable[[int, dict[str, Any]], Outcome],
+    pool: ThreadPoolExecutor,
+    ahead: int,
 ) -> Iterator[Outcome]:
     """What becomes of every row, in order; `ahead` rows are worked on at once."""
     waiting: deque[Future[Outcome]] = deque()
     try:
-        for number, row in rows_from(plan.dataset, first):
-            waiting.append(pool.submit(outcome_of, plan, names, number, row))
+        for number, row in rows:
+            waiting.append(pool.submit(make, number, row))
             if len(waiting) > ahead:
                 yield waiting.popleft().result()
         while waiting:
@@ -146,7 +163,7 @@ def in_order(
             future.cancel()
 
 
-def outcome_of(plan: Plan, names: Names, number: int, row: dict[str, Any]) -> Outcome:
+def outcome_of(plan: Plan, names: Names, scratch: str, number: int, row: dict[str, Any]) -> Outcome:
     """Make one clip, and write its files where they are not for a tar. Raises RunError."""
     data = (row.pop("clip") or {}).get("bytes") or b""
     clip = judged(plan, number, row, names.of(row["clip_id"]))
@@ -155,8 +172,10 @@ def outcome_of(plan: Plan, names: Names, number: int, row: dict[str, Any]) -> Ou
     wanted = fit(row, clip.caption, plan.demands)
     assert not isinstance(wanted, str)
     try:
-        media = made(data, wanted, plan.demands)
+        media = made(data, wanted, plan.demands, scratch)
     except MediaError as error:
+        if error.error_class in TRIED_AGAIN:  # of the machine, not of the clip
+            raise RunError(error.message) from error
         raise RunError(
             f"clip {row['clip_id']} cannot be exported: {error}; look into it: "
             f"vf-validate {plan.dataset.uri}"
