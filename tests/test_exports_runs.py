@@ -194,6 +194,16 @@ def test_what_is_told(dataset: Dataset, tmp_path: Path) -> None:
     assert (quiet.exit_code, quiet.output) == (0, "")
 
 
+def test_a_log_has_a_line_now_and_then(
+    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("curation.export_clips.LOG_EVERY_S", 0.0)
+    monkeypatch.setattr(written, "PART_ROWS", 2)
+    done = run(dataset.uri, "--to", "folder", "--output", tmp_path)
+    lines = [line for line in done.output.splitlines() if line.endswith(" of 5 clips")]
+    assert lines == ["0 of 5 clips", "2 of 5 clips", "4 of 5 clips", "5 of 5 clips"]
+
+
 @pytest.mark.parametrize(
     ("options", "told"),
     [

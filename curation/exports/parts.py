@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 
 from curation.exports.asked import WORK
 from curation.exports.layouts import Files
-from curation.shards import Dataset
+from curation.shards import NUM_READERS, Dataset
 
 PREFIX = "part-"
 
@@ -100,6 +102,11 @@ def write_part(out: Dataset, index: int, part: Part) -> None:
 
 def read_parts(out: Dataset) -> Iterator[Part]:
     """The parts that are done, in order."""
-    for name in out.names(WORK, ".json"):
-        if name.startswith(PREFIX):
-            yield Part(**json.loads(out.read_bytes(WORK, f"{name}.json")))
+    names = [name for name in out.names(WORK, ".json") if name.startswith(PREFIX)]
+    with ThreadPoolExecutor(NUM_READERS) as pool:
+        for first in range(0, len(names), NUM_READERS):  # not all at once: they hold every line
+            yield from pool.map(partial(read_part, out), names[first : first + NUM_READERS])
+
+
+def read_part(out: Dataset, name: str) -> Part:
+    return Part(**json.loads(out.read_bytes(WORK, f"{name}.json")))

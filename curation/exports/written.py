@@ -11,8 +11,8 @@ import re
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import replace
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from curation.places import Scratch, held, sweep_scratch
 from curation.records import TRIED_AGAIN
 from curation.settings import RunError
 from curation.shards import Dataset
+from curation.shards.folders import AtomicFile
 
 PART_ROWS = 64  # what is done again at most when a run is killed
 CARD = "README.md"
@@ -95,7 +96,7 @@ def export(plan: Plan, num_workers: int, told: Told) -> Part:
         told(sums.end, names.total)
         sweep_scratch()
         with scratch_folder() as scratch, ThreadPoolExecutor(num_workers) as pool:
-            make = partial(outcome_of, plan, names, scratch)
+            make = partial(outcome_of, Work(plan, names, scratch))
             outcomes = in_order(rows_from(plan.dataset, sums.end), make, pool, 2 * num_workers)
             write = tars if plan.layout.in_tars else stretches
             for part in write(plan, outcomes, sums):
@@ -163,16 +164,37 @@ def in_order(
             future.cancel()
 
 
-def outcome_of(plan: Plan, names: Names, scratch: str, number: int, row: dict[str, Any]) -> Outcome:
+@dataclass(frozen=True)
+class Work:
+    """What clips are made with."""
+
+    plan: Plan
+    names: Names
+    scratch: str
+    folders: set[str] = field(default_factory=set)  # of the export that are there
+
+    def put(self, path: str, content: bytes) -> None:
+        """Write a file of the export; a folder is made once, not with every file of it."""
+        assert self.plan.out is not None
+        out, folder = self.plan.out, path.rpartition("/")[0]
+        if folder not in self.folders:
+            out.filesystem.create_dir(out.path(folder).rstrip("/"), recursive=True)
+            self.folders.add(folder)
+        with AtomicFile(out, out.path(path)) as sink:
+            sink.write(content)
+
+
+def outcome_of(work: Work, number: int, row: dict[str, Any]) -> Outcome:
     """Make one clip, and write its files where they are not for a tar. Raises RunError."""
+    plan = work.plan
     data = (row.pop("clip") or {}).get("bytes") or b""
-    clip = judged(plan, number, row, names.of(row["clip_id"]))
+    clip = judged(plan, number, row, work.names.of(row["clip_id"]))
     if isinstance(clip, Outcome):
         return clip
     wanted = fit(row, clip.caption, plan.demands)
     assert not isinstance(wanted, str)
     try:
-        media = made(data, wanted, plan.demands, scratch)
+        media = made(data, wanted, plan.demands, work.scratch)
     except MediaError as error:
         if error.error_class in TRIED_AGAIN:  # of the machine, not of the clip
             raise RunError(error.message) from error
@@ -189,9 +211,8 @@ def outcome_of(plan: Plan, names: Names, scratch: str, number: int, row: dict[st
     )
     files = plan.layout.files(clip)
     if not plan.layout.in_tars:
-        assert plan.out is not None
         for path, content in {files.video: media.data, **files.beside}.items():
-            plan.out.write_bytes(content, *path.split("/"))
+            work.put(path, content)
     return Outcome(
         number,
         files=files,
@@ -268,9 +289,13 @@ def fill(
 
 def finish(plan: Plan, out: Dataset, sums: Part) -> None:
     """Write the lists from their parts, the card, and at last the mark that all is there."""
-    for path in sorted({path for part in read_parts(out) for path in part.lines}):
-        with out.replacing(path) as sink:
-            write_list(sink, path, (line for p in read_parts(out) for line in p.lines[path]))
+    with ExitStack() as stack:
+        lists: dict[str, List] = {}
+        for part in read_parts(out):
+            for path, lines in part.lines.items():
+                if path not in lists:
+                    lists[path] = stack.enter_context(List(out, path))
+                lists[path].add(lines)
     record = plan.begun | {"clips": sums.counts(), "code": code_version()}
     if plan.layout.card_files:
         out.write_bytes(card(plan, record["clips"]).encode(), CARD)
@@ -278,14 +303,29 @@ def finish(plan: Plan, out: Dataset, sums: Part) -> None:
     tidy(out)
 
 
-def write_list(sink: Any, path: str, lines: Iterator[str]) -> None:
-    """Lines one below the other; in a .json they are the items of one list."""
-    is_array = path.endswith(".json")
-    sink.write(b"[\n" if is_array else b"")
-    for number, line in enumerate(lines):
-        before = ",\n" if is_array and number else ""
-        sink.write(f"{before}{line}{'' if is_array else chr(10)}".encode())
-    sink.write(b"\n]\n" if is_array else b"")
+class List:
+    """A list file that is being written: lines, one below the other; in a .json, items of a list."""
+
+    def __init__(self, out: Dataset, path: str) -> None:
+        self.file = out.replacing(path)
+        self.is_array = path.endswith(".json")
+        self.is_empty = True
+
+    def __enter__(self) -> List:
+        self.sink = self.file.__enter__()
+        self.sink.write(b"[\n" if self.is_array else b"")
+        return self
+
+    def __exit__(self, error_type: type | None, *rest: object) -> None:
+        self.sink.write(b"\n]\n" if self.is_array else b"")
+        self.file.__exit__(error_type, *rest)
+
+    def add(self, lines: list[str]) -> None:
+        """Write the next lines."""
+        for line in lines:
+            before = ",\n" if self.is_array and not self.is_empty else ""
+            self.sink.write(f"{before}{line}{'' if self.is_array else chr(10)}".encode())
+            self.is_empty = False
 
 
 def tidy(out: Dataset) -> None:
