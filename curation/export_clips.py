@@ -103,10 +103,10 @@ def export_clips(
     console = screen(quiet=quiet or as_json)
     with told_errors(GOES_ON, mistakes=(pa.ArrowException,)), interruptible():
         plan = asked.make_plan(order, dry_run)
-        from curation.exports import written
+        from curation.exports import clips, written
 
         if dry_run:
-            found = written.foresee(plan).counts()
+            found = clips.foresee(plan).counts()
             tell(plan, found, console, f"would be in {output}" if output else "would be exported")
         else:
             assert plan.out is not None

@@ -17,7 +17,7 @@ import pytest
 from conftest import MakeVideo, Store
 from exporting import export, hashes, refused, run, write_dataset
 
-from curation.exports import media, parts, written
+from curation.exports import clips, media, parts, written
 from curation.shards import Dataset
 from curation.shards.folders import AtomicFile
 from curation.takedown.tombstones import add, of_names
@@ -87,13 +87,13 @@ def test_a_process_that_is_killed(dataset: Dataset, tmp_path: Path) -> None:
     script = (
         "import os, signal\n"
         "from curation import export_clips\n"
-        "from curation.exports import written\n"
-        "written.PART_ROWS, make, seen = 1, written.made, []\n"
+        "from curation.exports import clips, written\n"
+        "written.PART_ROWS, make, seen = 1, clips.made, []\n"
         "def dying(*given):\n"
         "    seen.append(1)\n"
         "    len(seen) == 3 and os.kill(os.getpid(), signal.SIGKILL)\n"
         "    return make(*given)\n"
-        "written.made = dying\n"
+        "clips.made = dying\n"
         "export_clips.main()\n"
     )
     given = [dataset.uri, "--to", "jsonl", "--output", str(tmp_path / "out"), "--workers", "1"]
@@ -118,7 +118,7 @@ def test_parts_that_are_done_are_not_done_again(
             raise Killed
         return media.made(*given)
 
-    monkeypatch.setattr(written, "made", counted)
+    monkeypatch.setattr(clips, "made", counted)
     options = ["--workers", "1"]
     with pytest.raises(Killed):
         run(dataset.uri, "--to", "ltx", "--output", tmp_path, *options)
@@ -258,7 +258,7 @@ def test_a_clip_that_is_broken_stops_the_run(
     def broken(*_: Any) -> media.Media:
         return media.made(b"", *_[1:])
 
-    monkeypatch.setattr(written, "made", broken)
+    monkeypatch.setattr(clips, "made", broken)
     done = run(dataset.uri, "--to", "folder", "--output", tmp_path)
     told = " ".join(done.output.split())
     assert done.exit_code == 1 and "cannot be exported: not_video" in told
