@@ -66,7 +66,7 @@ def export_clips(
         ),
     ] = None,
     min_frames: Annotated[
-        int | None, typer.Option(min=1, help="Leave out clips of less frames, once trimmed.")
+        int | None, typer.Option(min=1, help="Leave out clips of fewer frames, once trimmed.")
     ] = None,
     max_frames: Annotated[
         int | None, typer.Option(min=1, help="Trim longer clips to so many frames.")
@@ -153,7 +153,7 @@ def tell(plan: Any, clips: dict[str, Any], console: Console, where: str) -> None
     for why, number in clips["dropped"].items():
         say(console, f"  left out, {why}: {number:,}", "yellow")
     if clips["trimmed"]:
-        say(console, f"  trimmed to less frames: {clips['trimmed']:,}")
+        say(console, f"  trimmed at the end: {clips['trimmed']:,}")
     if clips["without_caption"]:
         say(console, f"  with an empty caption: {clips['without_caption']:,}", "yellow")
     if clips["made"]:

@@ -188,7 +188,7 @@ def test_a_dry_run_says_what_a_run_would(dataset: Dataset, tmp_path: Path) -> No
 def test_what_is_told(dataset: Dataset, tmp_path: Path) -> None:
     done = run(dataset.uri, "--to", "hf", "--output", tmp_path / "a", "--frames", "4k+1")
     assert "5 clips of 5 " in done.output and "with an empty caption: 1" in done.output
-    assert "trimmed to less frames: 5" in done.output
+    assert "trimmed at the end: 5" in done.output
     assert "(codec libx264, crf 18, preset veryfast)" in done.output
     quiet = run(dataset.uri, "--to", "hf", "--output", tmp_path / "b", "--quiet")
     assert (quiet.exit_code, quiet.output) == (0, "")

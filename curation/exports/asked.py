@@ -141,7 +141,7 @@ def shard_bytes_of(order: Order, layout: Layout) -> int:
 
 
 def check_column(dataset: Dataset, column: str) -> None:
-    """Raise ConfigError unless every shard has a column of texts of that name."""
+    """Raise ConfigError unless the first shard has a column of texts of that name."""
     texts = {f.name for f in SHARD_SCHEMA if f.type == pa.string()}
     for name in dataset.shards()[:1]:
         with dataset.open_shard(name) as shard:

@@ -30,13 +30,12 @@ def foresee(plan: Plan) -> Part:
 
 
 def foreseen(clip: Exported) -> Outcome:
-    trimmed = clip.num_frames < clip.row["num_frames"]
     return Outcome(
         clip.number,
         files=Files(""),
         num_frames=clip.num_frames,
         duration_s=clip.duration_s,
-        is_trimmed=trimmed,
+        is_trimmed=clip.is_trimmed,
         is_captioned=bool(clip.caption),
     )
 
@@ -51,7 +50,10 @@ def judged(plan: Plan, number: int, row: dict[str, Any], name: str = "") -> Expo
         return Outcome(number, dropped=found)
     fps = float(plan.demands.fps or row["fps"])
     size = found.num_frames, found.width, found.height
-    return Exported(name, number, caption, row, *size, found.num_frames / fps, 0, plan.root)
+    duration_s = found.num_frames / fps
+    return Exported(
+        *(name, number, caption, row, *size, duration_s), 0, found.is_trimmed, plan.root
+    )
 
 
 def in_order(
@@ -131,6 +133,6 @@ def outcome_of(work: Work, number: int, row: dict[str, Any]) -> Outcome:
         num_frames=clip.num_frames,
         duration_s=clip.duration_s,
         num_bytes=clip.num_bytes,
-        is_trimmed=clip.num_frames < row["num_frames"],
+        is_trimmed=clip.is_trimmed,
         is_captioned=bool(clip.caption),
     )

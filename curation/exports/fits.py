@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
 
@@ -48,6 +48,7 @@ class Fit:
     num_frames: int
     width: int  # px
     height: int  # px
+    is_trimmed: bool = field(default=False, compare=False)  # its end is left out
 
 
 def parse_frames(text: str) -> tuple[int, int] | None:
@@ -90,12 +91,12 @@ def fit(row: Mapping[str, Any], caption: str, demands: Demands) -> Fit | str:
         if Fraction(row["fps"]) < demands.fps * (1 - RATE_SLACK):
             return SLOW
         count = math.ceil(Fraction(row["duration_s"]) * demands.fps - ROUNDING)
-    count = largest_count(count, demands)
-    if count is None:
+    most = largest_count(count, demands)
+    if most is None:
         return SHORT
     step = demands.multiple_of or 1
     width, height = (side // step * step for side in (row["width"], row["height"]))
-    return Fit(count, width, height) if width and height else SMALL
+    return Fit(most, width, height, most < count) if width and height else SMALL
 
 
 def largest_count(count: int, demands: Demands) -> int | None:

@@ -27,6 +27,7 @@ class Exported:
     height: int  # px
     duration_s: float
     num_bytes: int  # of its mp4
+    is_trimmed: bool  # its end is left out
     root: str  # jsonl: what stands before the names of its files, "" or ending in a slash
 
     @property

@@ -29,7 +29,7 @@ class Outcome:
     num_frames: int = 0
     duration_s: float = 0.0
     num_bytes: int = 0  # of the mp4
-    is_trimmed: bool = False  # less frames than the clip has
+    is_trimmed: bool = False  # its end is left out
     is_captioned: bool = False
 
 
