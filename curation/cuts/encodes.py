@@ -149,8 +149,18 @@ def check_looks(data: bytes, wanted: np.ndarray, numbers: np.ndarray) -> None:
     check_same(np.array(found), wanted, numbers)
 
 
-def h264(picture: Any, target: str, timeline: Timeline, settings: Cut, num_frames: int) -> Any:
-    """The ffmpeg-python output that writes a picture stream to an mp4 with its own times."""
+def h264(
+    picture: Any,
+    target: str,
+    timeline: Timeline,
+    settings: Cut,
+    num_frames: int,
+    own_times: str = "demux",
+) -> Any:
+    """The ffmpeg-python output that writes a picture stream to an mp4 with its own times.
+
+    `own_times`: whose time base they are in, that of the file (demux) or of the last filter.
+    """
     return ffmpeg.output(
         picture,
         target,
@@ -160,7 +170,7 @@ def h264(picture: Any, target: str, timeline: Timeline, settings: Cut, num_frame
         threads=1,  # x264 gives other bytes from run to run with two (measured: 1 to 7 of 12)
         pix_fmt="yuv420p",
         fps_mode="passthrough",
-        enc_time_base="demux",
+        enc_time_base=own_times,
         video_track_timescale=timescale(timeline.time_base),
         map_metadata=-1,
         fflags="+bitexact",
