@@ -15,7 +15,7 @@ from training_media import TINY, small_dataset
 from curation.settings import ConfigError
 from model import SpaceTimeUNet, VideoFactoryPipeline
 from model.diffusion import add_noise, noise_schedule
-from model.latents import SpaceToDepth, StableDiffusionLatents
+from model.latents import SpaceToDepth, StableDiffusionLatents, to_pixels
 from model.texts import TinyText
 from model.upsampling import as_upsampler, halved, low_res_input
 from training.config import load_config
@@ -197,6 +197,9 @@ def test_what_is_lost_depends_on_the_low_resolution_and_its_noise(data: Path) ->
     sample = Sample("a", "c", 0, "a ball", raw.to(torch.uint8), draw(0, "a", 0, "c"), 8)
     small = objective.encoded(sample)
     assert small.low_res is not None and small.low_res.shape == (48, 2, 4, 4)
+    assert sample.raw is not None
+    pixels = to_pixels(sample.raw[None])
+    torch.testing.assert_close(small.low_res, codec.encode(halved(pixels))[0])
     torch.nn.init.normal_(start.unet.conv_in.weight[:, 48:], std=0.1)
     torch.nn.init.normal_(start.unet.level_embedding.linear_2.weight, std=0.3)
     start.unet.eval()
