@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -179,6 +180,9 @@ def test_an_upsampler_is_trained_from_its_base_and_resumes_exactly(
     sheet = Image.open(tmp_path / "whole" / "samples" / "step-00000004" / "sheet.png")
     # two clips of two frames, three rows each: given, made, true
     assert sheet.size == (2 * 34 + 2, 6 * 34 + 2)
+    rows = [np.asarray(sheet)[2 + 34 * n : 34 * (n + 1), 2:34].std((0, 1)).max() for n in range(6)]
+    # clips are of one grey each; what is made after four steps is noise
+    assert max(rows[0], rows[2], rows[3], rows[5]) < 3 < 6 < min(rows[1], rows[4])
 
 
 def test_what_is_lost_depends_on_the_low_resolution_and_its_noise(data: Path) -> None:
@@ -229,6 +233,7 @@ def test_what_is_lost_depends_on_the_low_resolution_and_its_noise(data: Path) ->
         (["protocol_every=5"], "not with stage=upsampler"),
         (["height=36"], "give a multiple of 8, such as 32"),
         (["unet.low_res_channels=48"], "use --stage upsampler"),
+        (["stage=base"], "stage is no key of --set"),
     ],
 )
 def test_what_an_upsampler_cannot_be_is_told(overrides: list[str], told: str) -> None:
@@ -252,6 +257,7 @@ def test_a_sample_goes_through_upsampler_and_super_resolution(
 ) -> None:
     import av
 
+    from training.export import export
     from training.sample import sample
 
     train("upsampler", data, tmp_path / "larger", *LARGE, "num_samples=0", init=base)
@@ -265,6 +271,12 @@ def test_a_sample_goes_through_upsampler_and_super_resolution(
         frames = [f.to_ndarray(format="rgb24") for f in video.decode(video=0)]
     assert [f.shape for f in frames] == [(62, 64, 3)] * 2
     larger = tmp_path / "larger"
+    before = out.read_bytes()
+    export(larger, tmp_path / "exported")
+    assert "use it: vf-sample BASE --upsampler" in capsys.readouterr().out
+    sample(base, output=out, upsampler=tmp_path / "exported", upscale="bicubic", size="64x62",
+           **told)  # fmt: skip
+    assert out.read_bytes() == before
     assert "is an upsampler: give it as --upsampler" in refused(
         capsys, lambda: sample(larger, output=out, **told)
     )

@@ -258,6 +258,10 @@ def load_config(preset: str, overrides: list[str], stage: str = "base") -> Confi
         tree |= UPSAMPLER[preset]
     for override in overrides:
         set_path(tree, override)
+    if tree["stage"] != stage:
+        raise ConfigError(
+            "stage is no key of --set: use --stage, which sets the sizes that go with it"
+        )
     return validated(tree, f"preset {preset}")
 
 
