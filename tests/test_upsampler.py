@@ -277,6 +277,9 @@ def test_a_sample_goes_through_upsampler_and_super_resolution(
     sample(base, output=out, upsampler=tmp_path / "exported", upscale="bicubic", size="64x62",
            **told)  # fmt: skip
     assert out.read_bytes() == before
+    for more in ({"upsampler_steps": 1}, {"noise_level": 300}):
+        sample(base, output=out, upsampler=larger, upscale="bicubic", size="64x62", **told, **more)
+        assert out.read_bytes() != before
     assert "is an upsampler: give it as --upsampler" in refused(
         capsys, lambda: sample(larger, output=out, **told)
     )
