@@ -18,6 +18,7 @@ from conftest import MakeVideo, Store
 from exporting import export, hashes, refused, run, write_dataset
 
 from curation.exports import clips, media, parts, written
+from curation.exports.asked import Order, make_plan
 from curation.shards import Dataset
 from curation.shards.folders import AtomicFile
 from curation.takedown.tombstones import add, of_names
@@ -183,6 +184,14 @@ def test_a_dry_run_says_what_a_run_would(dataset: Dataset, tmp_path: Path) -> No
     assert counts["dropped"] == {"without a caption": 1}
     done = run(dataset.uri, "--to", "folder", "--dry-run", *options)
     assert "4 clips of 5" in done.output and "left out, without a caption: 1" in done.output
+
+
+def test_every_clip_moves_the_bar(dataset: Dataset, tmp_path: Path) -> None:
+    plan = make_plan(Order(dataset.uri, "folder", str(tmp_path / "out")))
+    seen: list[tuple[int, int]] = []
+    written.export(plan, 1, lambda done, total: seen.append((done, total)))
+    total = seen[0][1]
+    assert seen == [(n, total) for n in range(total + 1)]
 
 
 def test_what_is_told(dataset: Dataset, tmp_path: Path) -> None:

@@ -58,17 +58,24 @@ def export(plan: Plan, num_workers: int, told: Told) -> Part:
         with scratch_folder() as scratch, ThreadPoolExecutor(num_workers) as pool:
             make = partial(outcome_of, Work(plan, names, scratch))
             outcomes = in_order(rows_from(plan.dataset, sums.end), make, pool, 2 * num_workers)
+            outcomes = watched(outcomes, told, names.total)
             write = tars if plan.layout.in_tars else stretches
             for part in write(plan, outcomes, sums):
                 write_part(out, parts, part)
                 parts += 1
                 sums.take(part)
-                told(sums.end, names.total)
         if not sums.num_clips:
             why = ", ".join(f"{why}: {number}" for why, number in sums.dropped.items())
             raise RunError(f"none of {sums.end} clips is left to export ({why or 'no clips'})")
         finish(plan, out, sums)
     return sums
+
+
+def watched(outcomes: Iterator[Outcome], told: Told, total: int) -> Iterator[Outcome]:
+    """The same outcomes, each told of: a part of them may take minutes."""
+    for outcome in outcomes:
+        told(outcome.number + 1, total)
+        yield outcome
 
 
 @contextmanager
