@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -92,7 +93,8 @@ def cluster(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     yield Cluster(checkout, folder, tmp_path_factory.mktemp("home"))
     ours = [p for p in psutil.process_iter() if folder in " ".join(command_line(p))]
     for process in ours:
-        process.kill()
+        with suppress(psutil.NoSuchProcess):  # its parent, killed before it, took it along
+            process.kill()
     psutil.wait_procs(ours, timeout=30)
 
 

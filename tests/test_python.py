@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -53,6 +54,22 @@ def test_datasets_reads_a_folder_without_a_card(told: dict[str, object]) -> None
     rows = datasets.load_dataset(str(folder / "runs/python"), cache_dir=str(folder / "cache"))
     assert rows["train"].num_rows == done.funnel.clips.kept
     assert sorted(rows["train"]["clip_id"]) == sorted(done.clips()["clip_id"].to_pylist())
+
+
+def test_the_example_runs(
+    tmp_path: Path,
+    local_ray: None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    runpy.run_path(str(ROOT / "examples" / "from_python.py"), run_name="__main__")
+    told = capsys.readouterr().out
+    found = re.search(r"(\d+) of (\d+) clips kept.*?(\d+) clips of 4 s and more", told, re.DOTALL)
+    assert found
+    kept, total, longer = map(int, found.groups())
+    assert total > kept > longer > 0
+    assert "resolution" in told and "torch.Size([2, 8, 64, 112, 3]) torch.uint8" in told
 
 
 def test_one_video_needs_no_ray() -> None:

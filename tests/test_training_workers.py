@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import multiprocessing
@@ -345,9 +346,10 @@ def once_at_step(run: Path, step: int, act: Callable[[], Any]) -> None:
 def kill_a_worker() -> None:
     for process in psutil.process_iter(["cmdline"]):
         is_worker = "RayTrainWorker" in " ".join(process.info["cmdline"] or [])
-        if is_worker and psutil.Process() in process.parents():
-            process.kill()
-            return
+        with contextlib.suppress(psutil.NoSuchProcess):  # another test's that has just ended
+            if is_worker and psutil.Process() in process.parents():
+                process.kill()
+                return
 
 
 def refused(capsys: pytest.CaptureFixture[str], code: int, call: Callable[[], None]) -> str:
