@@ -32,15 +32,18 @@ KEYS = ("ours_lpips", "bicubic_lpips", "ours_psnr", "bicubic_psnr", "ours_l1", "
 
 
 def halves(folder: Path) -> str:
-    """The demo's video as two, packets copied, curated as one dataset."""
-    parts = folder / "halves"
+    """The demo's video as two, packets copied, curated as one dataset.
+
+    What is drawn for a clip depends on the dataset's name: the table was made with this one.
+    """
+    parts = folder / "parts"
     parts.mkdir(parents=True, exist_ok=True)
     for name, where in (("first", ("-t", CUT_S)), ("second", ("-ss", CUT_S))):
         before, after = ((), where) if name == "first" else (where, ())
         command = [get_ffmpeg_exe(), "-v", "error", "-y", *before, "-i", str(MEADOW), *after]
         subprocess.run([*command, "-c", "copy", str(parts / f"{name}.mp4")], check=True)
-    curate([str(parts)], "web", output=str(folder / "data"))
-    return str(folder / "data")
+    curate([str(parts)], "web", output=str(folder / "halves"))
+    return str(folder / "halves")
 
 
 def measured(data: str, run: Path, sets: list[str]) -> dict[str, Any]:
