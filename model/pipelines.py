@@ -136,7 +136,6 @@ class VideoFactoryPipeline:
         if low_res is not None:
             named |= self._sizes_of(low_res)
         use = replace(self.settings, **{k: v for k, v in named.items() if v is not None})
-        scale = use.guidance_scale
         self._check(prompts, use.height, use.width, generator, sampler)
         self._check_low_res(low_res, len(prompts), use)
         f, unet = self.codec.factor, self.unet
@@ -146,21 +145,16 @@ class VideoFactoryPipeline:
         with torch.autocast(unet.device.type, enabled=False):
             wanted = self.text.encode(prompts).to(unet.device, unet.dtype)
             unwanted = self.text.encode([negative_prompt]).to(wanted).expand_as(wanted)
-        rate = {"fps": use.fps} if unet.config["fps_conditioning"] else {}
-        once: dict[str, Any] = {}
-        if low_res is not None:
-            seen = self._seen(low_res.to(unet.device), use.noise_level, generator)
-            once = {"low_res": seen, "noise_level": use.noise_level}
-        twice = once and {**once, "low_res": once["low_res"].repeat(2, 1, 1, 1, 1)}
+        told = self._told(use, low_res, generator)
 
         def denoise(x: Tensor, steps: Tensor) -> Tensor:
             x = x.to(unet.dtype)
-            if scale == 1:
-                return unet(x, steps, wanted, **rate, **once).sample.float()
-            both = unet(x.repeat(2, 1, 1, 1, 1), steps.repeat(2), torch.cat([wanted, unwanted]),
-                        **rate, **twice)  # fmt: skip
+            if use.guidance_scale == 1:
+                return unet(x, steps, wanted, **told).sample.float()
+            both = unet(twice(x), steps.repeat(2), torch.cat([wanted, unwanted]),
+                        **{name: twice(value) for name, value in told.items()})  # fmt: skip
             conditional, unconditional = both.sample.float().chunk(2)
-            return guide(conditional, unconditional, scale, guidance_rescale)
+            return guide(conditional, unconditional, use.guidance_scale, guidance_rescale)
 
         def bar(steps: Iterable[int]) -> Iterable[int]:
             return track(list(steps), "sampling", transient=True, disable=not progress)
@@ -180,16 +174,21 @@ class VideoFactoryPipeline:
         side = FACTOR * self.codec.factor
         return {"num_frames": T, "height": h * side, "width": w * side}
 
-    def _seen(
+    def _told(
         self,
-        low_res: Tensor,
-        level: int,
+        use: Settings,
+        low_res: Tensor | None,
         generator: torch.Generator | Sequence[torch.Generator] | None,
-    ) -> Tensor:
-        """What the U-Net sees of low_res, each clip's noise drawn on its own."""
+    ) -> dict[str, Any]:
+        """What the U-Net is told beside text and timestep; the noise of each clip is its own."""
+        told: dict[str, Any] = {"fps": use.fps} if self.unet.config["fps_conditioning"] else {}
+        if low_res is None:
+            return told
+        low_res = low_res.to(self.unet.device)
         noise = draw_noise(tuple(low_res.shape[1:]), len(low_res), generator).to(low_res)
-        levels = torch.full((len(low_res),), level, device=low_res.device)
-        return low_res_input(self.codec, self.schedule, low_res, noise, levels)
+        levels = torch.full((len(low_res),), use.noise_level, device=low_res.device)
+        seen = low_res_input(self.codec, self.schedule, low_res, noise, levels)
+        return told | {"low_res": seen, "noise_level": use.noise_level}
 
     def save_pretrained(self, folder: str | Path, about: Mapping[str, Any] | None = None) -> None:
         """Write model_index.json, unet/, scheduler/, codec/ and text/, as diffusers lays them out.
@@ -281,6 +280,11 @@ class VideoFactoryPipeline:
             )
         if low_res is not None and not 0 <= use.noise_level < len(self.schedule.alphas_cumprod):
             raise ValueError(f"noise_level={use.noise_level}: give a step of the schedule, from 0.")
+
+
+def twice(value: Any) -> Any:
+    """A batch of clips after itself; what is one number for all clips stays it."""
+    return torch.cat([value, value]) if isinstance(value, Tensor) else value
 
 
 def is_export(folder: Path) -> bool:

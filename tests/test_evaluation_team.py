@@ -19,7 +19,7 @@ from training import jobs
 from training.config import load_config
 from training.evaluation import scoring
 from training.evaluation.i3d import Features
-from training.learning.parallel import ALONE, Team
+from training.parallel import ALONE, Team
 
 OUT = [i for i in IDS if is_held_out(i, 0.5)][:9]  # three parts: a rank has two, a rank has one
 KEPT = [i for i in IDS if not is_held_out(i, 0.5)][:4]

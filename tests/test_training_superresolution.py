@@ -21,7 +21,7 @@ from training.evaluation.lpips import FETCH, FILE, MEAN, STD, distance, load_lpi
 from training.superresolution.config import Degradation, Round, load_config
 from training.superresolution.degradations import degrade, filtered, h264, jpeg, noisy
 from training.superresolution.kernels import Dice, draw_kernel, gaussian, sinc
-from training.superresolution.losses import VGG_LAYERS, Perceptual, VggFeatures, load_perceptual
+from training.superresolution.losses import VGG_LAYERS, Perceptual, load_perceptual, vgg_features
 from training.superresolution.networks import (
     Discriminator,
     make_generator,
@@ -221,7 +221,7 @@ def test_the_perceptual_loss_weighs_layers() -> None:
 
 def test_vgg_is_read_from_a_file_and_its_absence_told(tmp_path: Path) -> None:
     """Random weights through the real loading code: the layers are those before activations."""
-    net = VggFeatures()
+    net = vgg_features()
     features = net(noise(1, 3, 32, 32))
     assert [f.shape[1] for f in features] == [64, 128, 256, 512, 512] and len(VGG_LAYERS) == 5
     assert all(f.min() < 0 for f in features)

@@ -35,7 +35,6 @@ from training.data.shapes import shapes_of
 from training.learning import checkpoints
 from training.learning.checkpoints import latest
 from training.learning.losses import Objective, held_out_losses
-from training.learning.parallel import ALONE, Team, whole
 from training.learning.starts import (
     DTYPES,
     choose_trained,
@@ -45,6 +44,7 @@ from training.learning.starts import (
     schedule_of,
 )
 from training.learning.steps import DivergedError, State, make_state, train_step
+from training.parallel import ALONE, Team, whole
 from training.train import train as vf_train
 
 CPU = torch.device("cpu")

@@ -17,7 +17,7 @@ from training_media import TINY, clip, mp4, write_dataset
 from curation.shards import is_held_out
 from training import jobs
 from training.config import load_config
-from training.learning.parallel import ALONE, Team
+from training.parallel import ALONE, Team
 
 IDS = [f"v{n}" for n in range(60)]
 # Two to a rank, of which one is shown; with a single one a rank has none and computes along.

@@ -29,7 +29,6 @@ from training.latents.files import open_latents
 from training.learning import loop
 from training.learning.checkpoints import card_of, compare, latest, make_card, sweep, write_whole
 from training.learning.losses import Objective
-from training.learning.parallel import ALONE, Team
 from training.learning.reports import Board, Display, Metrics, Reports
 from training.learning.starts import (
     DTYPES,
@@ -43,6 +42,7 @@ from training.learning.starts import (
     schedule_of,
 )
 from training.learning.steps import State, make_state
+from training.parallel import ALONE, Team
 
 
 @dataclass(frozen=True)

@@ -29,8 +29,8 @@ from curation.settings import ConfigError, RunError
 from training import jobs
 from training.commands import StoppedError, stop_on_signals
 from training.data.batches import TooManyBadError
-from training.learning.parallel import Team
 from training.learning.steps import DivergedError
+from training.parallel import Team
 
 POLL_S = 0.2  # between looks at the desk
 AGREED = (DivergedError, StoppedError, TooManyBadError)  # ends that all ranks come to together

@@ -19,7 +19,7 @@ from training.data.orders import Draws, Mixture, deal, draw, pick_caption
 from training.data.rows import Rows
 from training.data.shapes import shapes_of
 from training.data.videos import BadVideoError, read_frames
-from training.learning.parallel import ALONE, Team
+from training.parallel import ALONE, Team
 
 PLANNED_STEPS = 50  # that the mean of micro-batches a step is taken over
 VARIETY_STEPS = 4  # that the mean of distinct videos in a batch is taken over

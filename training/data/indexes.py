@@ -22,7 +22,7 @@ from curation.shards import NUM_READERS, Dataset, held_out_hash
 from training.data.reads import retried
 from training.data.shapes import best_fits, enlarges
 from training.data.videos import SampleShape
-from training.learning.parallel import ALONE, Team
+from training.parallel import ALONE, Team
 
 FORMAT = 2  # 2: rows without captions. of the files; another one is written beside it
 FACTS = ["num_frames", "duration_s", "width", "height"]  # what a row's shape depends on

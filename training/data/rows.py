@@ -24,7 +24,7 @@ from training.data.indexes import (
 from training.data.orders import Order
 from training.data.reads import Kept, retried
 from training.data.videos import SampleShape
-from training.learning.parallel import ALONE, Team
+from training.parallel import ALONE, Team
 
 if TYPE_CHECKING:  # latents/ reads rows; here its words are types alone
     from training.latents.files import Encoded, Latents

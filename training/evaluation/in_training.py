@@ -33,7 +33,7 @@ from training.evaluation.scoring import (
     score,
 )
 from training.learning.checkpoints import code_version
-from training.learning.parallel import Team, uncompiled
+from training.parallel import Team, uncompiled
 from training.sample import settings_of
 
 if TYPE_CHECKING:

@@ -7,6 +7,7 @@ layers. Smaller is nearer; equal pictures have 0.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 import torch
@@ -26,15 +27,18 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 MIN_SIDE_PX = 32  # below that the last layer has no pixel
 
 
-class SqueezeFeatures(nn.Module):
-    """Pictures [n, 3, H, W] in 0..1 to the features of LAYERS; their weights are never trained."""
+class PictureFeatures(nn.Module):
+    """Pictures [n, 3, H, W] in 0..1 to the outputs of some layers of a network, never trained.
+
+    features: torchvision's, which wants pictures less MEAN over STD. layers: numbers in it.
+    """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self) -> None:
+    def __init__(self, features: nn.Sequential, layers: Collection[int]) -> None:
         super().__init__()
-        self.features = squeezenet1_1(weights=None).features
+        self.features, self.layers = features, layers
         self.register_buffer("mean", torch.tensor(MEAN).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(STD).view(3, 1, 1), persistent=False)
         self.eval().requires_grad_(False)
@@ -42,9 +46,9 @@ class SqueezeFeatures(nn.Module):
     def forward(self, pictures: Tensor) -> list[Tensor]:
         x, found = (pictures - self.mean) / self.std, []
         for n, layer in enumerate(self.features):
-            # Not in place: a layer's output is kept.
+            # Not in place: what is before an activation may be kept.
             x = torch.relu(x) if isinstance(layer, nn.ReLU) else layer(x)
-            if n in LAYERS:
+            if n in self.layers:
                 found.append(x)
         return found
 
@@ -68,7 +72,7 @@ class Lpips(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.trunk = SqueezeFeatures()
+        self.trunk = PictureFeatures(squeezenet1_1(weights=None).features, LAYERS)
         self.heads = nn.ParameterList(
             [nn.Parameter(torch.zeros(C), requires_grad=False) for C in LAYERS.values()]
         )

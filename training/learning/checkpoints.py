@@ -34,7 +34,7 @@ from torch.distributed.checkpoint.state_dict import (
 from curation.settings import ConfigError
 from model import SpaceTimeUNet
 from training.config import FREE_KEYS, Config
-from training.learning.parallel import ALONE, Team
+from training.parallel import ALONE, Team
 
 # Shards are put together on the first rank, in its main memory, and cut again by each rank.
 WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)

@@ -20,9 +20,9 @@ from training.data.orders import digest
 from training.evaluation.in_training import Watch
 from training.learning import samples
 from training.learning.losses import Objective, held_out_losses
-from training.learning.parallel import uncompiled
 from training.learning.reports import Reports
 from training.learning.steps import DivergedError, State, key_of, learning_rate, train_step
+from training.parallel import uncompiled
 
 
 @dataclass

@@ -28,7 +28,7 @@ from training.config import Config
 from training.data.batches import Sample, most_at_once
 from training.data.orders import draw
 from training.data.shapes import shapes_of
-from training.learning.parallel import ALONE, Team
+from training.parallel import ALONE, Team
 
 
 @dataclass

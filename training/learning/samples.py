@@ -11,7 +11,7 @@ from torch import Tensor
 from model import VideoFactoryPipeline
 from model.latents import to_raw
 from training.data.batches import Sample
-from training.learning.parallel import uncompiled
+from training.parallel import uncompiled
 
 if TYPE_CHECKING:
     from training.learning.loop import Run

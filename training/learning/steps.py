@@ -20,7 +20,7 @@ from training.data.orders import digest
 from training.learning import checkpoints
 from training.learning.checkpoints import Ema
 from training.learning.losses import Objective, micro_batches
-from training.learning.parallel import ALONE, Team, accumulating, whole, wrap
+from training.parallel import ALONE, Team, accumulating, whole, wrap
 
 
 class DivergedError(RunError):

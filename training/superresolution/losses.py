@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from curation.settings import ConfigError
-from training.evaluation.lpips import MEAN, STD, SqueezeFeatures, load_lpips
+from training.evaluation.lpips import PictureFeatures, load_lpips
 from training.superresolution.config import Config
 
 # conv1_2, conv2_2, conv3_4, conv4_4, conv5_4 of torchvision's vgg19.features, before activation,
@@ -17,29 +17,11 @@ from training.superresolution.config import Config
 VGG_LAYERS = {2: 0.1, 7: 0.1, 16: 1.0, 25: 1.0, 34: 1.0}
 
 
-class VggFeatures(nn.Module):
-    """Pictures [n, 3, H, W] in 0..1 to the features of VGG_LAYERS; never trained."""
+def vgg_features() -> PictureFeatures:
+    """VGG19 up to the last of VGG_LAYERS, its weights random."""
+    from torchvision.models.vgg import cfgs, make_layers
 
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        from torchvision.models.vgg import cfgs, make_layers
-
-        self.features = make_layers(cfgs["E"])[: max(VGG_LAYERS) + 1]  # E: vgg19
-        self.register_buffer("mean", torch.tensor(MEAN).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(STD).view(3, 1, 1), persistent=False)
-        self.eval().requires_grad_(False)
-
-    def forward(self, pictures: Tensor) -> list[Tensor]:
-        x, found = (pictures - self.mean) / self.std, []
-        for n, layer in enumerate(self.features):
-            # Not in place: what is before an activation is kept.
-            x = torch.relu(x) if isinstance(layer, nn.ReLU) else layer(x)
-            if n in VGG_LAYERS:
-                found.append(x)
-        return found
+    return PictureFeatures(make_layers(cfgs["E"])[: max(VGG_LAYERS) + 1], VGG_LAYERS)  # E: vgg19
 
 
 class Perceptual(nn.Module):
@@ -68,7 +50,7 @@ def load_perceptual(config: Config) -> Perceptual | None:
     if config.perceptual == "squeezenet":
         features: nn.Module = load_squeezenet()
         return Perceptual(features, [0.1] * 7)
-    vgg = VggFeatures()
+    vgg = vgg_features()
     state = vgg_state(config.perceptual_path)
     missing, _ = vgg.load_state_dict(state, strict=False)
     if missing:
@@ -79,7 +61,7 @@ def load_perceptual(config: Config) -> Perceptual | None:
     return Perceptual(vgg, list(VGG_LAYERS.values()))
 
 
-def load_squeezenet() -> SqueezeFeatures:
+def load_squeezenet() -> PictureFeatures:
     try:
         return load_lpips().trunk
     except ConfigError as error:
