@@ -90,9 +90,10 @@ def curate(
         limit,
         retry,
     )
-    if not ray_runs():
-        start_ray(ray_address)
-    check_reachable(plan.dataset.uri)
+    if plans.wants_ray(plan, ray_address):
+        if not ray_runs():
+            start_ray(ray_address)
+        check_reachable(plan.dataset.uri)
     return Curated(plan.dataset, plans.execute(plan, console, started))
 
 

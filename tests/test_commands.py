@@ -6,6 +6,7 @@ import fcntl
 import io
 import json
 import shutil
+import types
 from collections import namedtuple
 from collections.abc import Callable
 from pathlib import Path
@@ -120,7 +121,8 @@ def test_bars_name_videos_whole(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(progress, "REFRESH_S", 0.001)
     console = Console(file=io.StringIO(), force_terminal=True, width=200)
-    display = progress.Display(None, 1, console)
+    tally = types.SimpleNamespace()
+    display = progress.Display(tally, 1, console)
     looks = []
 
     def look() -> dict[str, Any]:
@@ -130,7 +132,7 @@ def test_bars_name_videos_whole(monkeypatch: pytest.MonkeyPatch) -> None:
         finished = dict.fromkeys(progress.STAGES, 0)
         return {"finished": finished, "current": {"talk [dQw4w9WgXcQ] [red].mp4": ("fetch", 3.0)}}
 
-    monkeypatch.setattr(display, "look", look)
+    tally.look = look
     monkeypatch.setattr(progress, "Live", Shown)
     display.show_bars()
     assert "talk [dQw4w9WgXcQ] [red].mp4 3 s" in Shown.text

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from curation.flow.stages import RESULT_SCHEMA, from_rows, to_row
+from curation.flow.ray_stages import RESULT_SCHEMA, from_rows, to_row
 from curation.pipelines import Rule
 from curation.records import (
     KeptClip,
@@ -122,7 +122,7 @@ def test_media_are_joined_by_id_and_missing_ones_are_seen() -> None:
 
 
 def test_what_ray_runs_loads_no_video_library() -> None:
-    code = "import sys, curation.flow.stages; print(*sys.modules)"
+    code = "import sys, curation.flow.ray_stages; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     loaded = set(done.stdout.split())
     assert "curation.records" in loaded

@@ -31,6 +31,7 @@ from curation import validate, why
 from curation.captions import Blip2
 from curation.decode.jpegs import picture_from_jpeg
 from curation.decode.samples import CAPTION_SIDE_PX, jpeg, shrink
+from curation.flow import plans
 from curation.flow.plans import Plan, execute, make_plan
 from curation.media.frames import decode
 from curation.media.probes import Turn
@@ -130,6 +131,12 @@ def curated(inputs: Path, local_ray: None, tmp_path_factory: pytest.TempPathFact
     return Dataset.at(output)
 
 
+@pytest.fixture
+def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs of this process are local ones, though it has a Ray."""
+    monkeypatch.setattr(plans, "ray_runs", lambda: False)
+
+
 def test_every_input_has_the_expected_outcome(curated: Dataset) -> None:
     assert outcomes(curated) == EXPECTED
 
@@ -153,6 +160,17 @@ def test_it_validates(curated: Dataset) -> None:
     done = CliRunner().invoke(validate.app, [curated.root, "--workers", "1"])
     assert done.exit_code == 0, done.output
     assert "6 clips" in done.output
+
+
+def test_without_ray_rows_and_media_are_the_same(
+    curated: Dataset, inputs: Path, tmp_path: Path, without_ray: None
+) -> None:
+    said = run(inputs, tmp_path / "local", "shards.max_videos=5")
+    dataset = Dataset.at(tmp_path / "local")
+    assert decisions(dataset) == decisions(curated) and clips(dataset) == clips(curated)
+    assert len(dataset.commits()) == 3  # of 5, 5 and 2 videos
+    assert f"{len(EXPECTED)} videos already decided" in run(inputs, tmp_path / "local")
+    assert "3 shards in" in said or "2 shards in" in said  # some commits hold no clip
 
 
 def test_a_rerun_adds_nothing(curated: Dataset, inputs: Path) -> None:
@@ -243,9 +261,9 @@ def test_given_back_the_old_config_the_rows_are_the_old_ones(
 # -- a killed run
 
 
-def start(inputs: Path, output: Path, mark: str) -> subprocess.Popen[bytes]:
+def start(inputs: Path, output: Path, mark: str, *how: str) -> subprocess.Popen[bytes]:
     """The real command in a process group of its own, a commit per video."""
-    command = [sys.executable, "curation/run.py", str(inputs), "--pipeline", "web"]
+    command = [sys.executable, "curation/run.py", str(inputs), "--pipeline", "web", *how]
     for override in [*SMALL, "shards.max_videos=1"]:
         command += ["--set", override]
     return subprocess.Popen(
@@ -265,11 +283,12 @@ def wait_for_commits(output: Path, process: subprocess.Popen[bytes], num_commits
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("how", [[], ["--ray-address", "local"]])
 def test_a_killed_run_goes_on_to_the_same_rows_and_media(
-    curated: Dataset, inputs: Path, tmp_path: Path
+    curated: Dataset, inputs: Path, tmp_path: Path, how: list[str]
 ) -> None:
     output, mark = tmp_path / "killed", uuid.uuid4().hex
-    process = start(inputs, output, mark)
+    process = start(inputs, output, mark, *how)
     wait_for_commits(output, process, num_commits=3)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
@@ -296,9 +315,17 @@ def test_a_second_writer_is_refused(inputs: Path, local_ray: None, tmp_path: Pat
 # -- URLs
 
 
+@pytest.mark.parametrize("has_ray", [True, False])
 def test_urls_are_fetched_decided_once_and_named_by_content(
-    local_ray: None, curated: Dataset, inputs: Path, serve: tuple[str, Path], tmp_path: Path
+    curated: Dataset,
+    inputs: Path,
+    serve: tuple[str, Path],
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+    has_ray: bool,
 ) -> None:
+    if not has_ray:
+        request.getfixturevalue("without_ray")
     url, served = serve
     for name in ("good.mp4", "short.mp4"):
         shutil.copy(inputs / name, served / name)

@@ -199,13 +199,10 @@ def test_what_takes_too_long_to_read_is_left_for_later(
 ) -> None:
     path = make_video("plain.mp4")
     source = Source(url=str(path), path=str(path))
-    find = stages.identify._function
-    try:
-        assert find([source], Pipeline())[0].id == content_id(str(path))
+    with MediaWorker(Media()) as worker:
+        assert stages.identify(source, Pipeline(), worker).id == content_id(str(path))
         monkeypatch.setattr(stages, "IDENTIFY_TIMEOUT_S", 1e-9)
-        assert find([source], Pipeline()) == [source]
-    finally:
-        media_processes.media_worker_for(Media()).stop()
+        assert stages.identify(source, Pipeline(), worker) == source
 
 
 def test_text_beside_a_file_is_read_where_identify_died_of_it(

@@ -23,8 +23,7 @@ from test_embeddings import build_clip, cosines
 from curation.captions import Blip2
 from curation.flow.actors import start_models
 from curation.flow.plans import execute, make_plan
-from curation.flow.progress import Tally
-from curation.flow.stages import Models, from_rows, to_row
+from curation.flow.ray_stages import Models, SharedTally, from_rows, to_row
 from curation.pipelines import Pipeline, Rule, Scorers
 from curation.records import KeptClip, VideoResult, with_late_scores
 from curation.scores.aesthetics import Laion
@@ -33,6 +32,7 @@ from curation.scores.classifiers import WatermarkClassifier, check_classifier, m
 from curation.scores.models import Means, Seen, of_video, score_each
 from curation.settings import ConfigError
 from curation.shards import DROPPED, FAILED, KEPT, LEDGER_SCHEMA, SHARD_SCHEMA, Dataset
+from curation.takedown.tombstones import NOTHING
 
 CONFIG = Path(__file__).parents[1] / "pipelines.yaml"
 RULES = {"duration": Rule(min=1), "text": Rule(max=0.01), "watermark": Rule(max=0.5)}
@@ -189,9 +189,9 @@ def test_a_score_that_is_no_number_does_not_pass() -> None:
 def test_a_model_that_hangs_or_dies_in_a_run_costs_one_clip(
     local_ray: None, how: str, says: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("curation.flow.stages.MODEL_TIMEOUT_S", 2.0)
+    monkeypatch.setattr("curation.flow.ray_stages.MODEL_TIMEOUT_S", 2.0)
     pipeline = Pipeline(scorers=Scorers(text="rapidocr"), rules={"text": Rule(max=0.6)})
-    tally = Tally.remote({})  # type: ignore[attr-defined]
+    tally = SharedTally({}, 8, NOTHING)
     stage = Models(start_models(fakes(text=how).models, 1, 0), [], pipeline, tally)
     heights = {"a": 40, "b": ODD_HEIGHT_PX, "c": 40}
     video = result(*heights)

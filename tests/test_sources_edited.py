@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from curation.downloads.fetches import id_in
-from curation.flow.driver import identify_all, joined, todo
+from curation.flow.driver import joined, todo
 from curation.flow.holdings import Holdings, forget, retell, take_over
+from curation.flow.local_flow import LocalFlow
 from curation.pipelines import Pipeline
 from curation.shards import DROPPED, KEPT, LEDGER_SCHEMA, SHARD_SCHEMA, Dataset, write_commit
 from curation.sources import Source, Span
@@ -197,7 +198,7 @@ def test_captions_of_a_model_are_not_a_list_s(tmp_path: Path) -> None:
 
 
 def test_copies_become_one_source_with_the_cuts_and_captions_of_all(
-    tmp_path: Path, local_ray: None
+    tmp_path: Path,
 ) -> None:
     for name in ("a.mp4", "b.mp4"):
         (tmp_path / name).write_bytes(b"the same")
@@ -208,7 +209,9 @@ def test_copies_become_one_source_with_the_cuts_and_captions_of_all(
         Source(url="https://youtu.be/dQw4w9WgXcQ", caption="one"),
         Source(url="https://www.youtube.com/watch?v=dQw4w9WgXcQ&t=15s", caption="two"),
     ]
-    [file, site], num_copies = joined(identify_all(given, Pipeline()), Holdings())
+    with LocalFlow(Pipeline(), given) as flow:
+        found = flow.identify(given)
+    [file, site], num_copies = joined(found, Holdings())
     assert num_copies == 2
     assert (file.url, file.license, file.caption) == ("a.mp4", "CC0", "whole")
     assert file.spans == (Span(0, 1, "first", ("again",)), Span(1, 2, "second"))

@@ -24,19 +24,20 @@ from conftest import MakeVideo, Shot
 from test_runs_copies import curate, videos
 
 from curation.flow import stages
-from curation.flow.progress import Tally
+from curation.flow.ray_stages import SharedTally, num_turns
 from curation.flow.spool import (
     TURN_PREFIX,
     cpus_per_task,
     is_spooled,
     locked,
-    num_turns,
     sweep_turns,
     turn,
 )
+from curation.flow.tally import Tally
 from curation.pipelines import Pipeline
 from curation.shards import Dataset
 from curation.sources import Source
+from curation.takedown.tombstones import NOTHING
 
 HERE = Source(url="a.mp4", path="/a.mp4")
 THERE = Source(url="https://host.test/a.mp4")
@@ -142,13 +143,15 @@ def test_a_video_that_may_wait_takes_a_share(cpus: float, ahead: int, share: flo
 
 
 def test_a_video_tried_again_is_counted_once(local_ray: None) -> None:
-    tally = Tally.remote({})  # type: ignore[attr-defined]
-    for stage in ("fetch", "decode", "fetch", "decode", "cut"):
-        tally.at.remote("v", stage, 1.0)
-    tally.left.remote("v", "cut")
-    done = ray.get(tally.look.remote())["finished"]
-    assert (done["fetch"], done["decode"], done["cut"]) == (1, 1, 1)
-    ray.kill(tally)
+    shared = SharedTally({}, 8, NOTHING)
+    for tally in (shared, Tally({})):
+        for stage in ("fetch", "decode", "fetch", "decode", "cut"):
+            tally.at("v", stage, 1.0)
+        tally.left("v", "cut")
+        look = tally.look()
+        assert look is not None
+        assert [look["finished"][stage] for stage in ("fetch", "decode", "cut")] == [1, 1, 1]
+    ray.kill(shared.actor)
 
 
 @pytest.mark.parametrize("raises", [False, True])

@@ -51,7 +51,7 @@ def run(make_video: MakeVideo) -> str:
 @pytest.mark.parametrize("terminal", [False], indirect=True)
 def test_the_commands_end_on_a_terminal(terminal: Terminal, run: str, tmp_path: Path) -> None:
     """The first after Ctrl-Z, and on in the background."""
-    terminal.type(f"{run} {tmp_path}/demo\n")
+    terminal.type(f"{run} {tmp_path}/demo --ray-address local\n")
     terminal.wait_for("starting Ray", HANG_S)
     terminal.type("\x1a")
     terminal.wait_for("Stopped", HANG_S)
@@ -69,7 +69,7 @@ def test_the_commands_end_on_a_terminal(terminal: Terminal, run: str, tmp_path: 
 @pytest.mark.slow
 @pytest.mark.parametrize("terminal", [True], indirect=True)
 def test_a_run_can_be_ended_and_goes_on(terminal: Terminal, run: str, tmp_path: Path) -> None:
-    """Ctrl-C, and the same command goes on."""
+    """Ctrl-C, and the same command goes on; both without Ray."""
     terminal.type(f"{run} {tmp_path}/demo\n")
     terminal.wait_for("fetch", HANG_S)  # the bars are up
     terminal.type("\x03")

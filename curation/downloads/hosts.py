@@ -1,6 +1,6 @@
 """How much is asked of a host at once, by all workers together, and when it is left alone.
 
-Held by the one actor that all workers ask (flow/progress.py): a site sees a cluster as one visitor.
+Held by the one tally that all workers ask (flow/tally.py): a site sees a cluster as one visitor.
 """
 
 from __future__ import annotations

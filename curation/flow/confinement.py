@@ -1,4 +1,4 @@
-"""What a media process is given of this machine: variables, memory, file sizes.
+"""What media processes are given of this machine: variables, memory, file sizes, CPUs.
 
 What it reads may be hostile, and the libraries that read it are large. A mistake in one of them
 should find no secret in the environment and no room to fill.
@@ -37,7 +37,7 @@ def environment(given: Mapping[str, str], **ours: str) -> dict[str, str]:
     return kept | ours
 
 
-# -- memory and files
+# -- memory, files, CPUs
 
 
 def limit(memory_bytes: int, max_file_bytes: int) -> None:
@@ -91,3 +91,19 @@ def machine_memory(cgroups: Path = Path("/sys/fs/cgroup")) -> tuple[int, int]:
             if total < machine.total:
                 return total, min(free, machine.available)
     return machine.total, machine.available
+
+
+def machine_cpus(cgroups: Path = Path("/sys/fs/cgroup")) -> float:
+    """CPUs that this process may use of the machine, or of the container (cgroups(7))."""
+    cpus = float(
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
+    for quota in (
+        lambda: (cgroups / "cpu.max").read_text().split(),
+        lambda: [(cgroups / "cpu" / f"cpu.cfs_{n}_us").read_text() for n in ("quota", "period")],
+    ):
+        with contextlib.suppress(OSError, ValueError):  # "max" is no number: no limit
+            allowed, period = map(int, quota())
+            if allowed > 0:  # -1: none
+                cpus = min(cpus, allowed / period)
+    return cpus

@@ -1,56 +1,30 @@
-"""Sources -> a dataset folder: the whole flow on Ray.
+"""What a run does besides its flow: which sources are left to do, when to commit, what to record.
+
+The flow itself is on Ray (ray_flow.py) or, of a few videos, on this machine alone (local_flow.py):
 
     sources -> [identify] -> media -> (models) -> (captions) -> (models) -> commits
 
-Ray Data moves videos from stage to stage; what a stage passes on is encoded clips and caption
-frames, never raw ones. This driver handles references only, and groups finished videos into
-commits by count, bytes and age. Progress lives in the dataset folder: a run that is killed is
-continued by the same command.
+Progress lives in the dataset folder: a run that is killed is continued by the same command.
 """
 
 from __future__ import annotations
 
 import json
-import logging
 import math
-import pickle
-import threading
 import time
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import pyarrow as pa
-import ray
-from ray.data import DataContext
-
-from curation.captions import SOURCE_TEXT
 from curation.commands import code_version
-from curation.flow.actors import start_models
 from curation.flow.holdings import Holdings
-from curation.flow.spool import cpus_per_task, is_spooled
-from curation.flow.stages import Captioner, Models, commit, curate_batch, identify
 from curation.funnels import FUNNEL_COLUMNS, Funnel, count
-from curation.pipelines import Captions, Pipeline
-from curation.scores.chosen import build_models
-from curation.scores.table import keys_where
+from curation.pipelines import Pipeline
 from curation.settings import RunError
 from curation.shards import Dataset
 from curation.sources import Source
 from curation.sources.source import fingerprinted, join, shown
 
-MAX_COMMITS_IN_FLIGHT = 4
-MAX_TASKS = 10_000  # videos beyond this many share tasks
-
-
 # -- sources
-
-
-def identify_all(sources: list[Source], pipeline: Pipeline) -> list[Source]:
-    """The sources with ids where content or URL give one, and with the text beside them."""
-    size = max(1, min(64, len(sources) // 16))
-    chunks = [sources[i : i + size] for i in range(0, len(sources), size)]
-    found = ray.get([identify.remote(chunk, pipeline) for chunk in chunks])
-    return [source for chunk in found for source in chunk]
 
 
 def joined(sources: list[Source], holdings: Holdings) -> tuple[list[Source], int]:
@@ -80,155 +54,55 @@ def todo(sources: list[Source], holdings: Holdings) -> list[Source]:
     return [source for source in sources if not holdings.holds(source)]
 
 
-# -- the flow
-
-
-def quiet_ray_data() -> None:
-    """Keep Ray Data's own words and bars from the terminal: it has ours."""
-    context = DataContext.get_current()
-    context.enable_progress_bars = False
-    context.execution_options.preserve_order = False
-    context.print_on_execution_start = False
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
-
-
-def flow(sources: list[Source], pipeline: Pipeline, tally: Any) -> ray.data.Dataset:
-    """The stages as a Ray Data pipeline: a row per video in, a row per decided video out."""
-    quiet_ray_data()
-    spooled = is_spooled(sources, pipeline)
-    size = -(-len(sources) // MAX_TASKS)  # one video a task, unless there are very many
-    blobs = [pickle.dumps(source) for source in sources]
-    blocks = [pa.table({"source": blobs[i : i + size]}) for i in range(0, len(blobs), size)]
-    # Not from_arrow: that asks a Ray task for each block how many rows it has.
-    results = ray.data.from_blocks(blocks).map_batches(
-        curate_batch,
-        batch_size=1,
-        batch_format="pyarrow",
-        fn_kwargs={"pipeline": pipeline, "tally": tally, "spooled": spooled},
-        num_cpus=cpus_per_task(pipeline, spooled),
-    )
-    models = build_models(pipeline.scorers, pipeline.scorers.models)
-    actors = start_models(models, pipeline.scorers.num_workers, free_gpus(pipeline.captions))
-    # What judges captions waits until they are there.
-    later = {key: actors.pop(key) for key in keys_where("needs_caption") & actors.keys()}
-    results = scored_late(results, actors, list(later), pipeline, tally)
-    if pipeline.captions.model != SOURCE_TEXT:
-        results = captioned(results, pipeline.captions, tally)
-    return scored_late(results, later, [], pipeline, tally)
-
-
-def scored_late(
-    results: ray.data.Dataset,
-    actors: dict[str, list[Any]],
-    later: list[str],
-    pipeline: Pipeline,
-    tally: Any,
-) -> ray.data.Dataset:
-    """The results with what models say, and without what they reject; `later` are asked behind."""
-    if not actors:
-        return results
-    return results.map_batches(
-        Models,
-        batch_size=1,  # a video's clips are decided together
-        batch_format="pyarrow",
-        fn_constructor_args=(actors, later, pipeline, tally),
-        concurrency=pipeline.scorers.num_workers,
-        num_cpus=0,  # for the captioner's reason, below
-    )
-
-
-def captioned(results: ray.data.Dataset, settings: Captions, tally: Any) -> ray.data.Dataset:
-    return results.map_batches(
-        Captioner,
-        batch_size=8,  # videos; pictures are batched inside
-        batch_format="pyarrow",
-        fn_constructor_kwargs={"settings": settings, "tally": tally},
-        concurrency=settings.num_workers,
-        # A captioner that held CPUs could starve the stage that feeds it on a small machine.
-        num_cpus=0,
-        num_gpus=gpus_each(settings),
-    )
-
-
-def gpus_each(settings: Captions) -> float:
-    """GPUs of a captioner."""
-    if settings.num_gpus is not None:
-        return settings.num_gpus
-    return 1 if ray.cluster_resources().get("GPU") else 0
-
-
-def free_gpus(settings: Captions) -> int:
-    """Whole GPUs that no captioner takes."""
-    taken = 0 if settings.model == SOURCE_TEXT else settings.num_workers * gpus_each(settings)
-    return max(0, int(ray.cluster_resources().get("GPU", 0) - taken))
+# -- commits
 
 
 @dataclass
 class Pending:
-    """Finished videos that wait for their commit, by reference."""
+    """Finished videos that wait for their commit: themselves, or references to them."""
 
-    refs: list[Any] = field(default_factory=list)
+    videos: list[Any] = field(default_factory=list)
     num_videos: int = 0
     num_bytes: int = 0
     since: float = field(default_factory=time.monotonic)
 
+    def add(self, video: Any, num_videos: int, num_bytes: int) -> None:
+        if not self.videos:
+            self.since = time.monotonic()
+        self.videos.append(video)
+        self.num_videos += num_videos
+        self.num_bytes += num_bytes
+
     def is_due(self, pipeline: Pipeline) -> bool:
         limits = pipeline.shards
-        return bool(self.refs) and (
+        return bool(self.videos) and (
             self.num_videos >= limits.max_videos
             or self.num_bytes >= limits.max_bytes
             or time.monotonic() - self.since >= limits.max_age_s
         )
 
 
-def curate(
-    sources: list[Source], pipeline: Pipeline, dataset: Dataset, tally: Any, stop: threading.Event
-) -> None:
-    """Run the flow over sources and commit what comes out as it comes, until `stop` is set.
+class Budget:
+    """The bytes that a dataset may have, and has."""
 
-    Raises RunError when the dataset has as many bytes as the pipeline allows.
-    """
-    pending = Pending()
-    writing: list[Any] = []
-    most, num_bytes = pipeline.shards.max_total_bytes or math.inf, bytes_of(dataset)
-    check_budget(dataset, num_bytes, most)
-    results = flow(sources, pipeline, tally)  # holds the actors of models while it is read
-    for bundle in results.iter_internal_ref_bundles():
-        if stop.is_set():
-            raise KeyboardInterrupt
-        for block in bundle.blocks:
-            if not pending.refs:
-                pending.since = time.monotonic()
-            pending.refs.append(block.ref)
-            pending.num_videos += block.metadata.num_rows or 0
-            pending.num_bytes += block.metadata.size_bytes or 0
-            num_bytes += block.metadata.size_bytes or 0
-        if num_bytes >= most:
-            break
-        if pending.is_due(pipeline):
-            writing.append(commit.remote(dataset, pipeline, tally, *pending.refs))
-            pending = Pending()
-        while len(writing) >= MAX_COMMITS_IN_FLIGHT:
-            done, writing = ray.wait(writing)
-            ray.get(done)
-    if pending.refs:
-        writing.append(commit.remote(dataset, pipeline, tally, *pending.refs))
-    ray.get(writing)
-    check_budget(dataset, num_bytes, most)
-
-
-def check_budget(dataset: Dataset, num_bytes: int, most: float) -> None:
-    """Raise RunError where a dataset has as many bytes as it may have."""
-    if num_bytes >= most:
-        raise RunError(
-            f"{dataset.uri} has the {most:,} bytes that shards.max_total_bytes allows; what is "
-            "committed stays, and with a larger number the same command goes on"
+    def __init__(self, dataset: Dataset, pipeline: Pipeline) -> None:
+        self.uri = dataset.uri
+        self.most = pipeline.shards.max_total_bytes or math.inf
+        self.num_bytes = sum(
+            file["bytes"] for commit in dataset.commits() for file in commit["files"].values()
         )
 
+    @property
+    def is_spent(self) -> bool:
+        return self.num_bytes >= self.most
 
-def bytes_of(dataset: Dataset) -> int:
-    """Of all committed files."""
-    return sum(file["bytes"] for commit in dataset.commits() for file in commit["files"].values())
+    def check(self) -> None:
+        """Raise RunError where a dataset has as many bytes as it may have."""
+        if self.is_spent:
+            raise RunError(
+                f"{self.uri} has the {self.most:,} bytes that shards.max_total_bytes allows; what "
+                "is committed stays, and with a larger number the same command goes on"
+            )
 
 
 # -- the record of a run

@@ -29,6 +29,7 @@ from curation.records import Beat, VideoResult, failed_row, with_attempts
 from curation.sources import Source
 
 POLL_S = 0.5
+STOPPED_S = 10.0  # a longer time between two looks is no time that was waited
 MAX_FILE_BYTES = 4 << 30  # that a media process may write, where nothing else is said
 ROOT = Path(__file__).resolve().parents[2]
 MODULE = "curation.flow.media_serving"
@@ -74,6 +75,7 @@ class MediaWorker:
         self.limits, self.max_file_bytes = limits, max_file_bytes
         self.process: subprocess.Popen[bytes] | None = None
         self.num_done = 0
+        self.is_over = False
 
     def start(self) -> None:
         sweep_scratch()
@@ -116,6 +118,8 @@ class MediaWorker:
             self.stop()
             self.start()
         try:
+            if self.is_over:
+                raise WorkerDiedError("stopped", "the run was stopped")
             self.connection.send(job)
             result = self.wait(beat, timeout_s or self.limits.timeout_s)
         except (EOFError, OSError) as error:
@@ -129,8 +133,12 @@ class MediaWorker:
         return result
 
     def wait(self, beat: Beat, timeout_s: float) -> Any:
-        """The worker's answer, under the limits of time, progress and memory."""
-        started = last_beat = time.monotonic()
+        """The worker's answer, under the limits of time, progress and memory.
+
+        Time in which this process was stopped (Ctrl-Z) does not count.
+        """
+        waited_s = silent_s = 0.0
+        before_s = time.monotonic()
         while True:
             if self.connection.poll(POLL_S):
                 kind, *content = self.connection.recv()
@@ -138,12 +146,14 @@ class MediaWorker:
                     return content[0]
                 if kind == "error":
                     raise RuntimeError(f"the media worker failed:\n{content[0]}")
-                last_beat = time.monotonic()
+                silent_s = 0.0
                 beat(*content)
-            now = time.monotonic()
-            if now - started > timeout_s:
+            now_s = time.monotonic()
+            passed_s, before_s = min(now_s - before_s, STOPPED_S), now_s
+            waited_s, silent_s = waited_s + passed_s, silent_s + passed_s
+            if waited_s > timeout_s:
                 raise WorkerDiedError("timeout", f"not done after {timeout_s:g} s")
-            if now - last_beat > self.limits.stall_s:
+            if silent_s > self.limits.stall_s:
                 raise WorkerDiedError("stalled", f"no progress for {self.limits.stall_s:g} s")
             self.check_memory()
 
@@ -186,6 +196,14 @@ class MediaWorker:
         self.connection.close()
         os.close(self.lifeline)
         self.scratch.remove()
+
+    def end(self) -> None:
+        """Kill what runs in another thread, which then stops this; no job is done any more."""
+        self.is_over = True
+        process = self.process
+        if process is not None and process.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
 
     def __enter__(self) -> MediaWorker:
         return self

@@ -5,6 +5,7 @@ What decodes is named and imported here alone, so a Ray process starts without a
 
 from __future__ import annotations
 
+import importlib
 import os
 import shutil
 import signal
@@ -34,8 +35,9 @@ def main() -> None:
     import av
     import cv2
 
+    importlib.import_module("curation.videos")  # before there is work: it takes a second
     av.logging.set_level(av.logging.PANIC)
-    cv2.setNumThreads(1)  # a video has the CPUs that Ray gave it
+    cv2.setNumThreads(1)  # a video has the CPUs that a run gave it
     while True:
         try:
             job = connection.recv()

@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import ray
 import yaml
 from rich.console import Console
 
 from curation.captions import check_checkpoint
-from curation.commands import GOES_ON, interruptible, say, screen, start_ray, tell_run, told_errors
+from curation.commands import (
+    GOES_ON,
+    interruptible,
+    ray_runs,
+    say,
+    screen,
+    start_ray,
+    tell_run,
+    told_errors,
+)
 from curation.downloads.runtimes import lacking
-from curation.flow.driver import check_all_decided, identify_all, joined, todo, write_run
-from curation.flow.driver import curate as run_flow
+from curation.flow.driver import check_all_decided, joined, todo, write_run
 from curation.flow.holdings import Holdings, forget, is_subset, retell, take_over
-from curation.flow.progress import Display, Tally
+from curation.flow.local_flow import LocalFlow, is_enough
+from curation.flow.progress import Display
 from curation.funnels import Funnel, show
 from curation.pipelines import Pipeline, load_pipeline
 from curation.places import check_reachable, check_temp, default_output, only_writer, open_output
@@ -32,6 +42,9 @@ from curation.takedown.removal import remove
 from curation.takedown.tombstones import Tombstones, of_names
 from curation.takedown.tombstones import add as add_tombstones
 from curation.takedown.tombstones import read as read_tombstones
+
+if TYPE_CHECKING:
+    from curation.flow.ray_flow import RayFlow
 
 
 @dataclass(frozen=True)
@@ -174,8 +187,28 @@ def tell_taken_down(number: int, console: Console) -> None:
         say(console, f"taken down, and left out: {counted(number, 'sources')}", "yellow")
 
 
+def wants_ray(plan: Plan, address: str | None) -> bool:
+    """Whether a run is Ray's: it is told where, or too much for this process alone."""
+    told = bool(address or os.environ.get("RAY_ADDRESS"))
+    return told or ray_runs() or not is_enough(plan.sources, plan.pipeline)
+
+
+def flow_of(plan: Plan) -> RayFlow | LocalFlow:
+    """Ray where it runs, else this process."""
+    if not ray_runs():
+        return LocalFlow(plan.pipeline, plan.sources)
+    from curation.flow.ray_flow import RayFlow  # loading Ray takes 2 s
+
+    return RayFlow(plan.pipeline)
+
+
 def work(
-    plan: Plan, holdings: Holdings, left: list[Source], stones: Tombstones, console: Console
+    flow: RayFlow | LocalFlow,
+    dataset: Dataset,
+    holdings: Holdings,
+    left: list[Source],
+    stones: Tombstones,
+    console: Console,
 ) -> tuple[int, set[str]]:
     """Curate what is left.
 
@@ -184,34 +217,34 @@ def work(
     """
     if not left:
         return 0, set()
-    max_per_host = plan.pipeline.download.max_per_host
-    tally = Tally.remote(holdings.recorded(), max_per_host, stones)  # type: ignore[attr-defined]
+    tally: Any = flow.tally(holdings.recorded(), stones)
     with Display(tally, len(left), console), interruptible() as stop:
-        run_flow(left, plan.pipeline, plan.dataset, tally, stop)
-    refused = ray.get(tally.refused_urls.remote())
-    add_tombstones(plan.dataset, of_names([("source", url) for url in refused if is_remote(url)]))
-    return ray.get(tally.num_copies.remote()), refused
+        flow.curate(left, dataset, tally, stop)
+    refused = tally.refused_urls()
+    add_tombstones(dataset, of_names([("source", url) for url in refused if is_remote(url)]))
+    return tally.num_copies(), refused
 
 
 def execute(plan: Plan, console: Console, started: float) -> Funnel:
     """Do what is left to do of a plan and print the funnel; raises RunError when it cannot."""
     dataset, pipeline = plan.dataset, plan.pipeline
-    with only_writer(dataset):
+    with only_writer(dataset), flow_of(plan) as flow:
         stones = tidy(dataset, console)
         holdings = take_over(dataset, pipeline, retry=plan.retry)
         tell_holdings(holdings, console)
-        identified = identify_all(plan.sources, pipeline)
+        identified = flow.identify(plan.sources)
         sources, num_copies = joined(allowed(identified, stones), holdings)
         if num_copies:
             say(console, f"copies of others, joined with them: {counted(num_copies, 'sources')}")
         hear(dataset, pipeline, holdings, sources, console)
-        found, refused = work(plan, holdings, todo(sources, holdings), stones, console)
+        found, refused = work(flow, dataset, holdings, todo(sources, holdings), stones, console)
         if found:
             say(console, f"turned out to be copies of others: {counted(found, 'sources')}")
             num_copies += found
             holdings = take_over(dataset, pipeline)
             sources, _ = joined(allowed(identified, stones), holdings)
-            work(plan, holdings, untold(dataset, holdings, sources), stones, console)
+            again = untold(dataset, holdings, sources)
+            work(flow, dataset, holdings, again, stones, console)
         sources = [source for source in sources if source.url not in refused]
         num_gone = len(identified) - len(allowed(identified, stones)) + len(refused)
         tell_taken_down(num_gone, console)
@@ -287,13 +320,13 @@ def curate(
         if dry_run:
             show_plan(plan, console)
             return
-        say(
-            console,
-            f"{counted(len(plan.sources), 'sources')} -> {plan.dataset.uri}; starting Ray",
-            "dim",
-        )
-        start_ray(ray_address)
-        check_reachable(plan.dataset.uri)
+        toward = f"{counted(len(plan.sources), 'sources')} -> {plan.dataset.uri}"
+        if wants_ray(plan, ray_address):
+            say(console, f"{toward}; starting Ray", "dim")
+            start_ray(ray_address)
+            check_reachable(plan.dataset.uri)
+        else:
+            say(console, toward, "dim")
         execute(plan, console, started)
         if as_json:
             tell_run(plan.dataset)

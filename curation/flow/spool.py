@@ -13,8 +13,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-
-import ray
+from typing import NamedTuple
 
 from curation.pipelines import Pipeline
 from curation.places import SCRATCH_PREFIX
@@ -41,22 +40,19 @@ def cpus_per_task(pipeline: Pipeline, spooled: bool) -> float:
     return share if share < 1 else float(int(share))
 
 
-def num_turns(cpus_per_video: float) -> int:
-    """How many videos this Ray node decodes at once."""
-    here = ray.get_runtime_context().get_node_id()
-    cpus = next(node["Resources"].get("CPU", 1) for node in ray.nodes() if node["NodeID"] == here)
-    return max(1, int(cpus / cpus_per_video))
+class Turns(NamedTuple):
+    """`number` of them are shared by all processes of this machine that give the same `name`."""
+
+    number: int
+    name: str
 
 
 @contextmanager
-def turn(number: int, name: str | None = None) -> Iterator[None]:
-    """Hold one of `number` turns that all processes of this machine share; wait for it.
-
-    `name`: theirs; None: that of the Ray node.
+def turn(number: int, name: str) -> Iterator[None]:
+    """Hold one of `Turns`; wait for it.
 
     A turn is a lock on a file, which the system takes back from a process that dies.
     """
-    name = name or ray.get_runtime_context().get_node_id()
     sweep_turns()
     paths = [Path(tempfile.gettempdir()) / f"{TURN_PREFIX}{name}-{n}" for n in range(number)]
     while (held := next(filter(None, map(locked, paths)), None)) is None:

@@ -1,11 +1,9 @@
-"""A worker's place at a host, asked of the actor that all workers ask."""
+"""A worker's place at a host, asked of the tally that all workers ask."""
 
 from __future__ import annotations
 
 import time
 from typing import Any
-
-import ray
 
 from curation.downloads.hosts import host_of
 from curation.sources import Source
@@ -14,7 +12,7 @@ STEP_S = 5.0  # of a long wait
 
 
 class Visit:
-    """The download of one source; `tally` is the actor (flow/progress.py)."""
+    """The download of one source; `tally` as in stages.py."""
 
     def __init__(self, tally: Any, source: Source) -> None:
         self.tally = tally
@@ -28,7 +26,7 @@ class Visit:
         """
         waited_s = 0.0
         while True:
-            wait_s, refusal = ray.get(self.tally.enter.remote(self.url))
+            wait_s, refusal = self.tally.enter(self.url)
             self.is_inside = wait_s == 0
             if self.is_inside:
                 return None
@@ -45,4 +43,4 @@ class Visit:
         """The fetch is over: well (None), or as that class."""
         if self.is_inside:
             self.is_inside = False
-            self.tally.leave.remote(self.url, error_class)
+            self.tally.leave(self.url, error_class)

@@ -13,8 +13,8 @@ from rich.console import Console
 
 from curation.commands import code_version, say, start_ray
 from curation.decode.tracks import build_scoring
-from curation.flow.driver import MAX_COMMITS_IN_FLIGHT
-from curation.flow.stages import TASK_RETRIES
+from curation.flow.ray_flow import MAX_COMMITS_IN_FLIGHT
+from curation.flow.ray_stages import TASK_RETRIES
 from curation.funnels import FUNNEL_COLUMNS, count, show_steps
 from curation.places import check_reachable, check_writable, only_writer
 from curation.settings import RunError, counted

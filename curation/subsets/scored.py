@@ -20,7 +20,7 @@ from curation.decode.tracks import ClipScores, MakeTrack, Scoring
 from curation.flow.actors import Shown, ask, start_models
 from curation.flow.media_processes import Job, WorkerDiedError, attempt, media_worker_for
 from curation.flow.progress import Count
-from curation.flow.stages import TASK_RETRIES
+from curation.flow.ray_stages import TASK_RETRIES
 from curation.pipelines import Media
 from curation.scores.models import Row
 from curation.shards import Dataset, write_table
