@@ -76,7 +76,10 @@ def curate(
     ] = False,
     ray_address: Annotated[
         str | None,
-        typer.Option(help="Ray cluster to join; default: RAY_ADDRESS, else a new one here."),
+        typer.Option(
+            help="Ray cluster to join, or local: a new one here. Default: RAY_ADDRESS; else none "
+            "for a few videos, a new one for more."
+        ),
     ] = None,
 ) -> None:
     """Curate videos into captioned clips in Parquet shards. The same command again resumes."""

@@ -200,6 +200,12 @@ def local_ray() -> Iterator[None]:
     sys.modules["ray"].shutdown()
 
 
+@pytest.fixture
+def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs of this process are local ones, though another test started a Ray."""
+    monkeypatch.setattr("curation.flow.plans.ray_runs", lambda: False)
+
+
 @dataclass(frozen=True)
 class Store:
     """A bucket on an S3 server of this test session's own."""

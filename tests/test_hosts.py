@@ -196,9 +196,11 @@ def test_a_run_keeps_a_hosts_limits_and_accounts_for_all(
     shutil.rmtree(tmp_path / "out")
 
 
+@pytest.mark.parametrize("flow", ["local_ray", "without_ray"])
 def test_a_run_stops_at_its_budget_of_bytes_and_goes_on_with_more(
-    make_video: MakeVideo, tmp_path: Path, local_ray: None
+    make_video: MakeVideo, tmp_path: Path, request: pytest.FixtureRequest, flow: str
 ) -> None:
+    request.getfixturevalue(flow)
     for number in range(3):
         shutil.copy(make_video(f"b{number}.mp4", [Shot("test", 1.0 + number)]), tmp_path)
 

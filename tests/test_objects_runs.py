@@ -26,7 +26,7 @@ Curate = Callable[..., str]
 
 
 @pytest.fixture
-def curate(tmp_path: Path, local_ray: None) -> Curate:
+def curate(tmp_path: Path, without_ray: None) -> Curate:
     """curate(URI ..., retry=[CLASS]): a run into tmp_path/out; returns what it says."""
 
     def run(*given: str, retry: tuple[str, ...] = ()) -> str:

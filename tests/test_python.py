@@ -21,7 +21,7 @@ DOG = ROOT / "examples" / "media" / "dog_short.mp4"
 
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory: pytest.TempPathFactory, local_ray: None) -> dict[str, object]:
+def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
     """What the blocks of the document leave behind, run one after another in a new folder."""
     folder = tmp_path_factory.mktemp("python")
     (folder / "examples").symlink_to(ROOT / "examples")
@@ -30,6 +30,7 @@ def told(tmp_path_factory: pytest.TempPathFactory, local_ray: None) -> dict[str,
     names: dict[str, object] = {"folder": folder}
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
+        patch.setattr("curation.flow.plans.ray_runs", lambda: False)
         for block in blocks:
             exec(block, names)  # our own text
     return names
@@ -58,7 +59,7 @@ def test_datasets_reads_a_folder_without_a_card(told: dict[str, object]) -> None
 
 def test_the_example_runs(
     tmp_path: Path,
-    local_ray: None,
+    without_ray: None,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:

@@ -31,7 +31,6 @@ from curation import validate, why
 from curation.captions import Blip2
 from curation.decode.jpegs import picture_from_jpeg
 from curation.decode.samples import CAPTION_SIDE_PX, jpeg, shrink
-from curation.flow import plans
 from curation.flow.plans import Plan, execute, make_plan
 from curation.media.frames import decode
 from curation.media.probes import Turn
@@ -129,12 +128,6 @@ def curated(inputs: Path, local_ray: None, tmp_path_factory: pytest.TempPathFact
     output = tmp_path_factory.mktemp("runs") / "curated"
     run(inputs, output)
     return Dataset.at(output)
-
-
-@pytest.fixture
-def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs of this process are local ones, though it has a Ray."""
-    monkeypatch.setattr(plans, "ray_runs", lambda: False)
 
 
 def test_every_input_has_the_expected_outcome(curated: Dataset) -> None:

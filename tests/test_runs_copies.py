@@ -92,7 +92,7 @@ ONE_AND_COPIES = Counter({(KEPT, None): 1, ("failed", "copy"): 2})
 
 @pytest.mark.slow
 def test_urls_of_one_video_are_one_video_with_the_cuts_and_captions_of_all(
-    server: Server, tmp_path: Path, local_ray: None
+    server: Server, tmp_path: Path, without_ray: None
 ) -> None:
     url, _, asked = server
     path, output = tmp_path / "l.csv", tmp_path / "out"

@@ -90,7 +90,7 @@ def test_what_went_wrong_is_told_without_secrets(serve: Serve, tmp_path: Path) -
 
 
 def test_secrets_are_used_and_never_stored(
-    make_video: MakeVideo, serve: Serve, tmp_path: Path, local_ray: None
+    make_video: MakeVideo, serve: Serve, tmp_path: Path, without_ray: None
 ) -> None:
     """And the same URL, signed anew, is decided already."""
     url, served = serve

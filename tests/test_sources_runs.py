@@ -52,7 +52,7 @@ def folder(make_video: MakeVideo, tmp_path: Path) -> Path:
 
 
 def test_a_list_is_heard_and_heard_again_when_it_is_edited(
-    folder: Path, make_video: MakeVideo, local_ray: None
+    folder: Path, make_video: MakeVideo, without_ray: None
 ) -> None:
     path, output = folder / "l.csv", folder / "out"
     stray = Path(os.fsdecode(os.fsencode(folder) + b"/caf\xe9.mp4"))

@@ -38,7 +38,7 @@ def cleaned(dataset: Dataset, output: Path, *, index_only: bool = False) -> tupl
 def test_a_rerun_obeys_whatever_a_video_is_named_by(
     server: Server,  # noqa: F811
     make_video: MakeVideo,
-    local_ray: None,
+    without_ray: None,
     tmp_path: Path,
 ) -> None:
     base, folder, asked = server

@@ -53,6 +53,7 @@ def test_the_commands_end_on_a_terminal(terminal: Terminal, run: str, tmp_path: 
     """The first after Ctrl-Z, and on in the background."""
     terminal.type(f"{run} {tmp_path}/demo --ray-address local\n")
     terminal.wait_for("starting Ray", HANG_S)
+    terminal.wait_for("fetch", HANG_S)  # the bars are up
     terminal.type("\x1a")
     terminal.wait_for("Stopped", HANG_S)
     code, shown = terminal.run("bg; wait $!", HANG_S)
