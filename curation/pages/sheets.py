@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from curation.pages.facts import Facts
 from curation.pages.pictures import Shown, previews
 from curation.shards import DROPPED, KEPT, Dataset
+from curation.shards.train_signals import RELATIVE_LOSS, read_signal, signal_names
 
 SHEET_CLIPS = 12  # ours: two rows on a wide screen
 ANY_CLIPS = 24
@@ -30,7 +31,8 @@ class Sheet:
 
 
 def sheets(dataset: Dataset, found: Facts) -> list[Sheet]:
-    """Kept and dropped clips nearest to each rule's bound, then any kept ones and any dropped."""
+    """Kept and dropped clips nearest to each rule's bound, those that training learned worst and
+    best, then any kept ones and any dropped."""
     wanted: list[tuple[str, str, pa.Table]] = []
     for step in found.steps:
         bounds = [b for b in (step.min, step.max) if b is not None]
@@ -46,6 +48,8 @@ def sheets(dataset: Dataset, found: Facts) -> list[Sheet]:
             told = " or ".join(f"{bound:g}" for bound in bounds)
             note = f"nearest to the bound {told}, of {pc.sum(mask).as_py() or 0}"
             wanted.append((f"{step.rule}: {name}", note, rows))
+    for name in signal_names(dataset):
+        wanted += learned(read_signal(dataset, name), name, found)
     for decision in (KEPT, DROPPED):
         rows = found.clips.filter(pc.equal(found.clips["decision"], decision))
         wanted.append((f"any {decision}", f"by chance, of {len(rows)}", by_chance(rows, ANY_CLIPS)))
@@ -55,6 +59,21 @@ def sheets(dataset: Dataset, found: Facts) -> list[Sheet]:
         for title, note, rows in wanted
         if len(rows)
     ]
+
+
+def learned(signal: pa.Table, name: str, found: Facts) -> list[tuple[str, str, pa.Table]]:
+    """The clips that a run of vf-train learned worst and best (docs/training.md)."""
+    kept = found.clips.filter(pc.equal(found.clips["decision"], KEPT))
+    signal = signal.filter(pc.is_in(signal["clip_id"], kept["clip_id"].combine_chunks()))
+    order = np.argsort(-signal[RELATIVE_LOSS].to_numpy(), kind="stable")
+    out = []
+    for title, some in (("worst", order[:SHEET_CLIPS]), ("best", order[::-1][:SHEET_CLIPS])):
+        rows = kept.take(pc.index_in(signal["clip_id"].take(some), kept["clip_id"]))
+        values = signal[RELATIVE_LOSS].take(some).to_numpy()
+        told = f"{values.min():.2f} to {values.max():.2f} times the mean" if len(values) else ""
+        note = f"{told}, of {len(signal)} that it trained on"
+        out.append((f"learned {title} by {name}", note, rows))
+    return out
 
 
 def nearest(rows: pa.Table, score: str, bounds: Sequence[float]) -> pa.Table:

@@ -101,6 +101,14 @@ def tell_taken_down(clips: Clips, console: Console) -> None:
         say(console, f"{says}; vf-purge takes them out of it", "yellow")
 
 
+def tell_untrained(clips: Clips, recipe: Recipe, console: Console) -> None:
+    """Say how many clips the run did not train on."""
+    if clips.untrained:
+        says = f"{clips.untrained} of {len(clips)} clips were not trained on by "
+        says += f"{recipe.train_signal}: they count as average (relative_loss 1)"
+        say(console, says, "yellow")
+
+
 def tell_unhashed(clips: Sequence[Clips], console: Console) -> None:
     """Say how many clips cannot be told to be copies, dataset by dataset."""
     for each in clips:
@@ -128,6 +136,7 @@ def show_plan(plan: Plan, console: Console) -> None:
     others = gather_others(plan)
     tell_taken_down(clips, console)
     tell_unhashed([clips, *others], console)
+    tell_untrained(clips, plan.recipe, console)
     steps = decide(clips, plan.recipe, others).steps
     show_steps(title, len(clips), clips.duration_s.sum(), steps, console)
     missing = {key: int(mask.sum()) for key, mask in needs(clips, plan.recipe).items()}

@@ -19,7 +19,13 @@ from curation.funnels import FUNNEL_COLUMNS, count, show_steps
 from curation.places import check_reachable, check_writable, only_writer
 from curation.settings import RunError, counted
 from curation.shards.commits import commit_name
-from curation.subsets.asked import Plan, gather_others, tell_taken_down, tell_unhashed
+from curation.subsets.asked import (
+    Plan,
+    gather_others,
+    tell_taken_down,
+    tell_unhashed,
+    tell_untrained,
+)
 from curation.subsets.decided import Decisions, as_json, decide, needs, rows
 from curation.subsets.gathered import Clips, trusted
 from curation.subsets.indexed import write_index
@@ -38,6 +44,7 @@ def execute(
     others = gather_others(plan)
     tell_taken_down(clips, console)
     tell_unhashed([clips, *others], console)
+    tell_untrained(clips, plan.recipe, console)
     decisions = decide(clips, plan.recipe, others)
     if decisions.unknown.any():
         raise RunError(f"{int(decisions.unknown.sum())} clips are still not scored; run again")

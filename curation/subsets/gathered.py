@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from curation.scores.table import columns_of
 from curation.shards import KEPT, NUM_READERS, Dataset, conform
+from curation.shards.train_signals import AVERAGE, RELATIVE_LOSS, read_signal
 from curation.subsets.recipes import Recipe, score_folder, scorer_settings
 from curation.takedown.tombstones import NOTHING, Tombstones, read
 from curation.takedown.videos import taken_down_in
@@ -39,6 +40,7 @@ class Clips:
     place: str = ""  # of the dataset
     looks: pa.Table | None = None  # of LOOKS, where near copies are looked for
     gone: dict[str, set[str]] = field(default_factory=dict)  # by commit, videos taken down
+    untrained: int = 0  # clips that the training signal does not know
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -69,12 +71,16 @@ def gather(
     tombstone in the dataset, where a vf-purge was killed, or among `others` is left out.
     """
     known, stones = trusted(dataset, recipe), read(dataset) | others
+    named = recipe.train_signal if RELATIVE_LOSS in recipe.rules else None
+    signal = read_signal(dataset, named) if named else None
     found = dataset.commits()
     names = [commit["name"] for commit in found]
     with ThreadPoolExecutor(NUM_READERS) as pool:
         gone = [set(each) for each in pool.map(lambda c: taken_down_in(dataset, c, stones), found)]
         tables = list(
-            pool.map(lambda n, out: gather_commit(dataset, n, recipe, known, out), names, gone)
+            pool.map(
+                lambda n, out: gather_commit(dataset, n, recipe, known, out, signal), names, gone
+            )
         )
     ends = np.cumsum([len(table) for table in tables]).tolist()
     commits = {n: slice(e - len(t), e) for n, e, t in zip(names, ends, tables, strict=True)}
@@ -90,6 +96,11 @@ def gather(
         gone=dict(zip(names, gone, strict=True)),
         looks=whole.select(LOOKS) if recipe.near_copies.min_distance is not None else None,
     )
+    if signal is not None:
+        # Videos held out of training are no worse than others, and must stay to be held out.
+        known_losses = clips.scores[RELATIVE_LOSS]
+        clips.untrained = int(np.isnan(known_losses).sum())
+        clips.scores[RELATIVE_LOSS] = np.nan_to_num(known_losses, nan=AVERAGE)
     if forget_failed:
         clips.scored = {key: mask & ~clips.failed[key] for key, mask in clips.scored.items()}
         clips.failed = {key: np.zeros_like(mask) for key, mask in clips.failed.items()}
@@ -102,13 +113,18 @@ def floats(column: pa.ChunkedArray) -> np.ndarray:
 
 
 def gather_commit(
-    dataset: Dataset, name: str, recipe: Recipe, known: set[str], gone: set[str]
+    dataset: Dataset,
+    name: str,
+    recipe: Recipe,
+    known: set[str],
+    gone: set[str],
+    signal: pa.Table | None = None,
 ) -> pa.Table:
     """clip_id, duration, a column per rule, and per scorer whether it has scored or failed.
 
     Of all clips that are kept but those of `gone`, ids of videos.
     """
-    rules = list(recipe.rules)
+    rules = [rule for rule in recipe.rules if rule != RELATIVE_LOSS]
     looks = LOOKS if recipe.near_copies.min_distance is not None else ()
     columns = list(dict.fromkeys(["level", "decision", *CLIP, *rules, *looks]))
     ledger = dataset.ledger_of(name, columns)
@@ -133,6 +149,9 @@ def gather_commit(
                 clips = put(clips, rule, pc.coalesce(clips[rule], found[rule]))
             scored = pc.or_(scored, new)
         clips = put(put(clips, f"{key} scored", scored), f"{key} failed", failed)
+    if signal is not None:
+        at = pc.index_in(clips["clip_id"], signal["clip_id"])
+        clips = put(clips, RELATIVE_LOSS, signal[RELATIVE_LOSS].take(at))
     return clips
 
 

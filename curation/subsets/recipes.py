@@ -14,6 +14,7 @@ from pydantic_core import PydanticCustomError
 from curation.configs import load_named
 from curation.pipelines import STAGE_VERSIONS, Media, Scorers, Section, check_rules
 from curation.scores.table import keys_where
+from curation.shards.train_signals import RELATIVE_LOSS
 
 QUANTILE = re.compile(r"p(\d+(?:\.\d+)?)")
 
@@ -62,13 +63,20 @@ class Recipe(Section):
     rules: dict[str, Bounds] = Field(default_factory=dict)
     scorers: Scorers = Scorers()
     near_copies: NearCopies = NearCopies()
+    train_signal: str | None = None  # the run of vf-train whose relative_loss is meant
     keep: float | None = Field(None, gt=0, allow_inf_nan=False)  # to 1: a share; above: clips
     media: Media = Media(timeout_s=600)
     models: Models = Models()
 
     @model_validator(mode="after")
     def makes_sense(self) -> Recipe:
-        check_rules(self.rules, self.scorers)
+        measured = {name: rule for name, rule in self.rules.items() if name != RELATIVE_LOSS}
+        check_rules(measured, self.scorers)
+        if RELATIVE_LOSS in self.rules and self.train_signal is None:
+            raise ValueError(
+                f"rules.{RELATIVE_LOSS} needs a run of vf-train that wrote it; add "
+                "--set train_signal=NAME, of DATASET/train_signal/NAME.parquet"
+            )
         if self.keep is not None and self.keep > 1 and self.keep != int(self.keep):
             raise ValueError(f"keep is {self.keep:g}: give a share up to 1 or a whole number")
         if self.keep is not None and not self.ranked:
