@@ -204,7 +204,8 @@ class SwapBranch(nn.Module):
     def forward(
         self, q: Tensor, kv: Tensor, mask: Tensor | None, window: Size, angles: Tensor | None
     ) -> Tensor:
-        ask, answer = self.norm_q(q), self.norm_kv(kv)
+        # kv first: with q = kv, gradients are then summed in the order of earlier versions.
+        answer, ask = self.norm_kv(kv), self.norm_q(q)
         if self.places is not None:
             place = self.embed_places(window)
             ask, answer = ask + place, answer + place
