@@ -12,7 +12,7 @@ from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from diffusers.models.transformers.transformer_temporal import TransformerTemporalModel
 from torch import Tensor, cat, nn
 
-from model.attention import Role, Size, SwapAttention
+from model.attention import Position, Role, Size, SwapAttention
 
 TEMPORAL_DROPOUT = 0.1  # of the temporal convolutions, as ModelScope T2V trained them
 
@@ -26,6 +26,8 @@ class SwapSite:
     window: Size | None  # None: the whole clip
     roles: tuple[Role, ...]
     ffn_ratio: int
+    position: Position
+    shifted: bool
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,8 @@ class SpaceTimeBlock(nn.Module):
                     roles=site.roles,
                     ffn_ratio=site.ffn_ratio,
                     norm_groups=groups,
+                    position=site.position,
+                    shifted=site.shifted,
                 )
                 for site in shape.swaps
             )

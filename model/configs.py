@@ -35,6 +35,8 @@ CHOICES = {
     "swap_placement": ("block", "layer"),
     "swap_direction": ("alternate", "spatial_query", "temporal_query", "both"),
     "swap_attention": ("window", "global", "self", "off"),
+    "swap_position": ("none", "rotary", "learned"),
+    "swap_shift": ("none", "odd"),
 }
 
 
@@ -91,6 +93,8 @@ def swap_site(config: Any, level: int, layer: int, index: int) -> SwapSite:
         window=None if config.swap_attention == "global" else cast(Size, tuple(window)),
         roles=("self",) if config.swap_attention == "self" else roles[config.swap_direction],
         ffn_ratio=config.swap_ffn_ratio,
+        position=config.swap_position,
+        shifted=config.swap_shift == "odd" and index % 2 == 1,
     )
 
 

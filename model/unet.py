@@ -43,6 +43,13 @@ class SpaceTimeUNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
         order), temporal ones at odd sites (the paper's); `both`: two branches at each site.
     swap_attention: 3D windows (the paper's), `global`, windowed `self`-attention of the
         temporal stream, or `off`; for ablations.
+    swap_position: what tells the tokens of a window where and when they are: `none` (frames in
+        another order then give the same in that order), `rotary` (axial, on q and k; heads of an
+        even width of 6 or more) or `learned` (an embedding for each place of a window; not with
+        `global`). The default is that of earlier checkpoints.
+    swap_shift: `odd` cuts the windows of odd sites half a window further back, so that what one
+        site cuts apart the next holds together; windows at the borders are smaller. `none`: all
+        sites cut at the same places, T = 16 in windows of 8 between frames 8 and 9.
     fps_conditioning: adds an embedding of the frame rate to that of time, zero at the start so
         that the model begins equal to its source; `forward` then needs fps.
     low_res_channels: of the low-resolution latents that an upsampler sees beside the noisy ones;
@@ -79,6 +86,8 @@ class SpaceTimeUNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
             "alternate"
         ),
         swap_attention: Literal["window", "global", "self", "off"] = "window",
+        swap_position: Literal["none", "rotary", "learned"] = "none",
+        swap_shift: Literal["none", "odd"] = "none",
         fps_conditioning: bool = False,
         low_res_channels: int = 0,
     ) -> None:

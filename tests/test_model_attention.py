@@ -151,11 +151,11 @@ def test_padding_value_does_not_reach_the_output(monkeypatch):
     expected = module(x, y, num_frames=3)
     clean_partition, dirtied = attention.partition, []
 
-    def dirty_partition(tokens, window):
-        windows = clean_partition(tokens, window)
+    def dirty_partition(tokens, window, shift):
+        windows = clean_partition(tokens, window, shift)
         if tokens.dtype == torch.bool:  # the mask itself
             return windows
-        real = clean_partition(torch.ones_like(tokens), window).bool()
+        real = clean_partition(torch.ones_like(tokens), window, shift).bool()
         dirtied.append((~real).sum())
         return torch.where(real, windows, 37.0)
 
