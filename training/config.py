@@ -169,6 +169,8 @@ class Config(BaseModel):
     num_threads: int | None = Field(None, ge=1)  # of torch on a CPU; the loss depends on it
     loader_threads: int = Field(4, ge=1)
     prefetch: int = Field(2, ge=1)  # batches decoded ahead
+    # TFLOP/s of the device, of which metrics.jsonl tells the share. None: as known by its name.
+    peak_tflops: float | None = Field(None, gt=0)
 
     # What is written.
     checkpoint_every: int = Field(1000, gt=0)  # steps
@@ -245,6 +247,7 @@ FREE_KEYS = (
     *("timestep_bins", "sample_every", "sample_prompts", "num_samples", "sample_steps"),
     "max_skipped_steps",
     *("protocol_every", "protocol_samples", "protocol_set", "protocol_i3d"),
+    "peak_tflops",
     *("guidance", "noise_level", "parallel"),  # ddp and fsdp agree as two numbers of workers do
 )
 

@@ -29,6 +29,7 @@ from training.latents.files import open_latents
 from training.learning import loop
 from training.learning.checkpoints import card_of, compare, latest, make_card, sweep, write_whole
 from training.learning.losses import Objective
+from training.learning.meters import Meter, peak_of
 from training.learning.reports import Board, Display, Metrics, Reports
 from training.learning.starts import (
     DTYPES,
@@ -226,6 +227,7 @@ def prepare(
         )
         if team.first
         else None,
+        meter=Meter(config, start.unet.config, peak_of(config, device), team.world),
         watch=parts.watch,
     )
 
