@@ -172,7 +172,8 @@ class Config(BaseModel):
     # TFLOP/s of the device, of which metrics.jsonl tells the share. None: as known by its name.
     peak_tflops: float | None = Field(None, gt=0)
 
-    # What is written.
+    # What is written. logger: where scalars and samples go besides RUN; the middle two are extras.
+    logger: Literal["tensorboard", "trackio", "wandb", "none"] = "tensorboard"
     checkpoint_every: int = Field(1000, gt=0)  # steps
     checkpoint_every_s: float | None = Field(None, gt=0)  # and after so long: what a loss may cost
     keep_checkpoints: int = Field(2, ge=1)
@@ -247,7 +248,7 @@ FREE_KEYS = (
     *("timestep_bins", "sample_every", "sample_prompts", "num_samples", "sample_steps"),
     "max_skipped_steps",
     *("protocol_every", "protocol_samples", "protocol_set", "protocol_i3d"),
-    "peak_tflops",
+    *("peak_tflops", "logger"),
     *("guidance", "noise_level", "parallel"),  # ddp and fsdp agree as two numbers of workers do
 )
 

@@ -28,9 +28,10 @@ from training.evaluation.in_training import Watch, watch
 from training.latents.files import open_latents
 from training.learning import loop
 from training.learning.checkpoints import card_of, compare, latest, make_card, sweep, write_whole
+from training.learning.loggers import check_logger, make_logger
 from training.learning.losses import Objective
 from training.learning.meters import Meter, peak_of
-from training.learning.reports import Board, Display, Metrics, Reports
+from training.learning.reports import Display, Metrics, Reports
 from training.learning.starts import (
     DTYPES,
     Start,
@@ -176,6 +177,7 @@ def check(
 ) -> Parts:
     """Read and build everything, from the latest checkpoint if there is one; raises ConfigError."""
     config, folder = job.config, job.output
+    check_logger(config)
     if config.num_threads:
         torch.set_num_threads(config.num_threads)
     checkpoint = latest(folder)
@@ -223,7 +225,7 @@ def prepare(
             folder,
             Display(console, state.step, config.max_steps),
             Metrics(folder, state.step if checkpoint else -1),
-            Board(folder, state.step),
+            make_logger(config, folder, state.step),
         )
         if team.first
         else None,
