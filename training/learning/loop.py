@@ -6,6 +6,7 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,8 @@ def train(run: Run, stop: Callable[[], bool]) -> None:
         # One optimiser step.
         started = time.monotonic()
         try:
-            losses, norm = train_step(state, run.objective, batch.samples, config)
+            with run.reports.profiled(state.step + 1) if run.reports else nullcontext():
+                losses, norm = train_step(state, run.objective, batch.samples, config)
             report_step(run, batch, losses, norm, wait_s, time.monotonic() - started)
         except DivergedError as error:
             skip_step(run, error)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -22,6 +23,7 @@ from model.mp4 import write_mp4
 from training.evaluation.compare import lines_of, shown
 from training.learning.checkpoints import write_whole
 from training.learning.loggers import Logger
+from training.learning.profiles import Profiles
 
 SHEET_FRAMES = 8  # columns of a contact sheet
 LINE_EVERY_S = 10.0  # between lines of a log, where there is no terminal
@@ -129,6 +131,7 @@ class Reports:
     display: Display
     metrics: Metrics
     logger: Logger
+    profiles: Profiles | None = None  # with profile_steps
 
     def __enter__(self) -> Reports:
         self.display.__enter__()
@@ -141,8 +144,14 @@ class Reports:
         trace: TracebackType | None,
     ) -> None:
         self.display.__exit__(kind, error, trace)
+        if self.profiles:
+            self.profiles.close()
         self.metrics.close()
         self.logger.close()
+
+    def profiled(self, step: int) -> AbstractContextManager[None]:
+        """Around an optimiser step."""
+        return self.profiles.step(step) if self.profiles else nullcontext()
 
     def step(
         self, step: int, line: dict[str, float], datasets: dict[str, float], **more: Any
