@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from model.starts import StartReport
 
 PerLevel = tuple[int, ...] | list[int]
+PARTS = ("spatial", "temporal", "swap")
 
 
 class SpaceTimeUNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
@@ -257,7 +258,7 @@ def part_of(key: str) -> str:
 
 def count_parameters(model: nn.Module) -> dict[str, int]:
     """Parameters by part, and their total."""
-    counts = {"spatial": 0, "temporal": 0, "swap": 0}
+    counts = dict.fromkeys(PARTS, 0)
     for key, parameter in model.named_parameters():
         counts[part_of(key)] += parameter.numel()
     return {**counts, "total": sum(counts.values())}

@@ -92,18 +92,19 @@ def trained(data: str, overrides: list[str], steps: int, team: Team = ALONE) -> 
     state, objective = fresh(config, team)
     rows = open_rows(data, "a", 1, shapes_of(config), 16, config.held_out)
     batches = Batches([rows], config, team).start_at(0)
-    losses, norms, seen = [], [], []
+    losses, norms, parts, seen = [], [], [], []
     for _ in range(steps):
         batch = next(batches)
         own, norm = train_step(state, objective, batch.samples, config)
         every = team.gather_lists(own.tolist())
         losses.append(math.fsum(every) / len(every))
         norms.append(norm)
+        parts.append(state.part_norms)
         seen.append(sorted(team.gather_lists([sample.clip_id for sample in batch.samples])))
     batches.close()
     weights = {name: whole(p.detach()).clone() for name, p in state.unet.named_parameters()}
     averages = {name: whole(average).clone() for name, average in state.ema.averages.items()}
-    return {"losses": losses, "norms": norms, "seen": seen, "weights": weights,
+    return {"losses": losses, "norms": norms, "parts": parts, "seen": seen, "weights": weights,
             "averages": averages, "state": state, "objective": objective}  # fmt: skip
 
 
@@ -228,6 +229,8 @@ def test_two_workers_train_as_one(
         assert found["seen"] == alone["seen"]
         assert found["losses"] == pytest.approx(alone["losses"], rel=1e-9, abs=0)
         assert found["norms"] == pytest.approx(alone["norms"], rel=1e-9, abs=0)
+        for own, same in zip(found["parts"], alone["parts"], strict=True):
+            assert own == pytest.approx(same, rel=1e-9, abs=0)
         assert_close(found["weights"], alone["weights"])
         assert_close(found["averages"], alone["averages"])
     moved = {n for n, w in two[0][name]["averages"].items()

@@ -169,8 +169,13 @@ class Config(BaseModel):
     num_threads: int | None = Field(None, ge=1)  # of torch on a CPU; the loss depends on it
     loader_threads: int = Field(4, ge=1)
     prefetch: int = Field(2, ge=1)  # batches decoded ahead
+    # TFLOP/s of the device, of which metrics.jsonl tells the share. None: as known by its name.
+    peak_tflops: float | None = Field(None, gt=0)
 
-    # What is written.
+    # What is written. logger: where scalars and samples go besides RUN; the middle two are extras.
+    logger: Literal["tensorboard", "trackio", "wandb", "none"] = "tensorboard"
+    # [from, to], both with it: torch.profiler's trace of these steps in RUN/profile.
+    profile_steps: tuple[int, int] | None = None
     checkpoint_every: int = Field(1000, gt=0)  # steps
     checkpoint_every_s: float | None = Field(None, gt=0)  # and after so long: what a loss may cost
     keep_checkpoints: int = Field(2, ge=1)
@@ -206,6 +211,10 @@ class Config(BaseModel):
             raise ValueError("fps_choices needs unet.fps_conditioning=true; leave one out")
         if self.fps_choices and (self.stride or self.precomputed):
             raise ValueError("fps_choices needs raw clips read by fps: no stride, no precomputed")
+        if self.profile_steps and not 1 <= self.profile_steps[0] <= self.profile_steps[1]:
+            raise ValueError(
+                "profile_steps: give [from, to], the first step is 1; such as [11, 12]"
+            )
         if self.zero_terminal_snr and self.prediction_type == "epsilon":
             raise ValueError("zero_terminal_snr needs prediction_type=v_prediction; change one")
         if self.stage == "upsampler" and self.precomputed:
@@ -245,6 +254,7 @@ FREE_KEYS = (
     *("timestep_bins", "sample_every", "sample_prompts", "num_samples", "sample_steps"),
     "max_skipped_steps",
     *("protocol_every", "protocol_samples", "protocol_set", "protocol_i3d"),
+    *("peak_tflops", "logger", "profile_steps"),
     *("guidance", "noise_level", "parallel"),  # ddp and fsdp agree as two numbers of workers do
 )
 

@@ -28,8 +28,11 @@ from training.evaluation.in_training import Watch, watch
 from training.latents.files import open_latents
 from training.learning import loop
 from training.learning.checkpoints import card_of, compare, latest, make_card, sweep, write_whole
+from training.learning.loggers import check_logger, make_logger
 from training.learning.losses import Objective
-from training.learning.reports import Board, Display, Metrics, Reports
+from training.learning.meters import Meter, peak_of
+from training.learning.profiles import Profiles
+from training.learning.reports import Display, Metrics, Reports
 from training.learning.starts import (
     DTYPES,
     Start,
@@ -175,6 +178,7 @@ def check(
 ) -> Parts:
     """Read and build everything, from the latest checkpoint if there is one; raises ConfigError."""
     config, folder = job.config, job.output
+    check_logger(config)
     if config.num_threads:
         torch.set_num_threads(config.num_threads)
     checkpoint = latest(folder)
@@ -218,16 +222,23 @@ def prepare(
         state=state,
         objective=Objective(config, schedule, parts.codec, parts.text, device, dtype, empty),
         batches=Batches(datasets, config, team, pinned=device.type == "cuda", seed=start.draw_seed),
-        reports=Reports(
-            folder,
-            Display(console, state.step, config.max_steps),
-            Metrics(folder, state.step if checkpoint else -1),
-            Board(folder, state.step),
-        )
-        if team.first
-        else None,
+        reports=reports_of(job, state, bool(checkpoint), device, console) if team.first else None,
+        meter=Meter(config, start.unet.config, peak_of(config, device), team.world),
         watch=parts.watch,
     )
+
+
+def reports_of(
+    job: Job, state: State, resumed: bool, device: torch.device, console: Console
+) -> Reports:
+    """All that a run tells, from the step on where it begins."""
+    config, folder, step = job.config, job.output, state.step
+    display = Display(console, step, config.max_steps)
+    profiles = None
+    if config.profile_steps:
+        profiles = Profiles(folder, config.profile_steps, device, display.say)
+    metrics = Metrics(folder, step if resumed else -1)
+    return Reports(folder, display, metrics, make_logger(config, folder, step), profiles)
 
 
 def tell_start(

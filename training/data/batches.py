@@ -57,11 +57,17 @@ class Sample:
         assert pixels_or_latents is not None
         return tuple(pixels_or_latents.shape)
 
+    def latent_size(self, factor: int) -> tuple[int, int, int]:
+        """(T, h, w) of its latents; factor: of the codec, pixels to a latent's side."""
+        if self.latents is None:
+            T, H, W = self.shape[:3]
+            return T, H // factor, W // factor
+        _, T, h, w = self.shape
+        return T, h, w
+
     def num_px(self, factor: int) -> int:
         """Pixels over all frames; factor: of the codec that latents were made by."""
-        if self.latents is None:
-            return math.prod(self.shape[:3])
-        return math.prod(self.shape[1:]) * factor**2
+        return math.prod(self.latent_size(factor)) * factor**2
 
     def pin(self) -> Sample:
         """The same in pinned memory."""

@@ -6,6 +6,7 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from training.data.orders import digest
 from training.evaluation.in_training import Watch
 from training.learning import samples
 from training.learning.losses import Objective, held_out_losses
+from training.learning.meters import Meter
 from training.learning.reports import Reports
 from training.learning.steps import DivergedError, State, key_of, learning_rate, train_step
 from training.parallel import uncompiled
@@ -36,6 +38,7 @@ class Run:
     objective: Objective
     batches: Batches
     reports: Reports | None  # of the first rank
+    meter: Meter
     watch: Watch | None = None  # with protocol_every
 
 
@@ -59,7 +62,8 @@ def train(run: Run, stop: Callable[[], bool]) -> None:
         # One optimiser step.
         started = time.monotonic()
         try:
-            losses, norm = train_step(state, run.objective, batch.samples, config)
+            with run.reports.profiled(state.step + 1) if run.reports else nullcontext():
+                losses, norm = train_step(state, run.objective, batch.samples, config)
             report_step(run, batch, losses, norm, wait_s, time.monotonic() - started)
         except DivergedError as error:
             skip_step(run, error)
@@ -150,28 +154,35 @@ def report_step(
 ) -> None:
     """One line of metrics.jsonl, its scalars, and the progress."""
     team, step = run.state.team, run.state.step
+    factor = run.objective.codec.factor
     own = [
-        (s.dataset, key_of(s), s.draws.timestep, x)
+        (s.dataset, key_of(s), s.draws.timestep, s.latent_size(factor), x)
         for s, x in zip(batch.samples, losses.tolist(), strict=True)
     ]
     every = team.gather_lists(own)
-    wait_s, step_s = map(max, zip(*team.gather((wait_s, step_s)), strict=True))
+    times = wait_s, run.objective.encode_clock.seconds(), step_s
+    wait_s, encode_s, step_s = map(max, zip(*team.gather(times), strict=True))
+    total_s = wait_s + step_s
     if run.reports is None:
         return
     bins = run.config.timestep_bins
     by_dataset: dict[str, list[float]] = defaultdict(list)
     by_bin: dict[int, list[float]] = defaultdict(list)
-    for dataset, _, timestep, loss in every:
+    for dataset, _, timestep, _, loss in every:
         by_dataset[dataset].append(loss)
         by_bin[int(timestep * bins)].append(loss)
     line = {
         "loss": math.fsum(loss for *_, loss in every) / len(every),
         "epoch": min(batch.epochs.values()),
-        "clips_per_s": len(every) / (wait_s + step_s),
-        "data_wait_share": wait_s / (wait_s + step_s),
+        "clips_per_s": len(every) / total_s,
+        "data_wait_share": wait_s / total_s,
+        "encode_share": encode_s / total_s,
+        "compute_share": (step_s - encode_s) / total_s,
         "learning_rate": learning_rate(run.config, step - 1),
         "gradient_norm": norm,
     }
+    line |= {f"gradient_norm_{part}": each for part, each in run.state.part_norms.items()}
+    line |= run.meter.shares([size for *_, size, _ in every], total_s)
     if run.objective.device.type == "cuda":
         line["gpu_memory_gb"] = torch.cuda.max_memory_allocated(run.objective.device) / 1e9
     # The noisier a step the larger its loss, so the mean of a small batch says little.

@@ -28,6 +28,7 @@ from training.config import Config
 from training.data.batches import Sample, most_at_once
 from training.data.orders import draw
 from training.data.shapes import shapes_of
+from training.learning.meters import EncodeClock
 from training.parallel import ALONE, Team
 
 
@@ -44,6 +45,7 @@ class Objective:
     stored_empty: Tensor | None = None  # where text states are precomputed
 
     def __post_init__(self) -> None:
+        self.encode_clock = EncodeClock(self.device)
         # [1, L, D], what guidance subtracts
         empty = self.text.encode([""]) if self.stored_empty is None else self.stored_empty
         self.empty = self.moved(empty)
@@ -94,7 +96,8 @@ class Objective:
         if stored:
             return self.here(stored)
         raw = self.here([sample.raw for sample in samples if sample.raw is not None])
-        return self.codec.encode(to_pixels(raw))  # bytes travel, floats are made on the device
+        with self.encode_clock.running():
+            return self.codec.encode(to_pixels(raw))  # bytes travel, floats are made on the device
 
     def low_res_of(self, samples: list[Sample]) -> dict[str, Tensor]:
         """What an upsampler is told: low_res [B, C, T, h, w] as it sees them, and their level."""
@@ -112,14 +115,16 @@ class Objective:
         if stored:
             return self.here(stored)
         raw = self.here([sample.raw for sample in samples if sample.raw is not None])
-        return self.codec.encode(halved(to_pixels(raw)))
+        with self.encode_clock.running():
+            return self.codec.encode(halved(to_pixels(raw)))
 
     def states_of(self, samples: list[Sample]) -> Tensor:
         """Text states [B, L, D], as stored or of the captions."""
         stored = [sample.states for sample in samples if sample.states is not None]
         if stored:
             return self.here(stored)
-        return self.moved(self.text.encode([sample.caption for sample in samples]))
+        with self.encode_clock.running():
+            return self.moved(self.text.encode([sample.caption for sample in samples]))
 
     def encoded(self, sample: Sample) -> Sample:
         """The sample with its latents and text states, so that neither is made again."""

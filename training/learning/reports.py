@@ -1,11 +1,11 @@
-"""What a run tells: metrics.jsonl, TensorBoard, samples with their contact sheet, progress."""
+"""What a run tells: metrics.jsonl, a logger, samples with their contact sheet, progress."""
 
 from __future__ import annotations
 
-import io
 import json
 import re
 import time
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -22,6 +22,8 @@ from curation.commands import say
 from model.mp4 import write_mp4
 from training.evaluation.compare import lines_of, shown
 from training.learning.checkpoints import write_whole
+from training.learning.loggers import Logger
+from training.learning.profiles import Profiles
 
 SHEET_FRAMES = 8  # columns of a contact sheet
 LINE_EVERY_S = 10.0  # between lines of a log, where there is no terminal
@@ -61,47 +63,6 @@ def lines_up_to(path: Path, step: int) -> list[str]:
         except (json.JSONDecodeError, KeyError):
             continue  # torn by a kill
     return kept
-
-
-class Board:
-    """RUN/tb: scalars, and samples as moving pictures."""
-
-    def __init__(self, run: Path, step: int) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
-        # What a killed run wrote after its last checkpoint is hidden.
-        self.writer = SummaryWriter(str(run / "tb"), purge_step=step + 1 if step else None)
-
-    def scalars(self, step: int, values: dict[str, float]) -> None:
-        for name, value in values.items():
-            self.writer.add_scalar(name, value, step)
-
-    def clips(self, step: int, prompts: list[str], clips: Tensor, fps: float) -> None:
-        """Clips uint8 [B, T, H, W, 3] as animated GIFs: add_video would want moviepy."""
-        from tensorboard.compat.proto.summary_pb2 import Summary
-
-        for n, (prompt, clip) in enumerate(zip(prompts, clips, strict=True)):
-            picture = Summary.Image(
-                height=clip.shape[1],
-                width=clip.shape[2],
-                colorspace=3,
-                encoded_image_string=gif(clip, fps),
-            )
-            value = Summary.Value(tag=f"samples/{n} {prompt[:40]}", image=picture)
-            self.writer._get_file_writer().add_summary(Summary(value=[value]), step)
-
-    def close(self) -> None:
-        self.writer.close()
-
-
-def gif(clip: Tensor, fps: float) -> bytes:
-    """An animated GIF of a clip uint8 [T, H, W, 3]."""
-    frames = [Image.fromarray(frame) for frame in clip.numpy()]
-    sink = io.BytesIO()
-    frames[0].save(
-        sink, "GIF", save_all=True, append_images=frames[1:], duration=round(1000 / fps), loop=0
-    )
-    return sink.getvalue()
 
 
 def contact_sheet(clips: Tensor, path: Path) -> None:
@@ -169,7 +130,8 @@ class Reports:
     folder: Path
     display: Display
     metrics: Metrics
-    board: Board
+    logger: Logger
+    profiles: Profiles | None = None  # with profile_steps
 
     def __enter__(self) -> Reports:
         self.display.__enter__()
@@ -182,8 +144,14 @@ class Reports:
         trace: TracebackType | None,
     ) -> None:
         self.display.__exit__(kind, error, trace)
+        if self.profiles:
+            self.profiles.close()
         self.metrics.close()
-        self.board.close()
+        self.logger.close()
+
+    def profiled(self, step: int) -> AbstractContextManager[None]:
+        """Around an optimiser step."""
+        return self.profiles.step(step) if self.profiles else nullcontext()
 
     def step(
         self, step: int, line: dict[str, float], datasets: dict[str, float], **more: Any
@@ -192,7 +160,7 @@ class Reports:
         self.metrics.write(step=step, **line, **more, loss_by_dataset=datasets)
         by_bin = {f"loss_by_bin/{n}": x for n, x in enumerate(more["loss_by_bin"]) if x is not None}
         by_dataset = {f"loss/{name}": x for name, x in datasets.items()}
-        self.board.scalars(step, {**line, **by_dataset, **by_bin})
+        self.logger.scalars(step, {**line, **by_dataset, **by_bin})
         self.display.step(step, line["loss"], line["clips_per_s"], line["data_wait_share"])
 
     def held_out(self, step: int, raw: dict[str, Any], ema: dict[str, Any]) -> None:
@@ -201,7 +169,7 @@ class Reports:
                            held_out_by_bin=raw["bins"], held_out_by_bin_ema=ema["bins"],
                            held_out_by_dataset=raw["datasets"],
                            held_out_by_dataset_ema=ema["datasets"])  # fmt: skip
-        self.board.scalars(step, {"held_out": raw["all"], "held_out_ema": ema["all"]})
+        self.logger.scalars(step, {"held_out": raw["all"], "held_out_ema": ema["all"]})
         bin_text = ", ".join(f"{x:.3f}" for x in raw["bins"])
         self.display.say(
             f"step {step}: held-out loss {raw['all']:.4f}, EMA {ema['all']:.4f} "
@@ -223,7 +191,7 @@ class Reports:
             )
             low, high = score["interval"]
             scalars |= {tag: score["value"], f"{tag} low": low, f"{tag} high": high}
-        self.board.scalars(step, scalars)
+        self.logger.scalars(step, scalars)
         self.display.say(f"step {step}: {result['name']}: {lines_of(result)[0]}")
 
     def samples(
@@ -237,7 +205,7 @@ class Reports:
         for clip, file in zip(frames, files, strict=True):
             write_mp4(clip, file, fps)
         contact_sheet(sheet, folder / "sheet.png")
-        self.board.clips(step, prompts, frames, fps)
+        self.logger.clips(step, prompts, frames, fps)
         named = [str(file.relative_to(self.folder)) for file in files]
         self.metrics.write(step=step, samples=named, prompts=prompts)
         self.display.say(f"step {step}: {len(files)} samples in {folder}")

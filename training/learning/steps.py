@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from curation.settings import RunError
 from model import SpaceTimeUNet
-from model.unet import part_of
+from model.unet import PARTS, part_of
 from training.config import Config
 from training.data.batches import BadRows, Sample
 from training.data.orders import digest
@@ -38,6 +38,7 @@ class State:
     team: Team
     step: int = 0
     num_skipped: int = 0  # steps that changed nothing, as their loss was no number
+    part_norms: dict[str, float] = field(default_factory=dict)  # of the last step's gradient
     bad: BadRows = field(default_factory=BadRows)
 
     def save(self, run: Path, card: dict[str, Any], config: Config) -> None:
@@ -103,9 +104,11 @@ def train_step(
     gradient's norm before clipping. Raises DivergedError, with the weights as they were.
 
     The gradient is that of the mean over all samples, however they are split. In a team each
-    rank gives its own samples and gets their losses; norm, step and error are all ranks'.
+    rank gives its own samples and gets their losses; norm, step and error are all ranks'. The
+    norms of the parts of the gradient, before clipping too, are `state.part_norms` then.
     """
     team = state.team
+    objective.encode_clock.restart()
     state.optimizer.zero_grad(set_to_none=True)
     losses: list[Tensor] = []
     parts = list(micro_batches(samples, config, objective.codec.factor))
@@ -123,10 +126,14 @@ def train_step(
             (loss.sum() * (team.world if own else 0) / total).backward()
         if own:
             losses.append(loss.detach().double())
+    by_part = part_norms(state.unet)
     trained = [p for p in state.unet.parameters() if p.requires_grad]
     gradient = whole(nn.utils.clip_grad_norm_(trained, config.clip_norm))
     # The one place where the host waits for the device.
-    *found, norm = torch.cat([*losses, gradient.double()[None]]).tolist()
+    told = [gradient, *by_part.values()]
+    numbers = torch.cat([*losses, torch.stack(told).double()]).tolist()
+    found, (norm, *norms) = numbers[: -len(told)], numbers[-len(told) :]
+    state.part_norms = dict(zip(by_part, norms, strict=True))
     by_key = dict(zip((key_of(s) for part in parts for s in part), found, strict=True))
     every = torch.tensor([by_key[key_of(s)] for s in samples], dtype=torch.float64)
     mean = math.fsum(team.gather(float(every.sum()))) / total
@@ -143,6 +150,15 @@ def train_step(
     state.ema.update(state.unet, state.step)
     state.step += 1
     return every, norm
+
+
+def part_norms(unet: SpaceTimeUNet) -> dict[str, Tensor]:
+    """The norm of the gradient of each trained part, on the device; over all ranks' shards."""
+    gradients: dict[str, list[Tensor]] = {part: [] for part in PARTS}
+    for name, parameter in unet.named_parameters():
+        if parameter.grad is not None:
+            gradients[part_of(name)].append(parameter.grad)
+    return {part: whole(nn.utils.get_total_norm(each)) for part, each in gradients.items() if each}
 
 
 def key_of(sample: Sample) -> str:
