@@ -187,6 +187,8 @@ class Config(BaseModel):
     num_samples: int = Field(4, ge=0)
     sample_steps: int = Field(50, ge=1)
     guidance: float = 9.0
+    # DATASET/train_signal/RUN.parquet: how well each clip is learned, for vf-clean and vf-report.
+    train_signal: bool = False
     # FVD of the EMA weights by vf-eval's protocol `dataset` every so many steps; None: never.
     protocol_every: int | None = Field(None, gt=0)
     protocol_samples: int = Field(128, ge=4)  # held-out clips, and as many generated ones
@@ -255,7 +257,8 @@ FREE_KEYS = (
     "max_skipped_steps",
     *("protocol_every", "protocol_samples", "protocol_set", "protocol_i3d"),
     *("peak_tflops", "logger", "profile_steps"),
-    *("guidance", "noise_level", "parallel"),  # ddp and fsdp agree as two numbers of workers do
+    *("guidance", "noise_level", "train_signal"),
+    "parallel",  # ddp and fsdp agree as two numbers of workers do
 )
 
 

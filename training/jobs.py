@@ -14,7 +14,7 @@ import yaml
 from rich.console import Console
 
 from curation.commands import say
-from curation.places import check_lasting, held
+from curation.places import check_lasting, check_writable, held
 from curation.settings import ConfigError, counted
 from model import SpaceTimeUNet
 from model.latents import Codec
@@ -33,6 +33,7 @@ from training.learning.losses import Objective
 from training.learning.meters import Meter, peak_of
 from training.learning.profiles import Profiles
 from training.learning.reports import Display, Metrics, Reports
+from training.learning.signals import Signals
 from training.learning.starts import (
     DTYPES,
     Start,
@@ -194,6 +195,8 @@ def check(
     lazy = bool(config.precomputed) and not watched
     codec, text = make_codec(config, device, lazy), make_text(config, device, lazy)
     check_fit(start.unet, config, codec, text)
+    for rows in datasets if config.train_signal else []:
+        check_writable(rows.dataset)
     return Parts(start, card, codec, text, checkpoint, watched)
 
 
@@ -225,6 +228,7 @@ def prepare(
         reports=reports_of(job, state, bool(checkpoint), device, console) if team.first else None,
         meter=Meter(config, start.unet.config, peak_of(config, device), team.world),
         watch=parts.watch,
+        signals=Signals.load(folder, state.step) if config.train_signal and team.first else None,
     )
 
 

@@ -23,6 +23,7 @@ from training.learning import samples
 from training.learning.losses import Objective, held_out_losses
 from training.learning.meters import Meter
 from training.learning.reports import Reports
+from training.learning.signals import Signals
 from training.learning.steps import DivergedError, State, key_of, learning_rate, train_step
 from training.parallel import uncompiled
 
@@ -40,6 +41,7 @@ class Run:
     reports: Reports | None  # of the first rank
     meter: Meter
     watch: Watch | None = None  # with protocol_every
+    signals: Signals | None = None  # with train_signal, of the first rank
 
 
 def train(run: Run, stop: Callable[[], bool]) -> None:
@@ -83,12 +85,22 @@ def train(run: Run, stop: Callable[[], bool]) -> None:
 
         # Keep it.
         if done or stopping or due or state.step % config.checkpoint_every == 0:
-            state.save(run.folder, run.card, config)
+            keep(run)
             saved_at = time.monotonic()
         if done:
             return
         if stopping:
             raise StoppedError(f"stopped and saved at step {state.step}")
+
+
+def keep(run: Run) -> None:
+    """A checkpoint, and what it says of the clips."""
+    if run.signals:  # before it: no checkpoint is without
+        run.signals.save(run.folder, run.state.step)
+    run.state.save(run.folder, run.card, run.config)
+    if run.signals:
+        places = [(rows.name, rows.dataset) for rows in run.batches.datasets]
+        run.signals.publish(places, run.folder, run.state.step)
 
 
 def read_held_out(run: Run) -> list[Sample]:
@@ -156,7 +168,7 @@ def report_step(
     team, step = run.state.team, run.state.step
     factor = run.objective.codec.factor
     own = [
-        (s.dataset, key_of(s), s.draws.timestep, s.latent_size(factor), x)
+        (s.dataset, s.clip_id, key_of(s), s.draws.timestep, s.latent_size(factor), x)
         for s, x in zip(batch.samples, losses.tolist(), strict=True)
     ]
     every = team.gather_lists(own)
@@ -168,7 +180,7 @@ def report_step(
     bins = run.config.timestep_bins
     by_dataset: dict[str, list[float]] = defaultdict(list)
     by_bin: dict[int, list[float]] = defaultdict(list)
-    for dataset, _, timestep, _, loss in every:
+    for dataset, _, _, timestep, _, loss in every:
         by_dataset[dataset].append(loss)
         by_bin[int(timestep * bins)].append(loss)
     line = {
@@ -188,9 +200,11 @@ def report_step(
     # The noisier a step the larger its loss, so the mean of a small batch says little.
     by_timestep = [mean(by_bin[n]) if n in by_bin else None for n in range(bins)]
     datasets = {name: mean(each) for name, each in by_dataset.items()}
-    seen = digest(*sorted(key for _, key, *_ in every)).hex()[:16]
+    seen = digest(*sorted(key for _, _, key, *_ in every)).hex()[:16]
     told = {"epochs": batch.epochs, "clips_digest": seen, "loss_by_bin": by_timestep}
     run.reports.step(step, line, datasets, **told)
+    if run.signals:
+        run.signals.add((name, clip_id, t, x) for name, clip_id, _, t, _, x in every)
 
 
 def mean(values: list[float]) -> float:

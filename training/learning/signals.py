@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from curation.shards import Dataset
 from curation.shards.train_signals import SIGNAL_SCHEMA, write_signal
+from training.learning.checkpoints import steps_of
 
 BINS = 20  # of the timesteps: in a twentieth of them the mean loss is nearly one number. Ours
 # Of a bin's running mean: a mean over about the last hundred losses, as training changes them.
@@ -55,13 +56,21 @@ class Signals:
         clips[clip_id] = n + 1, mean, squares + step * (ratio - mean)
 
     def rows(self, dataset: str) -> pa.Table:
-        """SIGNAL_SCHEMA, by clip id."""
+        """SIGNAL_SCHEMA, by clip id.
+
+        Over all losses of the run the ratios have the mean 1: while the loss falls, the running
+        means lag behind it, and all ratios are too small alike.
+        """
         clips = sorted(self.clips.get(dataset, {}).items())
+        every = [each for some in self.clips.values() for each in some.values()]
+        num = sum(n for n, _, _ in every)
+        lag = math.fsum(n * mean for n, mean, _ in every) / num if num else 1.0
+        lag = lag or 1.0  # all losses were 0
         columns: Sequence[list[Any]] = (
             [clip_id for clip_id, _ in clips],
             [n for _, (n, _, _) in clips],
-            [mean for _, (_, mean, _) in clips],
-            [math.sqrt(squares / n) for _, (n, _, squares) in clips],
+            [mean / lag for _, (_, mean, _) in clips],
+            [math.sqrt(squares / n) / lag for _, (n, _, squares) in clips],
         )
         return pa.table(dict(zip(SIGNAL_SCHEMA.names, columns, strict=True)), schema=SIGNAL_SCHEMA)
 
@@ -77,7 +86,13 @@ class Signals:
 
     # -- beside a checkpoint, so that a resume goes on exactly
 
-    def save(self, path: Path) -> None:
+    def save(self, run: Path, step: int) -> None:
+        """Before the checkpoint of a step; what is older than the oldest checkpoint goes."""
+        path = place(run, step)
+        for oldest in steps_of(run)[:1]:
+            for old in path.parent.glob("step-*.json"):
+                if old.stem < oldest.name:
+                    old.unlink()
         state = {
             "sums": self.sums, "weights": self.weights, "counts": self.counts, "clips": self.clips,
         }  # fmt: skip
@@ -87,9 +102,9 @@ class Signals:
         written.replace(path)
 
     @staticmethod
-    def load(path: Path) -> Signals:
-        """What was saved; nothing known where nothing was."""
-        found = Signals()
+    def load(run: Path, step: int) -> Signals:
+        """What was saved at a step; nothing known where nothing was, as before the first one."""
+        found, path = Signals(), place(run, step)
         if path.exists():
             state = json.loads(path.read_text())
             found.sums, found.weights = state["sums"], state["weights"]
@@ -99,6 +114,10 @@ class Signals:
                 for name, clips in state["clips"].items()
             }
         return found
+
+
+def place(run: Path, step: int) -> Path:
+    return run / "train_signal" / f"step-{step:08d}.json"
 
 
 def bin_of(timestep: float) -> int:
