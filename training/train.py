@@ -6,6 +6,7 @@ vf-train --preset videofactory --data hd:0.7 --data webvid:0.3 --output RUN
 vf-train --preset small --data clean --output tuned --init RUN
 vf-train --stage upsampler --preset small --data clean --output larger --init RUN
 vf-train --stage sr --preset tiny --data runs/demo --output runs/sr
+vf-train --stages examples/stages.yaml --output runs/staged
 """
 
 from __future__ import annotations
@@ -29,12 +30,16 @@ STAGES = ("base", "upsampler", "sr")
 
 @app.command(cls=Command, epilog=examples(__doc__))
 def train(
-    preset: Annotated[str, typer.Option(help="tiny, small or videofactory; of sr: tiny, x2plus.")],
+    preset: Annotated[
+        str | None, typer.Option(help="tiny, small or videofactory; of sr: tiny, x2plus.")
+    ] = None,
     data: Annotated[
-        list[str],
+        list[str] | None,
         typer.Option(help="DATASET or DATASET:WEIGHT, a folder or URI; may be repeated."),
-    ],
-    output: Annotated[Path, typer.Option(help="The RUN folder; made, or gone on with.")],
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="The RUN folder; made, or gone on with.")
+    ] = None,
     init: Annotated[
         str | None,
         typer.Option(
@@ -64,6 +69,13 @@ def train(
             "super-resolution (docs/cascade.md)."
         ),
     ] = "base",
+    stages: Annotated[
+        Path | None,
+        typer.Option(
+            help="YAML of several runs, each from where the last ended, in the place of --preset, "
+            "--data, --init and --set (docs/training.md)."
+        ),
+    ] = None,
     dry_run: Annotated[
         bool,
         typer.Option(
@@ -74,12 +86,21 @@ def train(
     """Train a model on curated shards. The same command again resumes."""
     # On a shared machine threads that spin while they wait cost four times the speed.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is imported
+    from curation.settings import ConfigError
     from training.commands import guarded
     from training.config import load_config
     from training.jobs import Job
     from training.learning.starts import with_weights_of
 
     def body(console: Console) -> None:
+        if output is None:
+            raise ConfigError("--output is missing: the RUN folder")
+        if stages:
+            check_alone(stages, preset, data, init, set_, stage)
+            do_stages(stages, output, allow_change or [], console, workers, ray_address, dry_run)
+            return
+        if preset is None or not data:
+            raise ConfigError("give --preset and --data, or --stages FILE")
         check_stage(stage)
         if stage == "sr":
             from training.superresolution import jobs as sr
@@ -102,6 +123,37 @@ def check_stage(stage: str) -> None:
 
     if stage not in STAGES:
         raise ConfigError(f"unknown --stage {stage!r}{nearest(stage, STAGES)}")
+
+
+def check_alone(stages: Path, *others: object) -> None:
+    """Refuse what --stages has in its file."""
+    from curation.settings import ConfigError
+
+    if any(each not in (None, [], "base") for each in others):
+        raise ConfigError(
+            f"--stages {stages} has preset, data, init and set of every stage in it; leave "
+            "--preset, --data, --init, --set and --stage out"
+        )
+
+
+def do_stages(
+    file: Path,
+    output: Path,
+    allowed: list[str],
+    console: Console,
+    workers: int | None,
+    ray_address: str | None,
+    is_dry: bool,
+) -> None:
+    """Check all stages, then tell what they would be or do what is left of them."""
+    from training.learning import stages
+
+    planned = stages.plan(stages.load_stages(file), output, allowed)
+    stages.check(planned, workers or 1)
+    if is_dry:
+        stages.tell(planned, console, workers or 1)
+        return
+    stages.do(planned, output, lambda job: do(job, console, workers, ray_address, False), console)
 
 
 def do(
