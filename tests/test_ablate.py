@@ -124,15 +124,21 @@ def test_an_output_of_another_kind_is_refused(data: Path, tmp_path: Path) -> Non
 
 
 @pytest.mark.slow  # a Ray and two processes that import torch
-def test_a_grid_through_ray(data: Path, tmp_path: Path) -> None:
-    output = tmp_path / "out"
-    grid = written(tmp_path, seeds=[3])
+def test_a_grid_through_ray_goes_on_past_a_run_that_fails(data: Path, tmp_path: Path) -> None:
+    output, off = tmp_path / "out", GRID["arms"][False]
+    bad = ["learning_rate=1e30", "max_skipped_steps=0"]
+    grid = written(tmp_path, seeds=[3], arms={"bad": bad, False: off})
     done = invoke(grid, data, output, "--workers", "2")
-    assert done.exit_code == 0, done.output
-    assert "2 runs left" in done.output
+    told = " ".join(done.output.split())
+    assert done.exit_code == 1, told
+    assert "2 runs left" in told and "1 of 2 runs failed" in told and "bad/seed-3: step 2" in told
     assert "held-out loss" in (output / "off" / "seed-3.log").read_text()
+    assert not (output / "ablation.json").exists()
+    # Without the arm that cannot be trained nothing is left to do, and the table is written.
+    done = invoke(written(tmp_path, seeds=[3], arms={False: off}), data, output)
+    assert done.exit_code == 0 and "0 runs left" in done.output
     found = json.loads((output / "ablation.json").read_text())
-    assert [row["arm"] for row in found["arms"]] == ["off", "alternate"]
+    assert [row["arm"] for row in found["arms"]] == ["off"]
 
 
 def outcome(arm: str, seed: int, loss: float, fvd: float | None = None) -> Outcome:
