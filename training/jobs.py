@@ -86,7 +86,7 @@ def work(
     """Train: all of it in this process, or the part of one rank of a team."""
     datasets = open_all(job.data, job.config, console, team.world, job.output, team)
     run = prepare(job, datasets, console, team, device or device_of(job.config))
-    with run.reports or nullcontext(), stop_on_signals() as asked:
+    with run.reports or nullcontext(), stop_on_signals() as asked, run.state.saver:
         loop.train(run, stop or asked.is_set)
 
 
