@@ -96,6 +96,15 @@ def latest(run: Path) -> Path | None:
     return found[-1] if found else None
 
 
+def to_drop(names: list[str], keep: int, milestone_every: int | None) -> list[str]:
+    """Of the names of checkpoints, oldest first, those beside the last `keep` and milestones."""
+    return [
+        name
+        for name in names[:-keep]
+        if not milestone_every or int(name.removeprefix("step-")) % milestone_every
+    ]
+
+
 def sweep(run: Path) -> None:
     """Delete what a killed save left."""
     for path in (run / "checkpoints").glob(".tmp-*"):

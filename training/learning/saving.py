@@ -40,7 +40,8 @@ from torch.distributed.tensor import DTensor
 
 from curation.settings import RunError
 from model import SpaceTimeUNet
-from training.learning.checkpoints import Ema, steps_of, sweep, sync
+from training.learning import copies
+from training.learning.checkpoints import Ema, steps_of, sweep, sync, to_drop
 from training.parallel import ALONE, Team
 
 SHARDS = "shards"
@@ -176,7 +177,12 @@ def local(tensor: Tensor) -> Tensor:
 
 
 def write(
-    run: Path, snapshot: Snapshot, keep: int, milestone_every: int | None, team: Team
+    run: Path,
+    snapshot: Snapshot,
+    keep: int,
+    milestone_every: int | None,
+    team: Team,
+    copy_to: str | None = None,
 ) -> None:
     """Write a checkpoint under another name, bring it to the disk, rename it; drop old ones but
     for milestones, those of every so many steps. Raises RunError on all ranks."""
@@ -204,11 +210,17 @@ def write(
         sync(target.parent)
         drop_old(run, keep, milestone_every)
 
+    def copy() -> None:
+        if copy_to:
+            copies.put(target, copy_to, keep, milestone_every)
+
+    where = f"checkpoint {target} was not written"
     for part, by_all in ((make, False), (shards, True), (finish, False)):
-        together(part if by_all or team.first else None, target, team)
+        together(part if by_all or team.first else None, where, team)
+    together(copy if team.first else None, f"checkpoint {target} was not copied", team)
 
 
-def together(part: Callable[[], None] | None, target: Path, team: Team) -> None:
+def together(part: Callable[[], None] | None, failure: str, team: Team) -> None:
     """Do a part of a checkpoint; RunError on all ranks where it failed on one."""
     told = ""
     try:
@@ -217,8 +229,8 @@ def together(part: Callable[[], None] | None, target: Path, team: Team) -> None:
     except (Exception, CheckpointException) as error:  # whatever it is: others wait for this rank
         told = words_of(error)
     if failed := [each for each in team.gather(told) if each]:
-        raise RunError(f"checkpoint {target} was not written: {failed[0]}; the one before it is "
-                       "as it was. Make room, or repair what it names")  # fmt: skip
+        raise RunError(f"{failure}: {failed[0]}; those before it are as they were. Make room, or "
+                       "repair what it names")  # fmt: skip
 
 
 def words_of(error: BaseException) -> str:
@@ -229,11 +241,10 @@ def words_of(error: BaseException) -> str:
 
 def drop_old(run: Path, keep: int, milestone_every: int | None) -> None:
     """Delete checkpoints but for the last `keep` and milestones."""
-    for old in steps_of(run)[:-keep]:
-        if milestone_every and int(old.name.removeprefix("step-")) % milestone_every == 0:
-            continue
+    for name in to_drop([path.name for path in steps_of(run)], keep, milestone_every):
         # Renamed first: a half deleted folder must not look like a checkpoint.
-        shutil.rmtree(old.rename(old.with_name(f".tmp-{old.name}")))
+        old = run / "checkpoints" / name
+        shutil.rmtree(old.rename(old.with_name(f".tmp-{name}")))
 
 
 # -- reading

@@ -56,7 +56,7 @@ class State:
         parts, room = (self.unet, self.ema, self.optimizer), self.saver.room
         snapshot = saving.take(*parts, facts, card, self.team, room)
         keep = config.keep_checkpoints, config.milestone_every
-        write = partial(saving.write, run, snapshot, *keep, self.saver.team)
+        write = partial(saving.write, run, snapshot, *keep, self.saver.team, config.checkpoint_to)
         self.saver.begin(self.step, started, write)
 
     def load(self, checkpoint: Path) -> None:
