@@ -7,6 +7,8 @@ data_wait_share  share of the time in which the step waits for its batch; bar 0.
                  are precomputed (`--set precomputed=true`)
 peak_memory_mb   on a CPU the peak resident size of the whole process, libraries included; on
                  CUDA what torch had allocated at most
+checkpoint_*_s   seconds that a run's second checkpoint holds training up, and those until it is on
+                 the disk of the temporary folder (TMPDIR)
 swap_share       1 - (forward and backward with Swap-CA off) / (with it on), which take turns on
                  one batch that is in memory
 
@@ -25,9 +27,11 @@ import argparse
 import json
 import resource
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -51,7 +55,7 @@ from training.learning.starts import (
     make_text,
     schedule_of,
 )
-from training.learning.steps import make_state, train_step
+from training.learning.steps import State, make_state, train_step
 
 DATA_WAIT_BAR = 0.02
 
@@ -98,7 +102,18 @@ def time_steps(
     total_s = sum(waits) + sum(steps)
     found = {"clips_per_s": clips / total_s, "data_wait_share": sum(waits) / total_s,
              "step_s": statistics.median(steps)}  # fmt: skip
-    return {**found, "peak_memory_mb": peak_mb(objective.device)}, batch.samples
+    found["peak_memory_mb"] = peak_mb(objective.device)
+    return {**found, **time_checkpoint(state, config)}, batch.samples
+
+
+def time_checkpoint(state: State, config: Config) -> dict[str, float]:
+    """Write two and throw them away: the second has the memory of the first."""
+    for _ in range(2):
+        with tempfile.TemporaryDirectory() as folder:
+            state.save(Path(folder), {}, config)
+            state.saver.wait()
+    line = state.saver.finished()[1]
+    return {name: line[name] for name in ("checkpoint_blocked_s", "checkpoint_written_s")}
 
 
 def swap_share(
@@ -172,6 +187,9 @@ def main() -> None:
         wait = f"{found['data_wait_share']:10.1%}"
         print(f"{'waiting for data':36}{wait}   bar {DATA_WAIT_BAR:.0%} with precomputed latents")
         print(f"{'peak memory, MiB':36}{found['peak_memory_mb']:10.0f}")
+        blocked_s = found["checkpoint_blocked_s"]
+        until = f"   on the disk after {found['checkpoint_written_s']:.2f}"
+        print(f"{'a checkpoint, seconds blocked':36}{blocked_s:10.2f}{until}")
         print(f"{'Swap-CA, share of forward+backward':36}{found['swap_share']:10.1%}")
         if given.json:
             print(json.dumps(found))

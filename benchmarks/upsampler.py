@@ -37,6 +37,7 @@ from training.data.shapes import shapes_of
 from training.learning.checkpoints import latest
 from training.learning.losses import Objective
 from training.learning.reports import contact_sheet
+from training.learning.saving import read_unet
 from training.learning.starts import make_codec, make_text, schedule_of
 from training.train import train
 
@@ -61,7 +62,7 @@ def read(run: Path) -> tuple[Config, SpaceTimeUNet, Objective]:
     assert checkpoint
     card = json.loads((checkpoint / "card.json").read_text())
     config, device = validated(card["config"], str(run)), torch.device("cpu")
-    unet = SpaceTimeUNet.from_pretrained(str(checkpoint / "unet_ema")).eval()
+    unet = read_unet(checkpoint, "ema")
     codec, text = make_codec(config, device), make_text(config, device)
     return config, unet, Objective(config, schedule_of(card["noise"]), codec, text, device,
                                    torch.float32)  # fmt: skip

@@ -18,6 +18,7 @@ from model.pipelines import Settings
 from model.texts import OpenCLIPText, TinyText
 from training import export, sample
 from training.learning.checkpoints import latest
+from training.learning.saving import read_unet
 from training.train import train as vf_train
 
 # So different from the start, and with so little averaging, that EMA and raw weights differ.
@@ -58,10 +59,7 @@ def test_the_forward_is_the_same_to_the_bit(run: Path, tmp_path: Path, weights: 
     pipe = VideoFactoryPipeline.from_pretrained(tmp_path / "out")
     checkpoint = latest(run)
     assert checkpoint is not None
-    both = {
-        name: forward(SpaceTimeUNet.from_pretrained(str(checkpoint / folder)))
-        for name, folder in (("ema", "unet_ema"), ("raw", "unet"))
-    }
+    both = {name: forward(read_unet(checkpoint, name)) for name in ("ema", "raw")}
     assert torch.equal(forward(pipe.unet), both[weights])
     assert not torch.equal(both["ema"], both["raw"])
 

@@ -180,6 +180,9 @@ class Config(BaseModel):
     checkpoint_every_s: float | None = Field(None, gt=0)  # and after so long: what a loss may cost
     keep_checkpoints: int = Field(2, ge=1)
     milestone_every: int | None = Field(None, gt=0)  # steps whose checkpoints stay for ever
+    # A folder or URI that each checkpoint is copied to, and that a RUN without any starts from. It
+    # may hold a key to a store, so it is no part of what is written.
+    checkpoint_to: str | None = Field(None, exclude=True)
     evaluate_every: int = Field(1000, gt=0)
     timestep_bins: int = Field(4, ge=1)
     sample_every: int = Field(1000, gt=0)

@@ -14,7 +14,7 @@ import yaml
 from rich.console import Console
 
 from curation.commands import say
-from curation.places import check_lasting, check_writable, held
+from curation.places import check_lasting, check_writable, dataset_at, held
 from curation.settings import ConfigError, counted
 from model import SpaceTimeUNet
 from model.latents import Codec
@@ -26,7 +26,7 @@ from training.data.rows import Rows, open_rows, parse_data
 from training.data.shapes import shapes_of
 from training.evaluation.in_training import Watch, watch
 from training.latents.files import open_latents
-from training.learning import loop
+from training.learning import copies, loop
 from training.learning.checkpoints import card_of, compare, latest, make_card, sweep, write_whole
 from training.learning.loggers import check_logger, make_logger
 from training.learning.losses import Objective
@@ -64,6 +64,8 @@ def dry_run(job: Job, console: Console, workers: int) -> None:
     """Tell what a run would be and check all that it checks; its folder stays as it is."""
     say(console, as_yaml(job.config))
     check_output(job.output)
+    if job.config.checkpoint_to:
+        dataset_at(job.config.checkpoint_to)
     datasets = open_all(job.data, job.config, console, workers)
     parts = check(job, datasets, console, device_of(job.config), workers)
     choose_trained(parts.start.unet, job.config.trainable)
@@ -88,10 +90,23 @@ def work(
     device: torch.device | None = None,
 ) -> None:
     """Train: all of it in this process, or the part of one rank of a team."""
+    fetch(job, console, team)
     datasets = open_all(job.data, job.config, console, team.world, job.output, team)
     run = prepare(job, datasets, console, team, device or device_of(job.config))
-    with run.reports or nullcontext(), stop_on_signals() as asked:
+    with run.reports or nullcontext(), stop_on_signals() as asked, run.state.saver:
         loop.train(run, stop or asked.is_set)
+
+
+def fetch(job: Job, console: Console, team: Team) -> None:
+    """Get the latest checkpoint of checkpoint_to for a run that has none; the first rank does."""
+    if job.config.checkpoint_to and team.first:
+        try:
+            name = copies.fetch(job.output, job.config.checkpoint_to)
+        except OSError as error:
+            raise ConfigError(f"checkpoint_to: {error}; give a place that can be read") from None
+        if name:
+            say(console, f"fetched {name} from checkpoint_to")
+    team.gather(None)
 
 
 def as_yaml(config: Config) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import torch
@@ -28,6 +28,7 @@ class Team:
 
     rank: int = 0
     world: int = 1
+    group: Any = None  # of torch.distributed; None: that of all processes
 
     @staticmethod
     def here() -> Team:
@@ -35,6 +36,12 @@ class Team:
         if not dist.is_initialized():
             return ALONE
         return Team(dist.get_rank(), dist.get_world_size())
+
+    def beside(self) -> Team:
+        """The same ranks for another thread: on one group the calls of two would be mixed up."""
+        if self.world == 1:
+            return self
+        return replace(self, group=dist.new_group(backend="gloo"))
 
     @property
     def first(self) -> bool:
@@ -46,7 +53,7 @@ class Team:
         if self.world == 1:
             return [value]
         found: list[Any] = [None] * self.world
-        dist.all_gather_object(found, value)
+        dist.all_gather_object(found, value, group=self.group)
         return found
 
     def gather_lists(self, values: list[T]) -> list[T]:

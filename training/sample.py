@@ -198,15 +198,14 @@ def load(run: Path, weights: str) -> tuple[Path, Config, VideoFactoryPipeline]:
 
 def load_pipeline(checkpoint: Path, weights: str) -> tuple[Config, VideoFactoryPipeline]:
     """The config of a run and the pipeline that samples one of its checkpoints."""
-    from model import SpaceTimeUNet, VideoFactoryPipeline
+    from model import VideoFactoryPipeline
     from training.learning.checkpoints import card_of
+    from training.learning.saving import read_unet
     from training.learning.starts import make_codec, make_text, schedule_of
 
     card = card_of(checkpoint)
     config, device = trained_config(card, checkpoint)
-    unet = SpaceTimeUNet.from_pretrained(
-        str(checkpoint / {"ema": "unet_ema", "raw": "unet"}[weights])
-    )
+    unet: Any = read_unet(checkpoint, weights)
     codec, text = make_codec(config, device), make_text(config, device)
     unet.to(device).eval()
     schedule, settings = schedule_of(card["noise"]), settings_of(config)

@@ -172,16 +172,15 @@ def load_run(asked: Asked) -> tuple[Config, VideoFactoryPipeline, dict[str, Any]
     from training.sample import check_checkpoint, load_export, load_pipeline
 
     if is_export(asked.run):
-        folder, subfolder = asked.run, "unet"
+        folder = asked.run
         config, pipe = load_export(asked.run)
     else:
         folder = check_checkpoint(asked.run, asked.weights)
-        subfolder = {"ema": "unet_ema", "raw": "unet"}[asked.weights]
         config, pipe = load_pipeline(folder, asked.weights)
     if config.stage != "base":
         raise ConfigError(f"--run {asked.run} is an {config.stage}, which no prompt alone samples")
-    sums = [hashlib.sha256(p.read_bytes()).hexdigest()
-            for p in sorted((folder / subfolder).glob("*.safetensors"))]  # fmt: skip
+    sums = [hashlib.sha256(p.detach().cpu().numpy().tobytes()).hexdigest()
+            for _, p in sorted(pipe.unet.named_parameters())]  # fmt: skip
     told = {"path": str(asked.run), "checkpoint": folder.name, "weights": asked.weights,
             "sha256": checksum(sums)}  # fmt: skip
     return config, pipe, told

@@ -1,12 +1,12 @@
 """Checkpoints and the run card: saved whole or not at all, compared before a run goes on.
 
 RUN/checkpoints/step-00000100/
-    unet/ unet_ema/   config.json and safetensors, as diffusers saves them
-    optimizer.pt      AdamW's state by the names of parameters
+    shards/           weights, EMA, AdamW's state: safetensors of each rank (saving.py)
+    unet/config.json  of the U-Net, as diffusers saves it
     state.json        step, bad rows
     card.json         what the run was when this was written
 
-Whole tensors, however many workers the run had: any number of them goes on from there.
+Any number of workers goes on from there.
 """
 
 from __future__ import annotations
@@ -23,21 +23,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.checkpoint.state_dict import (
-    StateDictOptions,
-    get_model_state_dict,
-    get_optimizer_state_dict,
-    set_model_state_dict,
-    set_optimizer_state_dict,
-)
 
 from curation.settings import ConfigError
-from model import SpaceTimeUNet
 from training.config import FREE_KEYS, Config
-from training.parallel import ALONE, Team
 
-# Shards are put together on the first rank, in its main memory, and cut again by each rank.
-WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 STEP = re.compile(r"step-(\d{8,})")
 
 
@@ -107,57 +96,13 @@ def latest(run: Path) -> Path | None:
     return found[-1] if found else None
 
 
-def save(
-    run: Path,
-    unet: SpaceTimeUNet,
-    ema: Ema,
-    optimizer: torch.optim.Optimizer,
-    state: dict[str, Any],
-    card: dict[str, Any],
-    keep: int,
-    team: Team = ALONE,
-    milestone_every: int | None = None,
-) -> None:
-    """Write a checkpoint under another name, bring it to the disk, rename it; drop old ones but
-    for milestones, those of every so many steps.
-
-    Every rank calls it and the first one writes; all return when it is there.
-    """
-    target = run / "checkpoints" / f"step-{state['step']:08d}"
-    if team.any(target.exists()):
-        return
-    written = target.with_name(f".tmp-{target.name}")
-    if team.first:
-        sweep(run)
-        written.mkdir(parents=True)
-    # One after the other: the first rank never holds more than one of them whole.
-    write_unet(get_model_state_dict(unet, options=WHOLE), unet, written / "unet", team)
-    with ema.swapped(unet):
-        write_unet(get_model_state_dict(unet, options=WHOLE), unet, written / "unet_ema", team)
-    moments = get_optimizer_state_dict(unet, optimizer, options=WHOLE)
-    if team.first:
-        torch.save(moments, written / "optimizer.pt")
-        (written / "state.json").write_text(json.dumps(state, indent=1))
-        (written / "card.json").write_text(json.dumps(card, indent=1))
-        for path in [*written.rglob("*"), written]:
-            sync(path)
-        written.rename(target)
-        sync(target.parent)
-        for old in steps_of(run)[:-keep]:
-            if milestone_every and int(old.name.removeprefix("step-")) % milestone_every == 0:
-                continue
-            # Renamed first: a half deleted folder must not look like a checkpoint.
-            shutil.rmtree(old.rename(old.with_name(f".tmp-{old.name}")))
-    team.gather(None)
-
-
-def write_unet(weights: dict[str, Any], like: SpaceTimeUNet, folder: Path, team: Team) -> None:
-    """Save whole weights as the U-Net that they came from would."""
-    if team.first:
-        with torch.device("meta"):
-            unet = SpaceTimeUNet.from_config(like.config)
-        unet.load_state_dict(weights, assign=True)
-        unet.save_pretrained(folder)
+def to_drop(names: list[str], keep: int, milestone_every: int | None) -> list[str]:
+    """Of the names of checkpoints, oldest first, those beside the last `keep` and milestones."""
+    return [
+        name
+        for name in names[:-keep]
+        if not milestone_every or int(name.removeprefix("step-")) % milestone_every
+    ]
 
 
 def sweep(run: Path) -> None:
@@ -170,23 +115,6 @@ def sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     os.fsync(descriptor)
     os.close(descriptor)
-
-
-def load(
-    checkpoint: Path, unet: SpaceTimeUNet, ema: Ema, optimizer: torch.optim.Optimizer
-) -> dict[str, Any]:
-    """Fill a U-Net, its EMA and its optimiser from a checkpoint; returns its state."""
-    read_unet(checkpoint / "unet_ema", unet)
-    ema.take(unet)
-    read_unet(checkpoint / "unet", unet)
-    moments = torch.load(checkpoint / "optimizer.pt", weights_only=True)
-    set_optimizer_state_dict(unet, optimizer, moments, options=WHOLE)
-    return json.loads((checkpoint / "state.json").read_text())
-
-
-def read_unet(folder: Path, unet: SpaceTimeUNet) -> None:
-    weights = SpaceTimeUNet.from_pretrained(str(folder), torch_dtype=unet.dtype)
-    set_model_state_dict(unet, weights.state_dict(), options=WHOLE)
 
 
 def write_whole(path: Path, text: str) -> None:

@@ -71,7 +71,8 @@ def train(run: Run, stop: Callable[[], bool]) -> None:
             skip_step(run, error)
         done = state.step == config.max_steps
         late = time.monotonic() - saved_at >= (config.checkpoint_every_s or math.inf)
-        stopping, due = map(any, zip(*team.gather((stop(), late)), strict=True))
+        asked = stop(), late, state.saver.failed()
+        stopping, due, unsaved = map(any, zip(*team.gather(asked), strict=True))
 
         # Look at it: held-out loss, samples, FVD.
         if done or state.step % config.evaluate_every == 0:
@@ -87,6 +88,11 @@ def train(run: Run, stop: Callable[[], bool]) -> None:
         if done or stopping or due or state.step % config.checkpoint_every == 0:
             keep(run)
             saved_at = time.monotonic()
+        if done or stopping or unsaved:
+            state.saver.wait()
+        if run.reports:
+            for line in state.saver.finished():
+                run.reports.metrics.write(**line)
         if done:
             return
         if stopping:

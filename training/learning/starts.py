@@ -19,6 +19,7 @@ from model.upsampling import as_upsampler
 from training.config import Config
 from training.data.orders import digest
 from training.learning.checkpoints import card_of, latest
+from training.learning.saving import read_unet
 
 # Of the U-Net's weights; bf16 is autocast's, over weights of 32 bits.
 DTYPES = {"float32": torch.float32, "bf16": torch.float32, "float64": torch.float64}
@@ -218,7 +219,7 @@ def start_from_run(config: Config, run: Path) -> Start:
                 f"--init {run}: {key} is {earlier[key]!r} there and {getattr(config, key)!r} "
                 f"here; use --preset and --set so that they are the same"
             )
-    unet = SpaceTimeUNet.from_pretrained(str(checkpoint / "unet_ema"))
+    unet = read_unet(checkpoint, "ema")
     noise = noise_of(config, card["noise"]["prediction_type"], card["noise"]["source"])
     report = {"source": f"{run}, {checkpoint.name}, EMA", "copied": sorted(unet.state_dict())}
     before = card.get("draw_seed", earlier["seed"])

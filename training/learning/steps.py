@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import time
 from collections import defaultdict
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +19,10 @@ from model.unet import PARTS, part_of
 from training.config import Config
 from training.data.batches import BadRows, Sample
 from training.data.orders import digest
-from training.learning import checkpoints
+from training.learning import saving
 from training.learning.checkpoints import Ema
 from training.learning.losses import Objective, micro_batches
+from training.learning.saving import Saver
 from training.parallel import ALONE, Team, accumulating, whole, wrap
 
 
@@ -36,18 +39,29 @@ class State:
     ema: Ema
     model: Any
     team: Team
+    saver: Saver
     step: int = 0
     num_skipped: int = 0  # steps that changed nothing, as their loss was no number
     part_norms: dict[str, float] = field(default_factory=dict)  # of the last step's gradient
     bad: BadRows = field(default_factory=BadRows)
 
     def save(self, run: Path, card: dict[str, Any], config: Config) -> None:
-        facts = {"step": self.step, "bad_rows": self.bad.reasons, "skipped": self.num_skipped}
-        checkpoints.save(run, self.unet, self.ema, self.optimizer, facts, card,
-                         config.keep_checkpoints, self.team, config.milestone_every)  # fmt: skip
+        """Begin to write a checkpoint; `saver.wait()` returns when it is there."""
+        started = time.monotonic()
+        self.saver.wait()
+        self.saver.team = self.saver.team or self.team.beside()
+        if self.team.any((run / "checkpoints" / f"step-{self.step:08d}").exists()):
+            return
+        bad = dict(self.bad.reasons)  # it grows while this one is written
+        facts = {"step": self.step, "bad_rows": bad, "skipped": self.num_skipped}
+        parts, room = (self.unet, self.ema, self.optimizer), self.saver.room
+        snapshot = saving.take(*parts, facts, card, self.team, room)
+        keep = config.keep_checkpoints, config.milestone_every
+        write = partial(saving.write, run, snapshot, *keep, self.saver.team, config.checkpoint_to)
+        self.saver.begin(self.step, started, write)
 
     def load(self, checkpoint: Path) -> None:
-        facts = checkpoints.load(checkpoint, self.unet, self.ema, self.optimizer)
+        facts = saving.load(checkpoint, self.unet, self.ema, self.optimizer, self.team)
         self.step, self.bad = facts["step"], BadRows(facts["bad_rows"])
         self.num_skipped = facts.get("skipped", 0)  # none in checkpoints from before
 
@@ -61,7 +75,8 @@ def make_state(
             module.p = config.dropout
     unet.train()
     model = wrap(unet, config, device, team)
-    return State(unet, make_optimizer(unet, config), Ema(unet, config.ema_decay), model, team)
+    optimizer, ema = make_optimizer(unet, config), Ema(unet, config.ema_decay)
+    return State(unet, optimizer, ema, model, team, Saver())
 
 
 def make_optimizer(unet: SpaceTimeUNet, config: Config) -> torch.optim.Optimizer:

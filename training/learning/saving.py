@@ -1,0 +1,331 @@
+"""What a checkpoint holds of a model: written by all ranks beside the training, and read again.
+
+torch.distributed.checkpoint in safetensors: no pickle, so a RUN of somebody else runs no code.
+The names of tensors are a kind and the name of a parameter:
+
+    unet.*                  the weights, frozen ones too
+    ema.*                   their averages, of the trained ones
+    exp_avg.* exp_avg_sq.*  AdamW's state of what has been trained
+    step                    how many steps each parameter has made, in their order; -1: none
+
+Every rank writes what it holds: its part of each sharded tensor, its share of the whole ones.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+import time
+import warnings
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+import torch.distributed.checkpoint as dcp
+from torch import Tensor
+from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.metadata import Metadata
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
+from torch.distributed.tensor import DTensor
+
+from curation.settings import RunError
+from model import SpaceTimeUNet
+from training.learning import copies
+from training.learning.checkpoints import Ema, steps_of, sweep, sync, to_drop
+from training.parallel import ALONE, Team
+
+SHARDS = "shards"
+MOMENTS = ("exp_avg", "exp_avg_sq")  # as torch's AdamW names them
+# A file for each kind and rank: what is written is once more in memory, a file at a time.
+FILES = {"unet": 1, "ema": 2, "exp_avg": 3, "exp_avg_sq": 4, "step": 3}
+# It tells so of every process without others.
+warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+OLD = "optimizer.pt"  # of checkpoints before 27 November 2026, with whole tensors
+WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
+
+
+# -- writing
+
+
+@dataclass
+class Snapshot:
+    """A checkpoint that is to be written: this rank's tensors as they were, in main memory."""
+
+    tensors: dict[str, Tensor]
+    files: dict[str, int]  # by the names of all ranks' tensors
+    unet: SpaceTimeUNet  # whose config alone is written
+    state: dict[str, Any]
+    card: dict[str, Any]
+
+
+@dataclass
+class Saver:
+    """Writes checkpoints in a thread of its own, one at a time, while training goes on.
+
+    team: with the first one, ranks with a group of their own, as training's is busy meanwhile.
+    """
+
+    team: Team | None = None
+    room: dict[str, Tensor] = field(default_factory=dict)  # of `take`
+    pending: Future[None] | None = None
+    facts: list[dict[str, Any]] = field(default_factory=list)
+
+    def begin(self, step: int, started: float, write: Callable[[], None]) -> None:
+        """Write on while this returns; raises what the one before raised, when it has ended.
+
+        started: on time.monotonic(), when training began to wait.
+        """
+        self.wait()
+        end: Future[None] = Future()
+        blocked_s = time.monotonic() - started
+
+        def work() -> None:
+            try:
+                write()
+                written_s = time.monotonic() - started
+                self.facts.append({"step": step, "checkpoint_blocked_s": blocked_s,
+                                   "checkpoint_written_s": written_s})  # fmt: skip
+                end.set_result(None)
+            except BaseException as error:
+                end.set_exception(error)
+
+        self.pending = end
+        # A daemon, so that a second Ctrl-C ends the process at once.
+        threading.Thread(target=work, daemon=True).start()
+
+    def failed(self) -> bool:
+        """Whether the last one has ended otherwise than on the disk; `wait` raises it."""
+        end = self.pending
+        return end is not None and end.done() and end.exception() is not None
+
+    def wait(self) -> None:
+        """Return when nothing is being written; raises RunError where that failed."""
+        end, self.pending = self.pending, None
+        if end:
+            end.result()
+
+    def finished(self) -> list[dict[str, Any]]:
+        """Lines of metrics.jsonl for what was written since the last call."""
+        found, self.facts = self.facts, []
+        return found
+
+    def __enter__(self) -> Saver:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if not isinstance(error, KeyboardInterrupt):  # that one is in a hurry
+            self.wait()
+
+
+def tensors_of(
+    unet: SpaceTimeUNet, ema: Ema, optimizer: torch.optim.Optimizer
+) -> dict[str, Tensor]:
+    """All that a checkpoint holds, by name, as it lies in memory."""
+    found = {f"ema.{name}": average for name, average in ema.averages.items()}
+    steps = []
+    for name, parameter in unet.named_parameters():
+        found[f"unet.{name}"] = parameter.detach()
+        moments = optimizer.state.get(parameter, {})
+        found |= {f"{kind}.{name}": moments[kind] for kind in MOMENTS if moments}
+        steps.append(moments["step"].cpu() if moments else torch.tensor(-1.0))
+    return found | {"step": torch.stack(steps)}
+
+
+def take(
+    unet: SpaceTimeUNet,
+    ema: Ema,
+    optimizer: torch.optim.Optimizer,
+    state: dict[str, Any],
+    card: dict[str, Any],
+    team: Team,
+    room: dict[str, Tensor],
+) -> Snapshot:
+    """Copy what this rank writes into main memory; training may go on at once.
+
+    room: tensors to copy into, of an earlier call. Memory that is new takes longer to get than to
+    fill.
+    """
+    every = tensors_of(unet, ema, optimizer)
+    own = set(team.share(sorted(n for n, t in every.items() if not isinstance(t, DTensor))))
+    for name, tensor in every.items():
+        if name in room:
+            local(room[name]).copy_(local(tensor))
+        elif isinstance(tensor, DTensor) or name in own:
+            room[name] = tensor.contiguous().to("cpu", copy=True)
+    files = {name: FILES[name.partition(".")[0]] for name in every}
+    return Snapshot(room, files, unet, state, card)
+
+
+def local(tensor: Tensor) -> Tensor:
+    """What this rank holds of a tensor."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def write(
+    run: Path,
+    snapshot: Snapshot,
+    keep: int,
+    milestone_every: int | None,
+    team: Team,
+    copy_to: str | None = None,
+) -> None:
+    """Write a checkpoint under another name, bring it to the disk, rename it; drop old ones but
+    for milestones, those of every so many steps. Raises RunError on all ranks."""
+    target = run / "checkpoints" / f"step-{snapshot.state['step']:08d}"
+    written = target.with_name(f".tmp-{target.name}")
+
+    def make() -> None:
+        sweep(run)
+        written.mkdir(parents=True)
+        snapshot.unet.save_config(written / "unet")
+
+    def shards() -> None:
+        writer = HuggingFaceStorageWriter(
+            str(written / SHARDS), fqn_to_index_mapping=snapshot.files, save_distributed=True
+        )
+        alone = team.world == 1
+        dcp.save(snapshot.tensors, storage_writer=writer, process_group=team.group, no_dist=alone)
+
+    def finish() -> None:
+        (written / "state.json").write_text(json.dumps(snapshot.state, indent=1))
+        (written / "card.json").write_text(json.dumps(snapshot.card, indent=1))
+        for path in [*written.rglob("*"), written]:
+            sync(path)
+        written.rename(target)
+        sync(target.parent)
+        drop_old(run, keep, milestone_every)
+
+    def copy() -> None:
+        if copy_to:
+            copies.put(target, copy_to, keep, milestone_every)
+
+    where = f"checkpoint {target} was not written"
+    for part, by_all in ((make, False), (shards, True), (finish, False)):
+        together(part if by_all or team.first else None, where, team)
+    together(copy if team.first else None, f"checkpoint {target} was not copied", team)
+
+
+def together(part: Callable[[], None] | None, failure: str, team: Team) -> None:
+    """Do a part of a checkpoint; RunError on all ranks where it failed on one."""
+    told = ""
+    try:
+        if part:
+            part()
+    except (Exception, CheckpointException) as error:  # whatever it is: others wait for this rank
+        told = words_of(error)
+    if failed := [each for each in team.gather(told) if each]:
+        raise RunError(f"{failure}: {failed[0]}; those before it are as they were. Make room, or "
+                       "repair what it names")  # fmt: skip
+
+
+def words_of(error: BaseException) -> str:
+    if isinstance(error, CheckpointException):  # of several ranks, with their traces
+        return words_of(next(iter(error.failures.values()))[0])
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def drop_old(run: Path, keep: int, milestone_every: int | None) -> None:
+    """Delete checkpoints but for the last `keep` and milestones."""
+    for name in to_drop([path.name for path in steps_of(run)], keep, milestone_every):
+        # Renamed first: a half deleted folder must not look like a checkpoint.
+        old = run / "checkpoints" / name
+        shutil.rmtree(old.rename(old.with_name(f".tmp-{name}")))
+
+
+# -- reading
+
+
+def load(
+    checkpoint: Path,
+    unet: SpaceTimeUNet,
+    ema: Ema,
+    optimizer: torch.optim.Optimizer,
+    team: Team = ALONE,
+) -> dict[str, Any]:
+    """Fill a U-Net, its EMA and its optimiser from a checkpoint; returns its state.
+
+    A rank reads its own part, whatever the number of ranks that wrote.
+    """
+    if (checkpoint / OLD).exists():
+        load_old(checkpoint, unet, ema, optimizer)
+    else:
+        reader = reader_of(checkpoint)
+        there = reader.read_metadata().state_dict_metadata
+        trained = [(n, p) for n, p in unet.named_parameters() if p.requires_grad]
+        for name, parameter in trained:
+            if f"exp_avg.{name}" in there:
+                moments = {kind: torch.zeros_like(parameter.detach()) for kind in MOMENTS}
+                moments["step"] = torch.zeros((), device=parameter.device)
+                optimizer.state[parameter] = moments
+        every = tensors_of(unet, ema, optimizer)
+        read(reader, {name: tensor for name, tensor in every.items() if name in there}, team)
+        for (_, parameter), step in zip(unet.named_parameters(), every["step"], strict=True):
+            if parameter in optimizer.state:
+                optimizer.state[parameter]["step"].copy_(step)
+        for name, parameter in trained:
+            if f"ema.{name}" not in there:  # it was not trained before
+                ema.averages[name].copy_(parameter.detach())
+    return json.loads((checkpoint / "state.json").read_text())
+
+
+class Reader(HuggingFaceStorageReader):
+    """Reads the headers of a checkpoint's files once."""
+
+    metadata: Metadata | None = None
+
+    def read_metadata(self) -> Metadata:
+        self.metadata = self.metadata or super().read_metadata()
+        return self.metadata
+
+
+def reader_of(checkpoint: Path) -> Reader:
+    return Reader(str(checkpoint / SHARDS))
+
+
+def read(reader: Reader, into: dict[str, Tensor], team: Team = ALONE) -> None:
+    """Fill tensors, or this rank's parts of them, by their names."""
+    dcp.load(into, storage_reader=reader, process_group=team.group, no_dist=team.world == 1)
+
+
+def read_unet(checkpoint: Path, weights: str) -> SpaceTimeUNet:
+    """The U-Net of a checkpoint in fp32 on the CPU; weights: `raw`, or `ema`, their averages."""
+    if (checkpoint / OLD).exists():
+        folder = checkpoint / {"ema": "unet_ema", "raw": "unet"}[weights]
+        return SpaceTimeUNet.from_pretrained(str(folder))
+    with torch.device("meta"):
+        unet = SpaceTimeUNet.from_config(SpaceTimeUNet.load_config(str(checkpoint / "unet")))
+    tensors = {name: torch.empty(p.shape) for name, p in unet.named_parameters()}
+    reader = reader_of(checkpoint)
+    averaged = {n for n in reader.read_metadata().state_dict_metadata if weights == "ema"}
+    read(reader, {f"{'ema' if f'ema.{name}' in averaged else 'unet'}.{name}": tensor
+                  for name, tensor in tensors.items()})  # fmt: skip
+    unet.load_state_dict(tensors, assign=True)
+    return unet.eval()
+
+
+def load_old(
+    checkpoint: Path, unet: SpaceTimeUNet, ema: Ema, optimizer: torch.optim.Optimizer
+) -> None:
+    """Fill them from two diffusers folders and whole moments, as checkpoints were written."""
+    for folder in ("unet_ema", "unet"):
+        kept = SpaceTimeUNet.from_pretrained(str(checkpoint / folder), torch_dtype=unet.dtype)
+        set_model_state_dict(unet, kept.state_dict(), options=WHOLE)
+        if folder == "unet_ema":
+            ema.take(unet)
+    moments = torch.load(checkpoint / OLD, weights_only=True)
+    set_optimizer_state_dict(unet, optimizer, moments, options=WHOLE)
