@@ -116,7 +116,7 @@ def trainer(config: Config, codec: Codec | None = None) -> tuple[State, Objectiv
     """What vf-train makes of a config before its first step."""
     torch.set_num_threads(config.num_threads or 1)
     start, device = make_start(config, None), device_of(config)
-    choose_trained(start.unet, config.trainable)
+    choose_trained(start.unet, config)
     codec, text = codec or make_codec(config, device), make_text(config, device)
     schedule, dtype = schedule_of(start.noise), DTYPES[config.precision]
     objective = Objective(config, schedule, codec, text, device, dtype)

@@ -86,7 +86,7 @@ def time_steps(
     config: Config, start: Start, objective: Objective, datasets: list[Rows], count: int
 ) -> tuple[dict[str, float], list[Sample]]:
     """Train `count` steps after two that warm up; what they took, and the last batch."""
-    choose_trained(start.unet, config.trainable)
+    choose_trained(start.unet, config)
     state = make_state(start.unet, config, objective.device)
     batches = Batches(datasets, config).start_at(0)
     waits, steps, clips = [], [], 0

@@ -70,7 +70,7 @@ def config(*overrides: str) -> Config:
 
 def fresh(config: Config) -> tuple[State, Objective]:
     start = make_start(config, None)
-    choose_trained(start.unet, config.trainable)
+    choose_trained(start.unet, config)
     device = device_of(config)
     dtype = DTYPES[config.precision]
     schedule = schedule_of(start.noise)

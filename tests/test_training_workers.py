@@ -79,7 +79,7 @@ def text() -> OneByOne:
 
 def fresh(config: Config, team: Team) -> tuple[State, Objective]:
     start = make_start(config, None)
-    choose_trained(start.unet, config.trainable)
+    choose_trained(start.unet, config)
     schedule, dtype = schedule_of(start.noise), DTYPES[config.precision]
     objective = Objective(config, schedule, make_codec(config, CPU), text(), CPU, dtype)
     return make_state(start.unet, config, CPU, team), objective

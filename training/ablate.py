@@ -102,7 +102,7 @@ def check(planned: list[Planned], runs: list[Job], output: Path) -> None:
             jobs.check_output(run.folder)
             datasets = jobs.open_all(job.data, job.config, quiet, 1)
             parts = jobs.check(job, datasets, quiet, device_of(job.config), 1)
-            choose_trained(parts.start.unet, job.config.trainable)
+            choose_trained(parts.start.unet, job.config)
         except ConfigError as error:
             raise ConfigError(f"{run}: {error}") from None
         if not any(rows.held_out for rows in datasets):

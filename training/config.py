@@ -107,7 +107,9 @@ class Config(BaseModel):
     text: Literal["tiny", "open_clip"]
     # OpenCLIP weights: a file, a tag to fetch, or a folder text_encoder of transformers.
     text_path: str = "laion2b_s32b_b79k"
-    trainable: Literal["all", "temporal_and_swap", "swap"] = "all"
+    # lora: adapters of spatial and temporal attention, and Swap-CA.
+    trainable: Literal["all", "temporal_and_swap", "swap", "lora"] = "all"
+    lora_rank: int = Field(16, gt=0)  # ours: diffusers' trainers take 4 to 64
 
     # What a sample is. fps: frames taken per second; with stride, every stride-th instead.
     num_frames: int = Field(gt=0)

@@ -68,7 +68,7 @@ def dry_run(job: Job, console: Console, workers: int) -> None:
         dataset_at(job.config.checkpoint_to)
     datasets = open_all(job.data, job.config, console, workers)
     parts = check(job, datasets, console, device_of(job.config), workers)
-    choose_trained(parts.start.unet, job.config.trainable)
+    choose_trained(parts.start.unet, job.config)
     say(console, str(parts.start))
 
 
@@ -222,7 +222,7 @@ def prepare(
     config, folder = job.config, job.output
     parts = check(job, datasets, console, device, team.world)
     start, card, checkpoint = parts.start, parts.card, parts.checkpoint
-    trained = choose_trained(start.unet, config.trainable)
+    trained = choose_trained(start.unet, config)
     sizes = sum(p.numel() for p in start.unet.parameters()), trained
     state = make_state(start.unet, config, device, team)
     if checkpoint:

@@ -41,7 +41,8 @@ from torch.distributed.tensor import DTensor
 from curation.settings import RunError
 from model import SpaceTimeUNet
 from training.learning import copies
-from training.learning.checkpoints import Ema, steps_of, sweep, sync, to_drop
+from training.learning.adapters import add_adapters, merge_adapters
+from training.learning.checkpoints import Ema, card_of, steps_of, sweep, sync, to_drop
 from training.parallel import ALONE, Team
 
 SHARDS = "shards"
@@ -309,12 +310,18 @@ def read_unet(checkpoint: Path, weights: str) -> SpaceTimeUNet:
         return SpaceTimeUNet.from_pretrained(str(folder))
     with torch.device("meta"):
         unet = SpaceTimeUNet.from_config(SpaceTimeUNet.load_config(str(checkpoint / "unet")))
+        config = card_of(checkpoint)["config"]
+        has_adapters = config.get("trainable") == "lora"
+        if has_adapters:
+            add_adapters(unet, config["lora_rank"], config["seed"])
     tensors = {name: torch.empty(p.shape) for name, p in unet.named_parameters()}
     reader = reader_of(checkpoint)
     averaged = {n for n in reader.read_metadata().state_dict_metadata if weights == "ema"}
     read(reader, {f"{'ema' if f'ema.{name}' in averaged else 'unet'}.{name}": tensor
                   for name, tensor in tensors.items()})  # fmt: skip
     unet.load_state_dict(tensors, assign=True)
+    if has_adapters:
+        merge_adapters(unet)
     return unet.eval()
 
 

@@ -18,6 +18,7 @@ from model.unet import part_of
 from model.upsampling import as_upsampler
 from training.config import Config
 from training.data.orders import digest
+from training.learning.adapters import MARK, add_adapters
 from training.learning.checkpoints import card_of, latest
 from training.learning.saving import read_unet
 
@@ -250,15 +251,20 @@ def schedule_of(noise: dict[str, Any]) -> DDPMScheduler:
     return noise_schedule(**noise)
 
 
-def choose_trained(unet: SpaceTimeUNet, trainable: str) -> int:
-    """Freeze what `trainable` leaves out; returns how many parameters are trained."""
+def choose_trained(unet: SpaceTimeUNet, config: Config) -> int:
+    """Freeze what `trainable` leaves out, and put adapters where it asks for them; returns how
+    many parameters are trained."""
+    trainable = config.trainable
+    if trainable == "lora":
+        add_adapters(unet, config.lora_rank, config.seed)
     parts = {
         "all": ("spatial", "temporal", "swap"),
         "temporal_and_swap": ("temporal", "swap"),
         "swap": ("swap",),
+        "lora": ("swap",),
     }[trainable]
     for name, parameter in unet.named_parameters():
-        parameter.requires_grad_(part_of(name) in parts)
+        parameter.requires_grad_(part_of(name) in parts or MARK in name)
     trained = sum(p.numel() for p in unet.parameters() if p.requires_grad)
     if not trained:
         raise ConfigError(f"trainable={trainable}: this U-Net has no such parameters; use all")
