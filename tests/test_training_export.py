@@ -22,7 +22,9 @@ from training.learning.saving import read_unet
 from training.train import train as vf_train
 
 # So different from the start, and with so little averaging, that EMA and raw weights differ.
-SETTINGS = [*TINY, "learning_rate=3e-2", "ema_decay=0.5", "zero_terminal_snr=true", "guidance=2.5"]
+SETTINGS = [*TINY, "learning_rate=3e-2", "ema_decay=0.5", "zero_terminal_snr=true", "guidance=2.5",
+            "unet.swap_position=learned", "unet.swap_shift=odd",
+            "unet.swap_window=[1, 2, 3]"]  # fmt: skip
 
 
 def call(app: Any, *arguments: Any) -> Any:

@@ -124,7 +124,8 @@ def diverged(data: str, team: Team) -> list[bool]:
 
 # What the two workers do, each after the other in one pair of processes. Few shapes where blocks
 # are compiled: each is traced for each.
-ONE_SHAPE = ["buckets=[]", "batch_size=2"]
+PLACES = ["unet.swap_position=learned", "unet.swap_shift=odd", "unet.swap_window=[1, 2, 3]"]
+ONE_SHAPE = ["buckets=[]", "batch_size=2", *PLACES]
 SCENARIOS: dict[str, tuple[list[str], int]] = {
     "ddp": ([DDP], 5),
     "fsdp": ([FSDP], 5),
