@@ -1,8 +1,10 @@
-"""What the U-Net costs by its shapes alone: operations of a forward, padding in Swap-CA's windows.
+"""What the U-Net costs by its shapes alone: operations of a forward, padding in Swap-CA's windows;
+and what devices can do.
 
 Nothing is allocated or computed: modules are built on the meta device.
 """
 
+import re
 from math import prod
 from typing import Any
 
@@ -14,6 +16,40 @@ from model.attention import Size, count_windows, fit_window
 from model.configs import block_shapes
 from model.texts import CONTEXT
 from model.unet import SpaceTimeUNet
+
+# Dense bf16 products with fp32 sums, TFLOP/s, by a part of the name that CUDA gives; what is more
+# specific stands first. From NVIDIA's data sheets (of figures with sparsity the half) and, of RTX
+# cards, the white papers of GA102, AD102 and the RTX Blackwell architecture.
+PEAK_TFLOPS: dict[str, float] = {
+    "B200": 2250,
+    "GH200": 989.4,
+    "H200 NVL": 835.5,
+    "H200": 989.4,
+    "H100 NVL": 835.5,
+    "H100 PCIe": 756,
+    "H100": 989.4,
+    "A100": 312,
+    "A40": 149.7,
+    "A10": 125,
+    "L40S": 362,
+    "L40": 181,
+    "L4": 121,
+    "RTX 6000 Ada": 364.2,
+    "RTX A6000": 154.8,
+    "RTX 5090": 209.5,
+    "RTX 4090": 165.2,
+    "RTX 3090 Ti": 80,
+    "RTX 3090": 71.2,
+}
+# Words after which a name means another chip, or a slice of one.
+UNLIKE = {"D", "Laptop", "MIG"}
+
+
+def peak_tflops(name: str) -> float | None:
+    """Peak of a device by its name, TFLOP/s of dense bf16; None: not known."""
+    if UNLIKE & set(name.split()):
+        return None
+    return next((peak for key, peak in PEAK_TFLOPS.items() if re.search(rf"\b{key}\b", name)), None)
 
 
 def forward_flops(config: Any, size: Size) -> int:

@@ -1,4 +1,5 @@
-"""python -m model.unet [PRESET ...]: parameters of each preset by part, without allocating them.
+"""python -m model.unet [--memory] [PRESET ...]: parameters of each preset by part, or what training
+them takes and what fits on which GPU; nothing is allocated.
 
 The space-time U-Net: ModelScope T2V's structure and key names (diffusers' UNet3DConditionModel)
 plus Swap-CA. B clips, C latent channels, T frames, H x W latent pixels, L text tokens.
@@ -265,7 +266,12 @@ def count_parameters(model: nn.Module) -> dict[str, int]:
 
 
 def main(names: list[str]) -> None:
-    """Print the table of parameters; the models are built on the meta device."""
+    """Print the table of parameters, or of memory; the models are built without memory."""
+    if "--memory" in names:
+        from model.memory import print_table  # it builds a SpaceTimeUNet
+
+        print_table([name for name in names if name != "--memory"] or ["small", "videofactory"])
+        return
     print(f"{'preset':28}{'spatial':>10}{'temporal':>10}{'swap':>10}{'total':>10}   millions")
     for name in names or list(PRESETS):
         for placement in ("block", "layer"):

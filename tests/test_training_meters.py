@@ -12,10 +12,10 @@ import torch
 from test_training_steps import batches, config, fresh
 from training_media import TINY, small_dataset
 
-from model.costs import forward_flops
+from model.costs import forward_flops, peak_tflops
 from model.unet import PARTS, part_of
 from training.learning import meters
-from training.learning.meters import EncodeClock, Meter, peak_of, peak_tflops
+from training.learning.meters import EncodeClock, Meter, peak_of
 from training.learning.starts import make_start
 from training.learning.steps import train_step
 from training.train import train as vf_train

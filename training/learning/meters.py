@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -12,42 +11,8 @@ from typing import Any
 import torch
 
 from model.attention import Size
-from model.costs import forward_flops, window_tokens
+from model.costs import forward_flops, peak_tflops, window_tokens
 from training.config import Config
-
-# Dense bf16 products with fp32 sums, TFLOP/s, by a part of the name that CUDA gives; what is more
-# specific stands first. From NVIDIA's data sheets (of figures with sparsity the half) and, of RTX
-# cards, the white papers of GA102, AD102 and the RTX Blackwell architecture.
-PEAK_TFLOPS: dict[str, float] = {
-    "B200": 2250,
-    "GH200": 989.4,
-    "H200 NVL": 835.5,
-    "H200": 989.4,
-    "H100 NVL": 835.5,
-    "H100 PCIe": 756,
-    "H100": 989.4,
-    "A100": 312,
-    "A40": 149.7,
-    "A10": 125,
-    "L40S": 362,
-    "L40": 181,
-    "L4": 121,
-    "RTX 6000 Ada": 364.2,
-    "RTX A6000": 154.8,
-    "RTX 5090": 209.5,
-    "RTX 4090": 165.2,
-    "RTX 3090 Ti": 80,
-    "RTX 3090": 71.2,
-}
-# Words after which a name means another chip, or a slice of one.
-UNLIKE = {"D", "Laptop", "MIG"}
-
-
-def peak_tflops(name: str) -> float | None:
-    """Peak of a device by its name, TFLOP/s of dense bf16; None: not known."""
-    if UNLIKE & set(name.split()):
-        return None
-    return next((peak for key, peak in PEAK_TFLOPS.items() if re.search(rf"\b{key}\b", name)), None)
 
 
 def peak_of(config: Config, device: torch.device) -> float | None:
