@@ -56,6 +56,7 @@ from training.learning.starts import (
     schedule_of,
 )
 from training.learning.steps import State, make_state, train_step
+from training.parallel import checkpoint_activations
 
 DATA_WAIT_BAR = 0.02
 
@@ -123,8 +124,7 @@ def swap_share(
     size = config.micro_batch_size or len(samples)
     off = SpaceTimeUNet.from_config({**unet.config, "swap_attention": "off"})
     off.to(objective.device).train()  # type: ignore[arg-type]
-    if config.activation_checkpointing:
-        off.enable_gradient_checkpointing()
+    checkpoint_activations(off, config)
 
     def pass_of(model: SpaceTimeUNet) -> Callable[[], None]:
         def once() -> None:

@@ -92,16 +92,17 @@ def test_what_is_written_is_what_was_at_its_step(tmp_path: Path) -> None:
     """Not what training has made of it meanwhile; weights, averages and moments to the bit."""
     state = stepped(fresh())
     known = {name: tensor.clone() for name, tensor in tensors_of(
-        state.unet, state.ema, state.optimizer).items()}  # fmt: skip
+        state.unet, state.ema, state.optimizer, {}).items()}  # fmt: skip
     facts = {"step": 1, "bad_rows": {}}
-    parts, room = (state.unet, state.ema, state.optimizer), dict[str, torch.Tensor]()
+    none, room = dict[str, torch.Tensor](), dict[str, torch.Tensor]()
+    parts = state.unet, state.ema, state.optimizer, none
     take(*parts, facts, {}, state.team, room).tensors["unet.conv_in.bias"].zero_()
     snapshot = take(*parts, facts, {}, state.team, room)  # into memory that is there
     stepped(state)
     write(tmp_path, snapshot, 1, None, state.team)
     again = fresh()
     again.load(latest(tmp_path))  # type: ignore[arg-type]
-    found = tensors_of(again.unet, again.ema, again.optimizer)
+    found = tensors_of(again.unet, again.ema, again.optimizer, {})
     assert found.keys() == known.keys() and len(known) == 740 * 4 + 1
     assert all(torch.equal(found[name], known[name]) for name in known)
     assert known["step"].eq(1).all() and again.step == 1

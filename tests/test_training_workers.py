@@ -130,12 +130,16 @@ SCENARIOS: dict[str, tuple[list[str], int]] = {
     "ddp": ([DDP], 5),
     "fsdp": ([FSDP], 5),
     "everything": ([FSDP, "activation_checkpointing=true", "compile=true", *ONE_SHAPE], 1),
+    "hsdp, one copy": (["parallel=hsdp", "shard_workers=2"], 2),
+    "hsdp, two copies": (["parallel=hsdp", "shard_workers=1"], 2),
     "swap alone": ([FSDP, "trainable=swap"], 1),
     "swap alone, copies": ([DDP, "trainable=swap", "activation_checkpointing=true"], 1),
 }
 # The same without a second worker, and without what must change nothing.
-ALONE_AS = {
+ALONE_AS: dict[str, list[str]] = {
     "everything": ONE_SHAPE,
+    "hsdp, one copy": [],
+    "hsdp, two copies": [],
     "swap alone": ["trainable=swap"],
     "swap alone, copies": ["trainable=swap"],
 }
@@ -159,6 +163,9 @@ def be_a_worker(rank: int, folder: Path, data: str, broken: str) -> None:
         run[key] = held_out_losses(objective, state.unet, team.share(samples[:count]), 2, team)
     state.save(folder / "saved", {}, objective.config)
     state.saver.wait()
+    copies = found["hsdp, two copies"]["state"]
+    copies.save(folder / "copies", {}, objective.config)
+    copies.saver.wait()
     again, _ = fresh(load_config("tiny", [*SPLIT, FSDP]), team)
     again.load(folder / "saved" / "checkpoints" / "step-00000005")
     run["loaded"] = {n: whole(p.detach()).clone() for n, p in again.unet.named_parameters()}
@@ -275,6 +282,21 @@ def test_a_sharded_checkpoint_is_a_whole_one(
 
 
 @pytest.mark.slow
+def test_copies_that_are_shared_are_written_once(two: list[dict[str, Any]], pair: Path) -> None:
+    checkpoint, other = latest(pair / "copies"), latest(pair / "saved")
+    assert checkpoint and other
+    state, _ = fresh(load_config("tiny", SPLIT), ALONE)
+    state.load(checkpoint)
+    for name, weight in state.unet.named_parameters():
+        assert torch.equal(weight, two[1]["hsdp, two copies"]["weights"][name])
+    sizes = [
+        sum(file.stat().st_size for file in (each / "shards").iterdir())
+        for each in (checkpoint, other)
+    ]
+    assert sizes[0] < 1.1 * sizes[1]  # of one copy, in parts
+
+
+@pytest.mark.slow
 def test_held_out_losses_are_those_of_one_process(
     two: list[dict[str, Any]], one: dict[str, Any], data: Path
 ) -> None:
@@ -327,9 +349,11 @@ def test_compiled_blocks(data: Path) -> None:
 # -- the real command
 
 
-def train(data: Path, run: Path, *overrides: str, workers: int | None = None) -> None:
+def train(
+    data: Path, run: Path, *overrides: str, workers: int | None = None, restarts: int = 3
+) -> None:
     sets = [*TINY, "num_threads=1", "precision=float64", *overrides]
-    vf_train("tiny", [str(data)], run, set_=sets, workers=workers)
+    vf_train("tiny", [str(data)], run, set_=sets, workers=workers, restarts=restarts)
 
 
 def lines(run: Path, key: str = "loss") -> list[dict[str, Any]]:
@@ -347,6 +371,15 @@ def once_at_step(run: Path, step: int, act: Callable[[], Any]) -> None:
         act()
 
     threading.Thread(target=wait, daemon=True).start()
+
+
+def once_restarted(run: Path, act: Callable[[], Any]) -> None:
+    """Do something two steps after what the restarted workers begin from."""
+    path = run / "metrics.jsonl"
+    before = path.stat().st_ino
+    while path.stat().st_ino == before:  # a run that goes on writes it anew
+        time.sleep(0.05)
+    once_at_step(run, lines(run)[-1]["step"] + 2, act)
 
 
 def kill_a_worker() -> None:
@@ -379,15 +412,25 @@ def test_one_worker_two_and_one_again(
 ) -> None:
     """Ray Train: each clip once an epoch over the whole run, and the losses of one process.
 
-    One process, two workers with FSDP2 until one of them is killed, two with DDP until SIGTERM,
-    one process to the end.
+    One process, two workers with FSDP2 until one of them is killed, which Ray Train begins again
+    until one is killed once more, two with DDP until SIGTERM, one process to the end.
     """
     data, run = small_dataset(tmp_path / "a"), tmp_path / "run"
     train(data, run, "max_steps=3", "checkpoint_every=1")
     endless = ("max_steps=1000", "checkpoint_every=1")
-    once_at_step(run, 5, kill_a_worker)
-    told = refused(capsys, 1, lambda: train(data, run, *endless, FSDP, workers=2))
-    assert "the run failed: worker" in told and "Traceback" not in told
+
+    def kill_two() -> None:
+        kill_a_worker()
+        once_restarted(run, kill_a_worker)
+
+    once_at_step(run, 5, kill_two)
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as end:
+        train(data, run, *endless, FSDP, workers=2, restarts=1)
+    out, error = capsys.readouterr()
+    assert end.value.code == 1 and "Traceback" not in error
+    assert "a worker was lost: beginning again from the last checkpoint, 1 of at most 1" in out
+    assert out.count("going on from step") == 2 and "the run failed: worker" in error
     killed = int(latest(run).name.removeprefix("step-"))  # type: ignore[union-attr]
     seen = lines(run)[-1]["step"]  # perhaps past the checkpoint that was being written
     once_at_step(run, seen + 1, lambda: os.kill(os.getpid(), signal.SIGTERM))

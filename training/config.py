@@ -159,14 +159,21 @@ class Config(BaseModel):
     clip_norm: float = Field(1.0, gt=0)
     max_skipped_steps: int = Field(10, ge=0)  # with a loss that is no number, before a run ends
     ema_decay: float = Field(0.9999, ge=0, lt=1)
+    # Two more averages, of which vf-export --ema makes any other (learning/post_hoc.py), and steps
+    # between snapshots of them. Ours: 40 snapshots of the presets' 20,000 and 40,000 steps or less.
+    post_hoc_ema: bool = False
+    post_hoc_every: int = Field(1000, gt=0)
 
     # The machine.
     precision: Literal["float32", "bf16", "float64"] = "float32"
     # Of autoencoder and text encoder; auto: bf16 on a GPU, where they are 30% of a step in fp32.
     encoder_precision: Literal["auto", "float32", "bf16"] = "auto"
-    activation_checkpointing: bool = False
+    # Blocks are computed again in the backward; selective: but for what is dear (parallel.KEPT).
+    activation_checkpointing: bool | Literal["selective"] = False
     compile: bool = False  # each block of the U-Net, once for every shape
-    parallel: Literal["ddp", "fsdp"] = "ddp"  # with --workers: a copy each, or a share each
+    # With --workers: a copy each, a share each, or a share each of several copies.
+    parallel: Literal["ddp", "fsdp", "hsdp"] = "ddp"
+    shard_workers: int | None = Field(None, ge=1)  # of hsdp: workers that share one copy
     device: str = "auto"  # auto: cuda where there is one, else cpu
     num_threads: int | None = Field(None, ge=1)  # of torch on a CPU; the loss depends on it
     loader_threads: int = Field(4, ge=1)
@@ -214,6 +221,13 @@ class Config(BaseModel):
 
     @model_validator(mode="after")
     def fits_together(self) -> Config:
+        if (self.parallel == "hsdp") != bool(self.shard_workers):
+            raise ValueError("parallel=hsdp and shard_workers (of one copy) need each other")
+        if self.activation_checkpointing == "selective" and self.compile:
+            raise ValueError(
+                "activation_checkpointing=selective does not see what compiled blocks do: use "
+                "true or false, or leave out compile"
+            )
         if self.fps_choices and not self.unet.get("fps_conditioning"):
             raise ValueError("fps_choices needs unet.fps_conditioning=true; leave one out")
         if self.fps_choices and (self.stride or self.precomputed):
@@ -257,13 +271,13 @@ class Config(BaseModel):
 # What may change between one part of a run and the next without touching the loss trace.
 FREE_KEYS = (
     *("loader_threads", "prefetch", "checkpoint_every", "keep_checkpoints", "evaluate_every"),
-    *("checkpoint_every_s", "milestone_every"),
+    *("checkpoint_every_s", "milestone_every", "post_hoc_every"),
     *("timestep_bins", "sample_every", "sample_prompts", "num_samples", "sample_steps"),
     "max_skipped_steps",
     *("protocol_every", "protocol_samples", "protocol_set", "protocol_i3d"),
     *("peak_tflops", "logger", "profile_steps"),
     *("guidance", "noise_level", "train_signal"),
-    "parallel",  # ddp and fsdp agree as two numbers of workers do
+    *("parallel", "shard_workers"),  # ddp and fsdp agree as two numbers of workers do
 )
 
 

@@ -3,6 +3,7 @@
 
 vf-export runs/tiny --output exported
 vf-export runs/tiny --output exported --weights raw
+vf-export runs/tiny --output exported --ema 0.08
 vf-sample exported --prompt "a rabbit in a meadow" --output out.mp4
 """
 
@@ -32,23 +33,35 @@ def export(
         Path, typer.Option(help="The folder to write; an earlier export is replaced.")
     ],
     weights: Annotated[str, typer.Option(help="ema, or raw as the last step left them.")] = "ema",
+    ema: Annotated[
+        float | None,
+        typer.Option(help="Spread of an average that is made now, such as 0.08: of post_hoc_ema."),
+    ] = None,
 ) -> None:
     """Export the latest checkpoint of a run, for VideoFactoryPipeline.from_pretrained."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is imported
     from training.commands import guarded
 
-    guarded(lambda console: write_export(console, run, output, weights))
+    guarded(lambda console: write_export(console, run, output, weights, ema))
 
 
-def write_export(console: Console, run: Path, output: Path, weights: str) -> None:
+def write_export(
+    console: Console, run: Path, output: Path, weights: str, ema: float | None
+) -> None:
     """Write a checkpoint as a folder: under another name, then renamed."""
     from training.commands import how_to_sample
     from training.learning.checkpoints import sync
+    from training.learning.post_hoc import reconstruct
     from training.sample import check_checkpoint, load_pipeline
 
     checkpoint = check_checkpoint(run, weights)
     check_output(output)
     config, pipe = load_pipeline(checkpoint, weights)
+    if ema is not None:
+        made, left = reconstruct(checkpoint, ema)
+        pipe.unet.load_state_dict(made.state_dict())
+        weights = f"ema {ema}"
+        say(console, f"an average of spread {ema}: its profile is met but for {left:.2%}")
     about = {
         "checkpoint": checkpoint.name,
         "weights": weights,

@@ -79,6 +79,11 @@ def check_workers(job: Job, workers: int | None) -> None:
             f"--workers {workers}: a batch of {job.config.batch_size} gives some of them nothing "
             f"to do; use --workers {job.config.batch_size}, or --set batch_size="
         )
+    shared = job.config.shard_workers
+    if shared and workers and workers % shared:
+        raise ConfigError(
+            f"--workers {workers}: shard_workers={shared} share a copy; give a multiple of it"
+        )
     check_lasting(str(job.output))
 
 

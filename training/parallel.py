@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -15,11 +16,13 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
 from model import SpaceTimeUNet
 from training.config import Config
 
 T = TypeVar("T")
+aten = torch.ops.aten
 
 
 @dataclass(frozen=True)
@@ -83,13 +86,12 @@ def wrap(unet: SpaceTimeUNet, config: Config, device: torch.device, team: Team) 
 
     Alone that is the U-Net itself. With `ddp` every rank holds all of it and gradients are
     averaged; with `fsdp` every rank holds its part of each block, and gathers a block's weights
-    while it computes it.
+    while it computes it; with `hsdp` so many ranks share a copy, and there are several copies.
     """
-    if config.activation_checkpointing:
-        unet.enable_gradient_checkpointing()
+    checkpoint_activations(unet, config)
     if config.compile:
         compile_blocks(unet)
-    if team.world > 1 and config.parallel == "fsdp":
+    if team.world > 1 and config.parallel != "ddp":
         shard(unet, config, device, team)  # block by block: the whole never fits on the device
         return unet
     unet.to(device)  # type: ignore[arg-type]
@@ -98,6 +100,29 @@ def wrap(unet: SpaceTimeUNet, config: Config, device: torch.device, team: Team) 
     replica = DistributedDataParallel(unet, gradient_as_bucket_view=True)
     replica.config = unet.config  # type: ignore[assignment]  # what losses ask a U-Net for
     return replica
+
+
+# What costs more to compute again than its output costs to keep: convolutions, products of
+# matrices, attention. Norms, activations and what only moves data are computed again.
+KEPT = [
+    aten.convolution.default,
+    *(aten.mm.default, aten.addmm.default, aten.bmm.default, aten.baddbmm.default),
+    aten._scaled_dot_product_flash_attention.default,
+    aten._scaled_dot_product_efficient_attention.default,
+    aten._scaled_dot_product_cudnn_attention.default,
+    aten._scaled_dot_product_flash_attention_for_cpu.default,
+]
+
+
+def checkpoint_activations(unet: SpaceTimeUNet, config: Config) -> None:
+    """Compute the inside of blocks again in the backward: all of it, or all but what is KEPT."""
+    if config.activation_checkpointing == "selective":
+        contexts = partial(create_selective_checkpoint_contexts, KEPT)
+        unet.enable_gradient_checkpointing(
+            partial(checkpoint, use_reentrant=False, context_fn=contexts)
+        )
+    elif config.activation_checkpointing:
+        unet.enable_gradient_checkpointing()
 
 
 def blocks_of(unet: SpaceTimeUNet) -> list[nn.Module]:
@@ -122,13 +147,18 @@ def uncompiled(config: Config) -> AbstractContextManager[Any]:
 
 
 def shard(unet: SpaceTimeUNet, config: Config, device: torch.device, team: Team) -> None:
-    """FSDP2, a group for each block and one for the rest."""
+    """FSDP2, a group for each block and one for the rest; hsdp is its mesh of copies by parts."""
     policy = MixedPrecisionPolicy()
     if config.precision == "bf16":
         policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
     # It warns of views that are then changed in place; the U-Net changes none.
     warnings.filterwarnings("ignore", message=".*returned a view tensor")
-    mesh = init_device_mesh(device.type, (team.world,))
+    sizes, names = (team.world,), ("shard",)
+    if config.parallel == "hsdp":
+        assert config.shard_workers
+        copies = team.world // config.shard_workers
+        sizes, names = (copies, config.shard_workers), ("replicate", "shard")  # type: ignore[assignment]
+    mesh = init_device_mesh(device.type, sizes, mesh_dim_names=names)
     for module in (*blocks_of(unet), unet):
         # The rest too is sharded again after each forward: EMA and optimiser see shards alone.
         fully_shard(module, mesh=mesh, mp_policy=policy, reshard_after_forward=True)

@@ -20,7 +20,7 @@ from typing import Any
 import ray
 import ray.train
 import ray.train.torch
-from ray.train import RunConfig, ScalingConfig, TrainingFailedError
+from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchConfig, TorchTrainer
 from rich.console import Console
 
@@ -45,7 +45,8 @@ class Desk:
     """What the driver and the first worker leave for each other."""
 
     def __init__(self) -> None:
-        self.text, self.mistake, self.stop = "", "", False
+        self.text, self.stop, self.begun = "", False, 0
+        self.failure: tuple[str, str] | None = None
 
     def write(self, text: str) -> None:
         self.text += text
@@ -54,11 +55,17 @@ class Desk:
         text, self.text = self.text, ""
         return text
 
-    def refuse(self, mistake: str) -> None:
-        self.mistake = mistake
+    def begin(self) -> int:
+        """Count the times that workers were started."""
+        self.begun += 1
+        return self.begun
 
-    def refused(self) -> str:
-        return self.mistake
+    def give_up(self, kind: str, message: str) -> None:
+        """Leave what no restart would mend."""
+        self.failure = kind, message
+
+    def given_up(self) -> tuple[str, str] | None:
+        return self.failure
 
     def ask_to_stop(self) -> None:
         self.stop = True
@@ -104,8 +111,13 @@ def scaling(job: jobs.Job, workers: int, console: Console) -> ScalingConfig:
     return ScalingConfig(num_workers=workers, use_gpu=use_gpu)
 
 
-def launch(job: jobs.Job, workers: int, address: str | None, console: Console) -> None:
-    """Train in `workers` processes; raises what training raises, and WorkerError."""
+def launch(
+    job: jobs.Job, workers: int, address: str | None, console: Console, restarts: int
+) -> None:
+    """Train in `workers` processes; raises what training raises, and WorkerError.
+
+    Where one is lost, all begin again from the last checkpoint, so many times.
+    """
     # Relative --data stays what it is here.
     os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
     # Ray Train wants a folder for checkpoints of its own; those of the run are beside it.
@@ -120,21 +132,30 @@ def launch(job: jobs.Job, workers: int, address: str | None, console: Console) -
         scale = scaling(job, workers, console)
         trainer = TorchTrainer(
             imported_late(),
-            train_loop_config={"job": ray.put(job), "desk": desk, "look": look},
+            train_loop_config={
+                "job": ray.put(job),
+                "desk": desk,
+                "look": look,
+                "restarts": restarts,
+            },
             scaling_config=scale,
             # Small words between ranks go through main memory on GPUs too.
             torch_config=TorchConfig("cpu:gloo,cuda:nccl" if scale.use_gpu else "gloo"),
-            run_config=RunConfig(name="train", storage_path=str(storage)),
+            run_config=RunConfig(
+                name="train",
+                storage_path=str(storage),
+                failure_config=FailureConfig(max_failures=restarts),
+            ),
         )
         try:
             outcome = follow(trainer, desk, stop)
         except TrainingFailedError as error:
-            if mistake := ray.get(desk.refused.remote()):
-                raise ConfigError(mistake) from None
-            raise WorkerError(told(error)) from None
+            outcome = ray.get(desk.given_up.remote())
+            if not outcome:
+                raise WorkerError(told(error)) from None
         finally:
             shutil.rmtree(storage, ignore_errors=True)
-    for kind in AGREED:
+    for kind in (*AGREED, ConfigError, RunError):
         if outcome and outcome[0] == kind.__name__:
             raise kind(outcome[1])
 
@@ -172,6 +193,10 @@ def imported_late() -> Callable[[dict[str, Any]], Any]:
     """
 
     def work(given: dict[str, Any]) -> Any:
+        import ray
+
+        if failure := ray.get(given["desk"].given_up.remote()):
+            return failure  # before anything is loaded
         from training.ray_workers import run_worker
 
         return run_worker(given)
@@ -187,12 +212,17 @@ def run_worker(given: dict[str, Any]) -> tuple[str, str] | None:
     def stop() -> bool:
         return team.first and ray.get(desk.is_asked_to_stop.remote())
 
+    times = ray.get(desk.begin.remote()) if team.first else 1
+    if times > 1:
+        again = f"a worker was lost: beginning again from the last checkpoint, {times - 1} of at "
+        say(console, f"{again}most {given['restarts']} times (--restarts)", "yellow")
     try:
         jobs.work(ray.get(given["job"]), console, team, stop, ray.train.torch.get_device())
     except AGREED as error:
         return type(error).__name__, str(error)
-    except ConfigError as error:
-        ray.get(desk.refuse.remote(str(error)))
+    except (ConfigError, RunError) as error:  # perhaps on this rank alone: Ray ends the others
+        kind = ConfigError if isinstance(error, ConfigError) else RunError
+        ray.get(desk.give_up.remote(kind.__name__, str(error)))
         raise
     return None
 

@@ -58,6 +58,10 @@ def train(
         int | None,
         typer.Option(min=1, help="Train in N processes through Ray. Default: this one, no Ray."),
     ] = None,
+    restarts: Annotated[
+        int,
+        typer.Option(min=0, help="With --workers: times to begin again when one is lost."),
+    ] = 3,
     ray_address: Annotated[
         str | None,
         typer.Option(help="Ray cluster to join; default: RAY_ADDRESS, else a new one here."),
@@ -113,7 +117,7 @@ def train(
             return
         config = with_weights_of(load_config(preset, set_ or [], stage), init)
         job = Job(config, data, output, init, allow_change or [])
-        do(job, console, workers, ray_address, dry_run)
+        do(job, console, workers, ray_address, dry_run, restarts)
 
     guarded(body)
 
@@ -157,7 +161,12 @@ def do_stages(
 
 
 def do(
-    job: Job, console: Console, workers: int | None, ray_address: str | None, dry_run: bool
+    job: Job,
+    console: Console,
+    workers: int | None,
+    ray_address: str | None,
+    dry_run: bool,
+    restarts: int,
 ) -> None:
     """Check a job, then tell what it would be or do it, here or in workers."""
     from training import jobs
@@ -171,7 +180,7 @@ def do(
         if workers:
             from training.ray_workers import launch
 
-            launch(job, workers, ray_address, console)
+            launch(job, workers, ray_address, console, restarts)
         else:
             jobs.work(job, console)
     say(

@@ -79,7 +79,7 @@ class Watch:
         are gathered by all.
         """
         measurer, team, made = self.measurer(state, objective), state.team, []
-        sharded = team.world > 1 and objective.config.parallel == "fsdp"
+        sharded = team.world > 1 and objective.config.parallel != "ddp"
         with state.ema.swapped(state.unet), uncompiled(objective.config):
             for part in self.own_parts(team, stop):
                 if part is not None:

@@ -85,6 +85,8 @@ def train(run: Run, stop: Callable[[], bool]) -> None:
                 run.reports.protocol(state.step, result)
 
         # Keep it.
+        if config.post_hoc_ema and state.step % config.post_hoc_every == 0:
+            state.save_powers(run.folder)
         if done or stopping or due or state.step % config.checkpoint_every == 0:
             keep(run)
             saved_at = time.monotonic()

@@ -5,6 +5,7 @@ The names of tensors are a kind and the name of a parameter:
 
     unet.*                  the weights, frozen ones too
     ema.*                   their averages, of the trained ones
+    power0.* power1.*       those of post_hoc_ema
     exp_avg.* exp_avg_sq.*  AdamW's state of what has been trained
     step                    how many steps each parameter has made, in their order; -1: none
 
@@ -18,7 +19,7 @@ import shutil
 import threading
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Container, Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,7 +49,8 @@ from training.parallel import ALONE, Team
 SHARDS = "shards"
 MOMENTS = ("exp_avg", "exp_avg_sq")  # as torch's AdamW names them
 # A file for each kind and rank: what is written is once more in memory, a file at a time.
-FILES = {"unet": 1, "ema": 2, "exp_avg": 3, "exp_avg_sq": 4, "step": 3}
+FILES = {"unet": 1, "ema": 2, "exp_avg": 3, "exp_avg_sq": 4, "step": 3, "power0": 5, "power1": 6}
+AVERAGES = ("ema", "power0", "power1")
 # It tells so of every process without others.
 warnings.filterwarnings("ignore", message="torch.distributed is disabled")
 OLD = "optimizer.pt"  # of checkpoints before 27 November 2026, with whole tensors
@@ -81,7 +83,9 @@ class Saver:
     pending: Future[None] | None = None
     facts: list[dict[str, Any]] = field(default_factory=list)
 
-    def begin(self, step: int, started: float, write: Callable[[], None]) -> None:
+    def begin(
+        self, step: int, started: float, write: Callable[[], None], what: str = "checkpoint"
+    ) -> None:
         """Write on while this returns; raises what the one before raised, when it has ended.
 
         started: on time.monotonic(), when training began to wait.
@@ -94,8 +98,8 @@ class Saver:
             try:
                 write()
                 written_s = time.monotonic() - started
-                self.facts.append({"step": step, "checkpoint_blocked_s": blocked_s,
-                                   "checkpoint_written_s": written_s})  # fmt: skip
+                self.facts.append({"step": step, f"{what}_blocked_s": blocked_s,
+                                   f"{what}_written_s": written_s})  # fmt: skip
                 end.set_result(None)
             except BaseException as error:
                 end.set_exception(error)
@@ -134,10 +138,10 @@ class Saver:
 
 
 def tensors_of(
-    unet: SpaceTimeUNet, ema: Ema, optimizer: torch.optim.Optimizer
+    unet: SpaceTimeUNet, ema: Ema, optimizer: torch.optim.Optimizer, powers: dict[str, Tensor]
 ) -> dict[str, Tensor]:
     """All that a checkpoint holds, by name, as it lies in memory."""
-    found = {f"ema.{name}": average for name, average in ema.averages.items()}
+    found = powers | {f"ema.{name}": average for name, average in ema.averages.items()}
     steps = []
     for name, parameter in unet.named_parameters():
         found[f"unet.{name}"] = parameter.detach()
@@ -151,6 +155,7 @@ def take(
     unet: SpaceTimeUNet,
     ema: Ema,
     optimizer: torch.optim.Optimizer,
+    powers: dict[str, Tensor],
     state: dict[str, Any],
     card: dict[str, Any],
     team: Team,
@@ -161,15 +166,35 @@ def take(
     room: tensors to copy into, of an earlier call. Memory that is new takes longer to get than to
     fill.
     """
-    every = tensors_of(unet, ema, optimizer)
-    own = set(team.share(sorted(n for n, t in every.items() if not isinstance(t, DTensor))))
-    for name, tensor in every.items():
+    every = tensors_of(unet, ema, optimizer, powers)
+    for name, tensor in own_of(every, team).items():
         if name in room:
             local(room[name]).copy_(local(tensor))
-        elif isinstance(tensor, DTensor) or name in own:
+        else:
             room[name] = tensor.contiguous().to("cpu", copy=True)
-    files = {name: FILES[name.partition(".")[0]] for name in every}
-    return Snapshot(room, files, unet, state, card)
+    return Snapshot(room, files_of(every), unet, state, card)
+
+
+def own_of(tensors: dict[str, Tensor], team: Team) -> dict[str, Tensor]:
+    """Those that this rank writes: what is sharded, and a share of what all of them hold."""
+    held = team.share(sorted(n for n, t in tensors.items() if not isinstance(t, DTensor)))
+    return {n: t for n, t in tensors.items() if isinstance(t, DTensor)} | {
+        name: tensors[name] for name in held
+    }
+
+
+def files_of(names: Iterable[str]) -> dict[str, int]:
+    return {name: FILES[name.partition(".")[0]] for name in names}
+
+
+def write_shards(
+    folder: Path, tensors: dict[str, Tensor], files: dict[str, int], team: Team
+) -> None:
+    """Write this rank's tensors; files are of all ranks' names."""
+    writer = HuggingFaceStorageWriter(
+        str(folder / SHARDS), fqn_to_index_mapping=files, save_distributed=True
+    )
+    dcp.save(tensors, storage_writer=writer, process_group=team.group, no_dist=team.world == 1)
 
 
 def local(tensor: Tensor) -> Tensor:
@@ -196,11 +221,7 @@ def write(
         snapshot.unet.save_config(written / "unet")
 
     def shards() -> None:
-        writer = HuggingFaceStorageWriter(
-            str(written / SHARDS), fqn_to_index_mapping=snapshot.files, save_distributed=True
-        )
-        alone = team.world == 1
-        dcp.save(snapshot.tensors, storage_writer=writer, process_group=team.group, no_dist=alone)
+        write_shards(written, snapshot.tensors, snapshot.files, team)
 
     def finish() -> None:
         (written / "state.json").write_text(json.dumps(snapshot.state, indent=1))
@@ -256,31 +277,35 @@ def load(
     unet: SpaceTimeUNet,
     ema: Ema,
     optimizer: torch.optim.Optimizer,
+    powers: dict[str, Tensor],
     team: Team = ALONE,
 ) -> dict[str, Any]:
-    """Fill a U-Net, its EMA and its optimiser from a checkpoint; returns its state.
+    """Fill a U-Net, its averages and its optimiser from a checkpoint; returns its state.
 
     A rank reads its own part, whatever the number of ranks that wrote.
     """
+    there: Container[str] = ()
     if (checkpoint / OLD).exists():
         load_old(checkpoint, unet, ema, optimizer)
+        there = [f"ema.{name}" for name in ema.averages]
     else:
         reader = reader_of(checkpoint)
         there = reader.read_metadata().state_dict_metadata
-        trained = [(n, p) for n, p in unet.named_parameters() if p.requires_grad]
-        for name, parameter in trained:
-            if f"exp_avg.{name}" in there:
+        for name, parameter in unet.named_parameters():
+            if parameter.requires_grad and f"exp_avg.{name}" in there:
                 moments = {kind: torch.zeros_like(parameter.detach()) for kind in MOMENTS}
                 moments["step"] = torch.zeros((), device=parameter.device)
                 optimizer.state[parameter] = moments
-        every = tensors_of(unet, ema, optimizer)
+        every = tensors_of(unet, ema, optimizer, powers)
         read(reader, {name: tensor for name, tensor in every.items() if name in there}, team)
-        for (_, parameter), step in zip(unet.named_parameters(), every["step"], strict=True):
+        for parameter, step in zip(unet.parameters(), every["step"], strict=True):
             if parameter in optimizer.state:
                 optimizer.state[parameter]["step"].copy_(step)
-        for name, parameter in trained:
-            if f"ema.{name}" not in there:  # it was not trained before
-                ema.averages[name].copy_(parameter.detach())
+    # What was not averaged before begins at the weights.
+    for name, average in tensors_of(unet, ema, optimizer, powers).items():
+        kind, _, of = name.partition(".")
+        if kind in AVERAGES and name not in there:
+            average.copy_(unet.get_parameter(of).detach())
     return json.loads((checkpoint / "state.json").read_text())
 
 

@@ -19,9 +19,10 @@ from model.unet import PARTS, part_of
 from training.config import Config
 from training.data.batches import BadRows, Sample
 from training.data.orders import digest
-from training.learning import saving
+from training.learning import post_hoc, saving
 from training.learning.checkpoints import Ema
 from training.learning.losses import Objective, micro_batches
+from training.learning.post_hoc import PowerAverages
 from training.learning.saving import Saver
 from training.parallel import ALONE, Team, accumulating, whole, wrap
 
@@ -40,6 +41,7 @@ class State:
     model: Any
     team: Team
     saver: Saver
+    powers: PowerAverages | None = None  # with post_hoc_ema
     step: int = 0
     num_skipped: int = 0  # steps that changed nothing, as their loss was no number
     part_norms: dict[str, float] = field(default_factory=dict)  # of the last step's gradient
@@ -54,14 +56,28 @@ class State:
             return
         bad = dict(self.bad.reasons)  # it grows while this one is written
         facts = {"step": self.step, "bad_rows": bad, "skipped": self.num_skipped}
-        parts, room = (self.unet, self.ema, self.optimizer), self.saver.room
-        snapshot = saving.take(*parts, facts, card, self.team, room)
+        parts = self.unet, self.ema, self.optimizer, self.power_tensors()
+        snapshot = saving.take(*parts, facts, card, self.team, self.saver.room)
         keep = config.keep_checkpoints, config.milestone_every
         write = partial(saving.write, run, snapshot, *keep, self.saver.team, config.checkpoint_to)
         self.saver.begin(self.step, started, write)
 
+    def power_tensors(self) -> dict[str, Tensor]:
+        return self.powers.tensors() if self.powers else {}
+
+    def save_powers(self, run: Path) -> None:
+        """Begin to write a snapshot of the averages of post_hoc_ema."""
+        assert self.powers
+        started = time.monotonic()
+        self.saver.wait()
+        self.saver.team = self.saver.team or self.team.beside()
+        part = post_hoc.take_snapshot(self.powers, self.team)
+        write = partial(post_hoc.write_snapshot, run, self.step, part, self.saver.team)
+        self.saver.begin(self.step, started, write, "snapshot")
+
     def load(self, checkpoint: Path) -> None:
-        facts = saving.load(checkpoint, self.unet, self.ema, self.optimizer, self.team)
+        parts = self.unet, self.ema, self.optimizer, self.power_tensors()
+        facts = saving.load(checkpoint, *parts, self.team)
         self.step, self.bad = facts["step"], BadRows(facts["bad_rows"])
         self.num_skipped = facts.get("skipped", 0)  # none in checkpoints from before
 
@@ -76,7 +92,8 @@ def make_state(
     unet.train()
     model = wrap(unet, config, device, team)
     optimizer, ema = make_optimizer(unet, config), Ema(unet, config.ema_decay)
-    return State(unet, optimizer, ema, model, team, Saver())
+    powers = PowerAverages(unet) if config.post_hoc_ema else None
+    return State(unet, optimizer, ema, model, team, Saver(), powers)
 
 
 def make_optimizer(unet: SpaceTimeUNet, config: Config) -> torch.optim.Optimizer:
@@ -164,6 +181,8 @@ def train_step(
     state.optimizer.step()
     state.ema.update(state.unet, state.step)
     state.step += 1
+    if state.powers:
+        state.powers.update(state.unet, state.step)
     return every, norm
 
 
