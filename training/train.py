@@ -12,6 +12,8 @@ vf-train --stages examples/stages.yaml --output runs/staged
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -91,17 +93,18 @@ def train(
     # On a shared machine threads that spin while they wait cost four times the speed.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is imported
     from curation.settings import ConfigError
+    from training import jobs
     from training.commands import guarded
     from training.config import load_config
-    from training.jobs import Job
     from training.learning.starts import with_weights_of
 
     def body(console: Console) -> None:
         if output is None:
             raise ConfigError("--output is missing: the RUN folder")
+        run = partial(do, console, workers, ray_address, restarts)
         if stages:
             check_alone(stages, preset, data, init, set_, stage)
-            do_stages(stages, output, allow_change or [], console, workers, ray_address, dry_run)
+            do_stages(stages, output, allow_change or [], console, workers, run, dry_run)
             return
         if preset is None or not data:
             raise ConfigError("give --preset and --data, or --stages FILE")
@@ -116,8 +119,12 @@ def train(
             )
             return
         config = with_weights_of(load_config(preset, set_ or [], stage), init)
-        job = Job(config, data, output, init, allow_change or [])
-        do(job, console, workers, ray_address, dry_run, restarts)
+        job = jobs.Job(config, data, output, init, allow_change or [])
+        if dry_run:
+            jobs.check_workers(job, workers)
+            jobs.dry_run(job, console, workers or 1)
+        else:
+            run(job)
 
     guarded(body)
 
@@ -146,7 +153,7 @@ def do_stages(
     allowed: list[str],
     console: Console,
     workers: int | None,
-    ray_address: str | None,
+    run: Callable[[Job], None],
     is_dry: bool,
 ) -> None:
     """Check all stages, then tell what they would be or do what is left of them."""
@@ -157,25 +164,17 @@ def do_stages(
     if is_dry:
         stages.tell(planned, console, workers or 1)
         return
-    stages.do(planned, output, lambda job: do(job, console, workers, ray_address, False), console)
+    stages.do(planned, output, run, console)
 
 
 def do(
-    job: Job,
-    console: Console,
-    workers: int | None,
-    ray_address: str | None,
-    dry_run: bool,
-    restarts: int,
+    console: Console, workers: int | None, ray_address: str | None, restarts: int, job: Job
 ) -> None:
-    """Check a job, then tell what it would be or do it, here or in workers."""
+    """Check a job and do it, here or in workers."""
     from training import jobs
     from training.commands import how_to_sample, interrupt_on_signals
 
     jobs.check_workers(job, workers)
-    if dry_run:
-        jobs.dry_run(job, console, workers or 1)
-        return
     with jobs.only_trainer(job.output), interrupt_on_signals():
         if workers:
             from training.ray_workers import launch

@@ -335,7 +335,7 @@ def read_unet(checkpoint: Path, weights: str) -> SpaceTimeUNet:
         return SpaceTimeUNet.from_pretrained(str(folder))
     with torch.device("meta"):
         unet = SpaceTimeUNet.from_config(SpaceTimeUNet.load_config(str(checkpoint / "unet")))
-        config = card_of(checkpoint)["config"]
+        config = card_of(checkpoint).get("config", {})
         has_adapters = config.get("trainable") == "lora"
         if has_adapters:
             add_adapters(unet, config["lora_rank"], config["seed"])
