@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from model.attention import Size, count_windows, fit_window
+from model.attention import UNSHIFTED, Size, count_windows, fit_window, half_shift
 from model.configs import block_shapes
 from model.texts import CONTEXT
 from model.unet import SpaceTimeUNet
@@ -97,6 +97,7 @@ def window_tokens(config: Any, size: Size) -> tuple[int, int]:
         here: Size = (T, -(-H // 2**level), -(-W // 2**level))
         for site in shape.swaps:
             window = here if site.window is None else fit_window(here, site.window)
-            held = prod(count_windows(here, window)) * prod(window)
+            shift = half_shift(here, window) if site.shifted else UNSHIFTED
+            held = prod(count_windows(here, window, shift)) * prod(window)
             every, padding = every + held, padding + held - prod(here)
     return every, padding

@@ -85,6 +85,7 @@ def test_whatever_a_unet_is_told_is_counted(changes: dict[str, Any]) -> None:
         {"swap_direction": "both"},
         {"swap_attention": "global"},
         {"swap_window": (2, 4, 5)},
+        {"swap_window": (2, 4, 5), "swap_shift": "odd"},
     ],
 )
 @pytest.mark.parametrize("size", SIZES)
@@ -94,10 +95,10 @@ def test_window_tokens_are_those_that_are_cut(
     cut: list[tuple[int, int]] = []
     plain = attention.unpartition
 
-    def watched(windows: Tensor, here: Any, window: Any) -> Tensor:
+    def watched(windows: Tensor, here: Any, window: Any, shift: Any) -> Tensor:
         every = windows.shape[0] * windows.shape[1]
         cut.append((every, every - prod(here)))
-        return plain(windows, here, window)
+        return plain(windows, here, window, shift)
 
     monkeypatch.setattr(attention, "unpartition", watched)
     unet = make(**changes)
