@@ -30,14 +30,14 @@ from torch import Tensor
 
 from model import SpaceTimeUNet, VideoFactoryPipeline
 from model.latents import to_raw
+from training.checkpoints.folders import latest
+from training.checkpoints.saving import read_unet
 from training.config import Config, validated
 from training.data.batches import Sample, read_sample
 from training.data.rows import open_rows
 from training.data.shapes import shapes_of
-from training.learning.checkpoints import latest
 from training.learning.losses import Objective
 from training.learning.reports import contact_sheet
-from training.learning.saving import read_unet
 from training.learning.starts import make_codec, make_text, schedule_of
 from training.train import train
 

@@ -18,12 +18,12 @@ from training_media import TINY, clip, mp4, write_dataset
 
 from curation.shards import is_held_out
 from training import evaluate, jobs, train
+from training.checkpoints.folders import latest
 from training.commands import StoppedError
 from training.config import load_config
 from training.evaluation import scoring
 from training.evaluation.i3d import Features
 from training.learning import loop
-from training.learning.checkpoints import latest
 
 OUT = [i for i in IDS if is_held_out(i, 0.5)][:6]
 KEPT = [i for i in IDS if not is_held_out(i, 0.5)][:3]

@@ -16,10 +16,10 @@ from curation.settings import ConfigError
 from model import SpaceTimeUNet
 from model.costs import example_inputs
 from model.unet import part_of
+from training.checkpoints.folders import latest, steps_of
+from training.checkpoints.saving import read_unet
 from training.config import load_config
 from training.learning.adapters import MARK, add_adapters, merge_adapters
-from training.learning.checkpoints import latest, steps_of
-from training.learning.saving import read_unet
 from training.learning.starts import choose_trained, make_start
 from training.train import train as vf_train
 

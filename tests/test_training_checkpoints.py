@@ -17,9 +17,10 @@ from training_media import TINY, small_dataset
 
 from curation.settings import RunError
 from model import SpaceTimeUNet
+from training.checkpoints.folders import latest
+from training.checkpoints.savers import Saver
+from training.checkpoints.saving import read, read_unet, reader_of, take, tensors_of, write
 from training.config import load_config
-from training.learning.checkpoints import latest
-from training.learning.saving import Saver, read, read_unet, reader_of, take, tensors_of, write
 from training.learning.starts import make_start
 from training.learning.steps import State, make_state
 from training.train import train as vf_train
@@ -126,7 +127,7 @@ def test_a_checkpoint_that_cannot_be_written_ends_the_run(
     run = tmp_path / "run"
     train(data, run, "max_steps=1")
     kept = latest(run)
-    monkeypatch.setattr("training.learning.saving.sync", full)
+    monkeypatch.setattr("training.checkpoints.saving.sync", full)
     with pytest.raises(SystemExit) as end:
         train(data, run, "max_steps=500", "checkpoint_every=2")
     told = capsys.readouterr().err

@@ -11,8 +11,8 @@ from conftest import Store
 from training_media import TINY, small_dataset
 
 from curation.places import dataset_at
-from training.learning import copies
-from training.learning.checkpoints import latest
+from training.checkpoints import copies
+from training.checkpoints.folders import latest
 from training.train import train as vf_train
 
 

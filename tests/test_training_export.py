@@ -17,8 +17,8 @@ from model.latents import SpaceToDepth, StableDiffusionLatents
 from model.pipelines import Settings
 from model.texts import OpenCLIPText, TinyText
 from training import export, sample
-from training.learning.checkpoints import latest
-from training.learning.saving import read_unet
+from training.checkpoints.folders import latest
+from training.checkpoints.saving import read_unet
 from training.train import train as vf_train
 
 # So different from the start, and with so little averaging, that EMA and raw weights differ.
@@ -111,7 +111,7 @@ def test_a_stop_while_writing_leaves_no_folder(
     def stop(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("training.learning.checkpoints.sync", stop)
+    monkeypatch.setattr("training.checkpoints.folders.sync", stop)
     assert call(export.app, run, "--output", tmp_path / "out").exit_code == 1
     assert not (tmp_path / "out").exists()
 

@@ -11,9 +11,8 @@ import pytest
 import torch
 from training_media import TINY, small_dataset
 
-from training.export import export as vf_export
-from training.learning.checkpoints import latest
-from training.learning.post_hoc import (
+from training.checkpoints.folders import latest
+from training.checkpoints.post_hoc import (
     SIGMAS,
     coefficients,
     decay_of,
@@ -21,7 +20,8 @@ from training.learning.post_hoc import (
     overlap,
     reconstruct,
 )
-from training.learning.saving import read, read_unet, reader_of
+from training.checkpoints.saving import read, read_unet, reader_of
+from training.export import export as vf_export
 from training.train import train as vf_train
 
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from training_media import TINY, clip, mp4, small_dataset, write_dataset
 
 from training import jobs
-from training.learning.checkpoints import latest, steps_of
+from training.checkpoints.folders import latest, steps_of
 from training.sample import sample as vf_sample
 from training.train import train as vf_train
 

@@ -15,8 +15,8 @@ from typer.testing import CliRunner
 
 from curation.settings import ConfigError
 from training import train
-from training.learning.checkpoints import latest
-from training.learning.saving import read_unet
+from training.checkpoints.folders import latest
+from training.checkpoints.saving import read_unet
 from training.learning.stages import is_done, load_stages, plan
 
 TWO = {

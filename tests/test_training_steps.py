@@ -15,12 +15,12 @@ from torch import Tensor
 from training_media import TINY, clip, mp4, small_dataset, write_dataset
 
 from curation.settings import ConfigError
+from training.checkpoints import folders
+from training.checkpoints.folders import code_version
 from training.config import PRESETS, Config, load_config
 from training.data.batches import Batches, Sample
 from training.data.rows import open_rows
 from training.data.shapes import shapes_of
-from training.learning import checkpoints
-from training.learning.checkpoints import code_version
 from training.learning.losses import Objective, held_out_losses, micro_batches
 from training.learning.starts import (
     DTYPES,
@@ -296,7 +296,7 @@ def test_loss_falls_on_one_clip(data: Path) -> None:
 
 def test_the_code_that_a_loss_depends_on_is_found() -> None:
     assert code_version() != hashlib.sha256(b"").hexdigest()[:12]
-    root = Path(checkpoints.__file__).parents[2]
+    root = Path(folders.__file__).parents[2]
     assert (root / "model" / "unet.py").is_file() and (root / "training" / "train.py").is_file()
 
 

@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 from training_media import clip, mp4, write_dataset
 from typer.testing import CliRunner
 
+from training.checkpoints.folders import steps_of
 from training.commands import StoppedError
-from training.learning.checkpoints import steps_of
 from training.sample import app as sample
 from training.superresolution import jobs, loop
 from training.superresolution.config import load_config

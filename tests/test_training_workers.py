@@ -27,12 +27,12 @@ from torch import Tensor
 from training_media import TINY, clip, mp4, small_dataset, write_dataset
 
 from training import ray_workers
+from training.checkpoints.folders import latest
 from training.config import Config, load_config
 from training.data.batches import Batches
 from training.data.orders import digest
 from training.data.rows import open_rows
 from training.data.shapes import shapes_of
-from training.learning.checkpoints import latest
 from training.learning.losses import Objective, held_out_losses
 from training.learning.starts import (
     DTYPES,

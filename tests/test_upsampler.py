@@ -19,8 +19,8 @@ from model.diffusion import add_noise, noise_schedule
 from model.latents import SpaceToDepth, StableDiffusionLatents, to_pixels
 from model.texts import TinyText
 from model.upsampling import as_upsampler, halved, low_res_input
+from training.checkpoints.folders import latest
 from training.config import load_config
-from training.learning.checkpoints import latest
 from training.learning.losses import Objective
 from training.train import train as vf_train
 

@@ -87,7 +87,7 @@ def check(planned: list[Planned], runs: list[Job], output: Path) -> None:
     from curation.places import check_lasting
     from curation.settings import ConfigError
     from training import jobs
-    from training.learning.checkpoints import latest
+    from training.checkpoints.folders import latest
     from training.learning.starts import choose_trained, device_of
 
     check_lasting(str(output))
@@ -125,8 +125,8 @@ def do(
     import yaml
 
     from curation.places import held
+    from training.checkpoints.folders import write_whole
     from training.evaluation import ablations
-    from training.learning.checkpoints import write_whole
 
     with held(output, f"--output {output}: another vf-ablate is writing there"):
         write_whole(output / GRID, yaml.safe_dump(grid.model_dump(), sort_keys=False))

@@ -49,9 +49,9 @@ def write_export(
     console: Console, run: Path, output: Path, weights: str, ema: float | None
 ) -> None:
     """Write a checkpoint as a folder: under another name, then renamed."""
+    from training.checkpoints.folders import sync
+    from training.checkpoints.post_hoc import reconstruct
     from training.commands import how_to_sample
-    from training.learning.checkpoints import sync
-    from training.learning.post_hoc import reconstruct
     from training.sample import check_checkpoint, load_pipeline
 
     checkpoint = check_checkpoint(run, weights)

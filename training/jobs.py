@@ -19,6 +19,8 @@ from curation.settings import ConfigError, counted
 from model import SpaceTimeUNet
 from model.latents import Codec
 from model.texts import TextEncoder
+from training.checkpoints import copies
+from training.checkpoints.folders import card_of, compare, latest, make_card, sweep, write_whole
 from training.commands import stop_on_signals
 from training.config import Config
 from training.data.batches import Batches, bucket_table
@@ -26,8 +28,7 @@ from training.data.rows import Rows, open_rows, parse_data
 from training.data.shapes import shapes_of
 from training.evaluation.in_training import Watch, watch
 from training.latents.files import open_latents
-from training.learning import copies, loop
-from training.learning.checkpoints import card_of, compare, latest, make_card, sweep, write_whole
+from training.learning import loop
 from training.learning.loggers import check_logger, make_logger
 from training.learning.losses import Objective
 from training.learning.meters import Meter, peak_of

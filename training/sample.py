@@ -199,8 +199,8 @@ def load(run: Path, weights: str) -> tuple[Path, Config, VideoFactoryPipeline]:
 def load_pipeline(checkpoint: Path, weights: str) -> tuple[Config, VideoFactoryPipeline]:
     """The config of a run and the pipeline that samples one of its checkpoints."""
     from model import VideoFactoryPipeline
-    from training.learning.checkpoints import card_of
-    from training.learning.saving import read_unet
+    from training.checkpoints.folders import card_of
+    from training.checkpoints.saving import read_unet
     from training.learning.starts import make_codec, make_text, schedule_of
 
     card = card_of(checkpoint)
@@ -261,7 +261,7 @@ def settings_of(config: Config) -> Settings:
 
 def check_checkpoint(run: Path, weights: str) -> Path:
     """The checkpoint to take; ConfigError where there is none."""
-    from training.learning.checkpoints import latest
+    from training.checkpoints.folders import latest
 
     if weights not in ("ema", "raw"):
         raise ConfigError(f"--weights {weights}: choose ema or raw")

@@ -17,9 +17,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from curation.settings import ConfigError, explain
 from model import SpaceTimeUNet
 from model.unet import count_parameters
+from training.checkpoints.folders import latest
 from training.config import Config, load_config
 from training.evaluation.paired import interval, sign_flip_p
-from training.learning.checkpoints import latest
 
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")  # of an arm, which is a folder
 # What all arms share: the seed is the grid's; the rest is the budget and what is evaluated.

@@ -17,6 +17,7 @@ import torch
 
 from curation.settings import ConfigError
 from model import VideoFactoryPipeline
+from training.checkpoints.folders import code_version
 from training.config import Config
 from training.data.rows import Rows
 from training.evaluation.i3d import Features
@@ -32,7 +33,6 @@ from training.evaluation.scoring import (
     of_dataset,
     score,
 )
-from training.learning.checkpoints import code_version
 from training.parallel import Team, uncompiled
 from training.sample import settings_of
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from curation.settings import ConfigError
 from model import VideoFactoryPipeline
+from training.checkpoints.folders import code_version
 from training.config import Config
 from training.data.rows import Rows, held_out_long, open_rows
 from training.data.shapes import shapes_of
@@ -32,7 +33,6 @@ from training.evaluation.references import (
     sampling_of,
 )
 from training.evaluation.temporal import measures
-from training.learning.checkpoints import code_version
 
 # Clips that are generated together and kept together. Ours: what a killed run loses at most.
 PART = 4

@@ -18,8 +18,8 @@ from PIL import Image
 from torch import Tensor
 
 from curation.settings import ConfigError
+from training.checkpoints.folders import write_whole
 from training.config import Config
-from training.learning.checkpoints import write_whole
 
 PROJECT = "videofactory"
 

@@ -20,8 +20,8 @@ from torchvision.utils import make_grid
 
 from curation.commands import say
 from model.mp4 import write_mp4
+from training.checkpoints.folders import write_whole
 from training.evaluation.compare import lines_of, shown
-from training.learning.checkpoints import write_whole
 from training.learning.loggers import Logger
 from training.learning.profiles import Profiles
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from curation.shards import Dataset
 from curation.shards.train_signals import SIGNAL_SCHEMA, write_signal
-from training.learning.checkpoints import steps_of
+from training.checkpoints.folders import steps_of
 
 BINS = 20  # of the timesteps: in a twentieth of them the mean loss is nearly one number. Ours
 # Of a bin's running mean: a mean over about the last hundred losses, as training changes them.

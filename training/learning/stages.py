@@ -28,8 +28,8 @@ from rich.console import Console
 from curation.commands import say
 from curation.settings import ConfigError, explain
 from training import jobs
+from training.checkpoints.folders import latest, write_whole
 from training.config import load_config
-from training.learning.checkpoints import latest, write_whole
 from training.learning.starts import with_weights_of
 
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")  # of a stage, which is a folder

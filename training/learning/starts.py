@@ -16,11 +16,11 @@ from model.latents import Codec, SpaceToDepth, StableDiffusionLatents
 from model.texts import OpenCLIPText, TextEncoder, TinyText, TransformersText
 from model.unet import part_of
 from model.upsampling import as_upsampler
+from training.checkpoints.folders import card_of, latest
+from training.checkpoints.saving import read_unet
 from training.config import Config
 from training.data.orders import digest
 from training.learning.adapters import MARK, add_adapters
-from training.learning.checkpoints import card_of, latest
-from training.learning.saving import read_unet
 
 # Of the U-Net's weights; bf16 is autocast's, over weights of 32 bits.
 DTYPES = {"float32": torch.float32, "bf16": torch.float32, "float64": torch.float64}

@@ -16,14 +16,14 @@ from torch import Tensor, nn
 from curation.settings import RunError
 from model import SpaceTimeUNet
 from model.unet import PARTS, part_of
+from training.checkpoints import post_hoc, saving
+from training.checkpoints.folders import Ema
+from training.checkpoints.post_hoc import PowerAverages
+from training.checkpoints.savers import Saver
 from training.config import Config
 from training.data.batches import BadRows, Sample
 from training.data.orders import digest
-from training.learning import post_hoc, saving
-from training.learning.checkpoints import Ema
 from training.learning.losses import Objective, micro_batches
-from training.learning.post_hoc import PowerAverages
-from training.learning.saving import Saver
 from training.parallel import ALONE, Team, accumulating, whole, wrap
 
 

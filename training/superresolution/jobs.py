@@ -14,11 +14,11 @@ from rich.console import Console
 from curation.commands import say
 from curation.places import check_lasting
 from curation.settings import ConfigError
+from training.checkpoints.folders import code_version, compare, latest, sweep, write_whole
 from training.commands import stop_on_signals
 from training.data.rows import Rows
 from training.evaluation.lpips import Lpips, load_lpips
 from training.jobs import check_output, only_trainer
-from training.learning.checkpoints import code_version, compare, latest, sweep, write_whole
 from training.learning.reports import Display, Metrics
 from training.superresolution import loop
 from training.superresolution.config import Config

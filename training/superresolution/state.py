@@ -21,8 +21,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from curation.settings import RunError
+from training.checkpoints.folders import Ema, steps_of, sweep, sync
 from training.data.batches import BadRows
-from training.learning.checkpoints import Ema, steps_of, sweep, sync
 from training.superresolution.config import Config
 from training.superresolution.data import inner
 from training.superresolution.losses import Perceptual, adversarial

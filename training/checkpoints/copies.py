@@ -15,7 +15,7 @@ import pyarrow.fs as pafs
 from curation.places import dataset_at
 from curation.settings import RunError
 from curation.shards import Dataset
-from training.learning.checkpoints import STEP, latest, sync, to_drop
+from training.checkpoints.folders import STEP, latest, sync, to_drop
 
 # metrics.jsonl so that a run that goes on elsewhere has every step; card.json makes it a run.
 RUN_FILES = ("card.json", "start.json", "config.yaml", "metrics.jsonl")

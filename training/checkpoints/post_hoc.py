@@ -20,8 +20,8 @@ from torch import Tensor
 
 from curation.settings import ConfigError
 from model import SpaceTimeUNet
-from training.learning.checkpoints import STEP, Ema
-from training.learning.saving import (
+from training.checkpoints.folders import STEP, Ema
+from training.checkpoints.saving import (
     files_of,
     own_of,
     read,
