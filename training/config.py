@@ -160,7 +160,7 @@ class Config(BaseModel):
     max_skipped_steps: int = Field(10, ge=0)  # with a loss that is no number, before a run ends
     ema_decay: float = Field(0.9999, ge=0, lt=1)
     # Two more averages, of which vf-export --ema makes any other (checkpoints/post_hoc.py), and the
-    # steps between snapshots of them. Ours: 40 snapshots of the presets' 20,000 and 40,000 steps or less.
+    # steps between snapshots of them. Ours: at most 40 snapshots of the presets' 40,000 steps.
     post_hoc_ema: bool = False
     post_hoc_every: int = Field(1000, gt=0)
 
