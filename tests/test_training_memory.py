@@ -57,6 +57,7 @@ def test_selective_computes_again_what_is_cheap_alone() -> None:
 def test_what_does_not_go_together_is_refused() -> None:
     for given, told in (
         (["activation_checkpointing=selective", "compile=true"], "leave out compile"),
+        (["post_hoc_ema=true", "trainable=lora"], "not with trainable=lora"),
         (["parallel=hsdp"], "need each other"),
         (["shard_workers=2"], "need each other"),
     ):

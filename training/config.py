@@ -244,6 +244,8 @@ class Config(BaseModel):
             raise ValueError(
                 "stage=upsampler trains conv_in, which sees the low resolution: leave out trainable"
             )
+        if self.post_hoc_ema and self.trainable == "lora":
+            raise ValueError("post_hoc_ema averages whole weights: not with trainable=lora")
         if self.stage == "upsampler" and self.protocol_every:
             raise ValueError("protocol_every measures what prompts give: not with stage=upsampler")
         if "low_res_channels" in self.unet:
