@@ -123,28 +123,32 @@ def test_a_mistake_of_ours_ends_the_run() -> None:
 @pytest.mark.parametrize("by", ["stop", "reader"])
 def test_what_hangs_is_killed_when_a_run_is_stopped(by: str) -> None:
     """By Ctrl-C, or by who reads no more: no thread and no process stays behind."""
-    stop, begun = threading.Event(), threading.Event()
+    stop, hanging = threading.Event(), threading.Semaphore(0)
     died: list[Any] = []
+    seen: list[str] = []
 
     def work(item: str, worker: MediaWorker) -> str:
+        seen.append(item)
         if item == "hangs":
             assert worker.process is not None
             os.kill(worker.process.pid, signal.SIGSTOP)
-            begun.set()
+            hanging.release()
             result, _ = attempt(worker, Job("builtins:print"), lambda *_: None)
             died.append(result.error_class)
         return item
 
     with LocalFlow(Pipeline(), [FILE] * 2) as flow:
         processes = [worker.process for worker in flow.workers]
-        results = flow.each(["quick", "hangs"], work, stop)
-        assert next(results) == "quick" and begun.wait(60)
+        results = flow.each(["quick", "hangs", "hangs", "later"], work, stop)
+        assert next(results) == "quick"
+        assert hanging.acquire(timeout=60) and hanging.acquire(timeout=60)
         if by == "stop":
             stop.set()
             with pytest.raises(KeyboardInterrupt):
                 next(results)
         else:
             results.close()
-        assert died in (["stopped"], ["crashed"])  # killed before or behind its second try
+        assert len(died) == 2 and {*died} <= {"stopped", "crashed"}  # before or in a second try
+        assert seen == ["quick", "hangs", "hangs"]
         assert all(process and process.poll() is not None for process in processes)
     assert [worker.process for worker in flow.workers] == [None, None]
