@@ -12,6 +12,7 @@ from torch import Tensor
 
 from benchmarks import gaussian_clips, learning, learning_bars, moving_clips
 from model.diffusion import add_noise, noise_schedule, training_target
+from training.config import load_config
 
 Change = Callable[[Tensor, Tensor, Tensor], Tensor]
 Errors = Callable[[Change | None], tuple[Tensor, ...]]
@@ -28,6 +29,32 @@ def test_psnr() -> None:
     assert learning.psnr_db(black, black) == math.inf
     assert learning.psnr_db(black, black + 255) == pytest.approx(0)
     assert learning.psnr_db(black, black + 10) == pytest.approx(20 * math.log10(25.5))
+
+
+def test_the_best_still_and_the_best_colour() -> None:
+    """Two frames 20 apart: each is 10 from their mean. Two columns 40 apart: 20 more."""
+    clip = torch.tensor([[90, 130], [110, 150]], dtype=torch.uint8).view(2, 1, 2, 1)
+    found = learning.stills(clip.expand(2, 6, 2, 3).contiguous())
+    assert found["still_psnr_db"] == pytest.approx(10 * math.log10(255**2 / 100))
+    assert found["flat_psnr_db"] == pytest.approx(10 * math.log10(255**2 / (100 + 400)))
+
+
+@pytest.mark.parametrize("quick", [True, False])
+def test_overfit_is_the_tiny_preset_on_a_smaller_picture(quick: bool) -> None:
+    config, tiny = learning.config_of("overfit", quick), load_config("tiny", [])
+    changed = {key for key, value in config if value != getattr(tiny, key)}
+    few = {"width", "height", "max_steps", "num_threads", "device", "schedule", "held_out"}
+    assert changed <= few
+
+
+def test_learning_a_still_by_heart_is_a_miss() -> None:
+    known = {"flat_psnr_db": 15.0, "still_psnr_db": 21.0}
+
+    def meets(psnr_db: float, quick: bool) -> bool:
+        return learning_bars.verdicts({"overfit": [{"psnr_db": psnr_db, **known}]}, quick)[0][3]
+
+    assert not meets(21.0, False) and meets(24.1, False)
+    assert not meets(15.0, True) and meets(18.1, True)
 
 
 @pytest.mark.parametrize("shape", moving_clips.SHAPES)
