@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from model.diffusion import add_noise, noise_schedule, training_target
 from training.config import load_config
 
 Change = Callable[[Tensor, Tensor, Tensor], Tensor]
-Errors = Callable[[Change | None], tuple[Tensor, ...]]
+Errors = Callable[[Change | None], tuple[Any, ...]]
 MOTION = learning.config_of("motion", False)
 
 
@@ -115,7 +116,7 @@ def gaussian() -> Errors:
     cov = cov + gaussian_clips.ROUNDING * torch.eye(len(cov), dtype=cov.dtype)
     optimal = gaussian_clips.Optimal(cov, objective)
 
-    def errors(change: Change | None) -> tuple[Tensor, ...]:
+    def errors(change: Change | None) -> tuple[Any, ...]:
         unet = state.unet if change is None else Changed(optimal, change)
         return gaussian_clips.measured(unet, cov, objective, samples)
 
@@ -133,7 +134,7 @@ class Changed:
         return SimpleNamespace(sample=self.change(found, x, steps))
 
 
-def met(errors: tuple[Tensor, ...], quick: bool = True) -> list[bool]:
+def met(errors: tuple[Any, ...], quick: bool = True) -> list[bool]:
     """Of each timestep bin, whether its bar is met."""
     bins = gaussian_clips.bins_of(*errors)
     return [row[3] for row in learning_bars.verdicts({"gaussian": [{"bins": bins}]}, quick)]
