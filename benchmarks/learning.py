@@ -15,7 +15,7 @@ gaussian  on Gaussian clips the least possible loss is known (`optimum`). In eve
           the trained loss must go most of the way there from what the prediction 0 leaves, and
           must not go below it.
 
---quick is the form of CI: overfit and gaussian on smaller problems, with bars of their own (of
+--quick takes two minutes: overfit and gaussian on smaller problems, with bars of their own (of
 overfit: half the squared error of one colour); in two minutes no caption is learned. The jobs run
 two at a time, on one thread each: tensors this small gain nothing from two. Exit code 1: a bar is
 missed. The bars are in learning_bars.py.

@@ -172,9 +172,9 @@ def busy(make_video: MakeVideo) -> Iterator[Busy]:
 
 
 def test_a_run_keeps_a_hosts_limits_and_accounts_for_all(
-    busy: Busy, tmp_path: Path, local_ray: None
+    busy: Busy, tmp_path: Path, without_ray: None
 ) -> None:
-    """Two workers; ten videos, half of them dead; one at a time."""
+    """Two workers and more; ten videos, half of them dead; one at a time."""
     given = tmp_path / "l.txt"
     given.write_text("".join(f"{busy.url}/{number}.mp4\n" for number in range(10)))
     settings = {

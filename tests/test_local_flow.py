@@ -148,7 +148,7 @@ def test_what_hangs_is_killed_when_a_run_is_stopped(by: str) -> None:
                 next(results)
         else:
             results.close()
-        assert len(died) == 2 and {*died} <= {"stopped", "crashed"}  # before or in a second try
+        assert died == ["crashed", "crashed"]
         assert seen == ["quick", "hangs", "hangs"]
         assert all(process and process.poll() is not None for process in processes)
     assert [worker.process for worker in flow.workers] == [None, None]

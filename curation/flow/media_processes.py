@@ -119,7 +119,7 @@ class MediaWorker:
             self.start()
         try:
             if self.is_over:
-                raise WorkerDiedError("stopped", "the run was stopped")
+                raise WorkerDiedError("crashed", "the run was stopped")
             self.connection.send(job)
             result = self.wait(beat, timeout_s or self.limits.timeout_s)
         except (EOFError, OSError) as error:
@@ -277,7 +277,7 @@ def attempt(worker: MediaWorker, job: Job, beat: Beat) -> tuple[Any, int]:
         try:
             return worker.run(job, beat), attempts
         except WorkerDiedError as death:
-            if death.error_class not in RETRIED or attempts > 1:
+            if death.error_class not in RETRIED or attempts > 1 or worker.is_over:
                 return death, attempts
         except RuntimeError as error:
             return error, attempts
