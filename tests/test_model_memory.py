@@ -22,8 +22,9 @@ ONE_LEVEL = {
     "down_block_types": ("CrossAttnDownBlock3D",),
     "up_block_types": ("CrossAttnUpBlock3D",),
 }
-# Kernels take scratch memory that no operation returns; 0.988 to 1.000 were found.
-TOLERANCE = 0.03
+# Kernels take scratch memory that no operation returns: 0.988 to 1.000 were found, and 0.967 in a
+# process that had run many other tests.
+TOLERANCE = 0.06
 
 
 def allocated_at_most(run: Any) -> int:
