@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+import re
+from pathlib import Path
+from typing import Any, Literal, TypeVar
 
+import yaml
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -307,6 +310,28 @@ def validated(tree: dict[str, Any], where: str) -> Config:
         raise ConfigError(f"{where}: {explain(error, Config)}") from None
     check_unet_keys(config)
     return config
+
+
+Asked = TypeVar("Asked", bound=BaseModel)
+# Of what is to be a folder: an arm of a grid, a stage.
+FOLDER_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+
+
+def from_yaml(path: Path, kind: type[Asked], needs: str) -> Asked:
+    """A checked model from a YAML file of a user; `needs` says what one holds.
+
+    Raises ConfigError with the first problem.
+    """
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: {' '.join(str(error).splitlines())}") from None
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path} is none: give {needs}")
+    try:
+        return kind(**tree)
+    except ValidationError as error:
+        raise ConfigError(f"{path}: {explain(error, kind)}") from None
 
 
 def check_unet_keys(config: Config) -> None:

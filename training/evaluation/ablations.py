@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,17 +10,15 @@ from statistics import fmean, median
 from typing import Any
 
 import torch
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from curation.settings import ConfigError, explain
+from curation.settings import ConfigError
 from model import SpaceTimeUNet
 from model.unet import count_parameters
 from training.checkpoints.folders import latest
-from training.config import Config, load_config
+from training.config import FOLDER_NAME, Config, from_yaml, load_config
 from training.evaluation.paired import interval, sign_flip_p
 
-NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")  # of an arm, which is a folder
 # What all arms share: the seed is the grid's; the rest is the budget and what is evaluated.
 SHARED = ("seed", "max_steps", "batch_size", "held_out", "held_out_clips", "timestep_bins")
 
@@ -58,7 +55,7 @@ class Grid(BaseModel):
     @classmethod
     def differ_in_what_they_may(cls, arms: dict[str, list[str]]) -> dict[str, list[str]]:
         for name, sets in arms.items():
-            if not NAME.fullmatch(name):
+            if not FOLDER_NAME.fullmatch(name):
                 raise ValueError(f"arm {name!r} is to be a folder: use letters, digits, _ . and -")
             for each in sets:
                 if (key := each.partition("=")[0]) in SHARED:
@@ -97,16 +94,7 @@ class Planned:
 
 def load_grid(path: Path) -> Grid:
     """A grid from its YAML; ConfigError with the first problem."""
-    try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path}: {' '.join(str(error).splitlines())}") from None
-    if not isinstance(tree, dict):
-        raise ConfigError(f"{path} is no grid: give base, arms and seeds (docs/ablation.md)")
-    try:
-        return Grid(**tree)
-    except ValidationError as error:
-        raise ConfigError(f"{path}: {explain(error, Grid)}") from None
+    return from_yaml(path, Grid, "base, arms and seeds (docs/ablation.md)")
 
 
 def plan(grid: Grid, output: Path) -> list[Planned]:

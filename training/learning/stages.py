@@ -15,24 +15,21 @@ Each stage is an ordinary run in OUTPUT/NAME, which every command takes.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 from rich.console import Console
 
 from curation.commands import say
-from curation.settings import ConfigError, explain
+from curation.settings import ConfigError
 from training import jobs
 from training.checkpoints.folders import latest, write_whole
-from training.config import load_config
+from training.config import FOLDER_NAME, from_yaml, load_config
 from training.learning.starts import with_weights_of
 
-NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")  # of a stage, which is a folder
 RECORD = "stages.json"  # in the output: when each stage began and ended
 
 
@@ -60,23 +57,14 @@ class Stages(BaseModel):
     @classmethod
     def are_folders(cls, stages: dict[str, Stage]) -> dict[str, Stage]:
         for name in stages:
-            if not NAME.fullmatch(name):
+            if not FOLDER_NAME.fullmatch(name):
                 raise ValueError(f"stage {name!r} is to be a folder: use letters, digits, _ . -")
         return stages
 
 
 def load_stages(path: Path) -> Stages:
     """The stages of a YAML file; ConfigError with the first problem."""
-    try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path}: {' '.join(str(error).splitlines())}") from None
-    if not isinstance(tree, dict):
-        raise ConfigError(f"{path} holds no stages: give preset, data and stages")
-    try:
-        return Stages(**tree)
-    except ValidationError as error:
-        raise ConfigError(f"{path}: {explain(error, Stages)}") from None
+    return from_yaml(path, Stages, "preset, data and stages (docs/training.md)")
 
 
 def plan(stages: Stages, output: Path, allowed: list[str]) -> dict[str, jobs.Job]:
