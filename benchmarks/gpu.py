@@ -27,7 +27,6 @@ import statistics
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -38,6 +37,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # nothing of it need be inst
 import torch
 
 from benchmarks import window_attention as windows
+from benchmarks.gpu_rows import Bench
 from model import SpaceTimeUNet
 from model.attention import count_windows, dense_window_attention, fit_window
 from model.attention import window_attention as attend_windows
@@ -52,13 +52,6 @@ from model.diffusion import (
 )
 
 Size = tuple[int, int, int]
-# Printed beside what is measured: a bound, and whether it is one from above.
-GOALS = {
-    "mfu": (0.40, False),
-    "padding": (1.05, True),
-    "over_global": (20.0, False),
-    "data_wait": (0.02, True),
-}
 
 
 @dataclass(frozen=True)
@@ -84,67 +77,6 @@ STEPS = [
 ]
 COMPILE_S = 90.0  # to be left before a row that compiles; a guess until it is measured
 RESERVE_S = 60.0  # of the budget for rows that come after the train rows
-
-
-@dataclass
-class Bench:
-    """What every row needs, and the rows so far."""
-
-    device: torch.device
-    quick: bool
-    deadline: float
-    peak: float | None  # TFLOP/s
-    rows: list[dict[str, Any]] = field(default_factory=list)
-
-    @property
-    def left_s(self) -> float:
-        return self.deadline - time.monotonic()
-
-    def row(self, kind: str, name: str, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """Measure one row, print it and keep it, whatever happens in it."""
-        started = time.monotonic()
-        try:
-            found = measure() if self.left_s > 0 else {"skipped": "no time left"}
-        except torch.OutOfMemoryError:
-            found = {"failed": "out of memory"}
-        except ImportError as error:
-            found = {"skipped": f"needs {(error.name or str(error)).partition('.')[0]}"}
-        except Exception as error:  # one row must not end the others: it is told
-            found = {"failed": f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"}
-        gc.collect()
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
-        row = {"kind": kind, "name": name, **found, "row_s": time.monotonic() - started}
-        self.rows.append(row)
-        print(f"{kind:12}{name:44}{told(found)}", flush=True)
-        return row
-
-    def wait(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-
-    def median_s(self, once: Callable[[], Any], repeats: int, warm: int = 2) -> float:
-        times = []
-        for n in range(warm + repeats):
-            self.wait()
-            started = time.perf_counter()
-            once()
-            self.wait()
-            if n >= warm:
-                times.append(time.perf_counter() - started)
-        return statistics.median(times)
-
-
-def told(found: dict[str, Any]) -> str:
-    """A row's numbers in a line, each beside its goal where it has one."""
-    parts = []
-    for key, value in found.items():
-        text = f"{value:.4g}" if isinstance(value, float) else str(value)
-        goal = GOALS.get(key)
-        if goal and isinstance(value, float):
-            text += f" (goal {'<=' if goal[1] else '>='} {goal[0]:g})"
-        parts.append(f"{key} {text}")
-    return ", ".join(parts)
 
 
 # -- attention
