@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import subprocess
 import sys
 import threading
+import types
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
-from curation.flow import plans
+from curation.flow import media_processes, plans
 from curation.flow.confinement import machine_cpus
 from curation.flow.local_flow import MOST, LocalFlow, is_enough
-from curation.flow.media_processes import Job, MediaWorker, attempt
-from curation.pipelines import Pipeline
+from curation.flow.media_processes import Job, MediaWorker, WorkerDiedError, attempt
+from curation.pipelines import Media, Pipeline
 from curation.sources import Source
 
 ROOT = Path(__file__).parents[1]
@@ -152,3 +154,22 @@ def test_what_hangs_is_killed_when_a_run_is_stopped(by: str) -> None:
         assert seen == ["quick", "hangs", "hangs"]
         assert all(process and process.poll() is not None for process in processes)
     assert [worker.process for worker in flow.workers] == [None, None]
+
+
+def test_time_in_which_a_run_was_put_aside_is_no_time_of_a_video(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Ctrl-Z for a day: the video is as far as it was. A clock that goes on ends it."""
+    path = tmp_path / "a.mp4"
+    path.write_bytes(b"a few bytes")
+    job = Job("curation.sources.identified:identify", (Source(url="a", path=str(path)), False))
+    put_aside = itertools.chain([0.0], itertools.repeat(86_400.0))
+    clock = types.SimpleNamespace(monotonic=lambda: next(put_aside))
+    with MediaWorker(Media(timeout_s=60, stall_s=60)) as worker:
+        monkeypatch.setattr(media_processes, "time", clock)
+        assert worker.run(job, lambda *_: None).id is not None
+        clock.monotonic = map(float, itertools.count(0, 9)).__next__
+        assert worker.process is not None
+        os.kill(worker.process.pid, signal.SIGSTOP)
+        with pytest.raises(WorkerDiedError, match="not done after 60 s"):
+            worker.run(Job("builtins:print"), lambda *_: None)
